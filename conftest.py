@@ -1,0 +1,1 @@
+pytest_plugins = ["prism.pytest_plugin", "fixtures.run"]

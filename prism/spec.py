@@ -1,0 +1,216 @@
+"""Specs: one TOML file an experiment, checked before anything is spent on it.
+
+The tables `[lora]`, `[sft]` and `[generate]` hold the libraries' own keyword names (LoraConfig, SFTConfig,
+GenerationConfig); they are checked by those libraries, in `prism.train.check`, before the baseline is measured.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from prism.errors import SpecError
+
+TIERS = ("tier1", "tier2", "tier3", "cost")
+PROFILES = ("nano", "full")
+# Set by PRISM from the spec's own keys, or a door to code that nobody reviewed.
+RESERVED = {
+    "lora": {"task_type", "auto_mapping", "base_model_name_or_path"},
+    "sft": {"output_dir", "seed", "data_seed", "report_to", "trust_remote_code", "push_to_hub", "model_init_kwargs"},
+    "generate": {"pad_token_id", "eos_token_id", "trust_remote_code"},
+}
+
+
+class Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Requires(Table):
+    """What the machine must have: GiB of GPU memory, memory and disk. `minutes` is what a run is expected to take."""
+
+    vram_gb: float | None = Field(None, gt=0)
+    memory_gb: float | None = Field(None, gt=0)
+    disk_gb: float | None = Field(None, gt=0)
+    minutes: float | None = Field(None, gt=0)
+
+
+class Split(Table):
+    """Either test_size with at most one of stratify and group, or the names of two official parts."""
+
+    test_size: float | int | None = Field(None, gt=0)
+    stratify: str | None = None
+    group: str | None = None
+    train: str | None = None
+    test: str | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Split:
+        if (self.train is None) != (self.test is None):
+            raise ValueError("an official split needs both train and test")
+        if (self.test_size is None) == (self.train is None):
+            raise ValueError("give either test_size or the official parts' names train and test")
+        if self.stratify and self.group:
+            raise ValueError("stratify and group exclude each other")
+        if isinstance(self.test_size, float) and self.test_size >= 1:
+            raise ValueError("test_size as a share must lie below 1; write a whole number for rows")
+        return self
+
+
+class Data(Table):
+    path: str
+    name: str | None = None
+    split: Split
+    columns: dict[str, str] = {}  # the task's column = yours
+    where: dict[str, list[Any]] = {}  # keep rows whose column holds one of these
+    train_rows: int | None = Field(None, gt=0)
+    eval_rows: int | None = Field(None, gt=0)
+
+
+class Model(Table):
+    model_name: str
+    max_seq_length: int = Field(gt=0)
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    load_in_4bit: bool = False
+    load_in_8bit: bool = False
+
+
+class Threshold(Table):
+    floor: float | None = None
+    ceiling: float | None = None
+    gain: float | None = None
+    drop: float | None = Field(None, ge=0)
+    provisional: str | None = None
+
+    @model_validator(mode="after")
+    def _some(self) -> Threshold:
+        if all(value is None for value in (self.floor, self.ceiling, self.gain, self.drop)):
+            raise ValueError("give at least one of floor, ceiling, gain, drop")
+        return self
+
+
+class Limit(BaseModel):
+    """One threshold of a spec: the unit of the gate, and one pytest item."""
+
+    model_config = ConfigDict(frozen=True)
+
+    tier: str
+    metric: str
+    key: Literal["floor", "ceiling", "gain", "drop"]
+    value: float
+    provisional: str | None = None
+
+    @property
+    def id(self) -> str:
+        return f"{self.tier}-{self.metric}-{self.key}"
+
+
+class Spec(Table):
+    title: str
+    task: str
+    profile: Literal["nano", "full"]
+    requires: Requires = Requires()
+    seed: int = 42
+    data: Data
+    model: Model
+    lora: dict[str, Any]
+    sft: dict[str, Any]
+    generate: dict[str, Any]
+    gate: dict[Literal["tier1", "tier2", "tier3", "cost"], dict[str, Threshold]] = {}
+    phase: str = ""  # from the folder: "phase1"
+    name: str = ""  # from the file: "qwen3-4b"
+
+    @property
+    def id(self) -> str:
+        return f"{self.phase}/{self.name}"
+
+    def limits(self) -> Iterator[Limit]:
+        """Every threshold, in the file's order."""
+        for tier, metrics in self.gate.items():
+            for metric, threshold in metrics.items():
+                for key in ("floor", "ceiling", "gain", "drop"):
+                    value = getattr(threshold, key)
+                    if value is not None:
+                        yield Limit(tier=tier, metric=metric, key=key, value=value, provisional=threshold.provisional)
+
+    def load_task(self) -> ModuleType:
+        return importlib.import_module(f"prism.tasks.{self.task}")
+
+
+def load_spec(path: Path) -> Spec:
+    """Read and check one spec file.
+
+    Raises SpecError with the file, table, key, value and remedy: one sentence, the first thing found wrong.
+    """
+    place = f"{path.parent.name}/{path.name}"
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SpecError(f"{path}: no such spec; `prism specs` lists those that exist") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SpecError(f"{place}: not valid TOML: {error}") from None
+    for name in ("phase", "name"):
+        if name in table:
+            raise SpecError(f"{place} {name} = {table[name]!r}: comes from the folder and file name; delete the key")
+    try:
+        spec = Spec(**table, phase=path.parent.name, name=path.stem)
+    except ValidationError as error:
+        raise SpecError(f"{place} {_first(error)}") from None
+    for name, keys in RESERVED.items():
+        for key in keys & set(getattr(spec, name)):
+            raise SpecError(f"{place} [{name}] {key}: is set by PRISM, or would run code that nobody reviewed; delete it")
+    _check_task(spec, place)
+    return spec
+
+
+def _check_task(spec: Spec, place: str) -> None:
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", spec.task):
+        raise SpecError(f'{place} task = "{spec.task}": must be the name of a module in prism/tasks')
+    try:
+        task = spec.load_task()
+    except ModuleNotFoundError as error:
+        if error.name != f"prism.tasks.{spec.task}":
+            raise
+        known = sorted(file.stem for file in (Path(__file__).parent / "tasks").glob("[a-z]*.py"))
+        raise SpecError(f'{place} task = "{spec.task}": no such task; there are {", ".join(known)}') from None
+    metrics = {metric.name: metric for metric in task.METRICS}
+    for limit in spec.limits():
+        where = f'{place} [gate.{limit.tier}] "{limit.metric}"'.replace('"', "" if " " not in limit.metric else '"')
+        if limit.tier == "cost":
+            continue
+        metric = metrics.get(limit.metric)
+        if metric is None or metric.tier != limit.tier:
+            here = ", ".join(name for name, known in metrics.items() if known.tier == limit.tier) or "none"
+            raise SpecError(f"{where}: not a {limit.tier} metric of {spec.task}; there are {here}")
+        if limit.key in ("floor", "ceiling") and not metric.low <= limit.value <= metric.high:
+            bounds = f"[{metric.low:g}, {metric.high:g}]"
+            raise SpecError(f"{where}.{limit.key} = {limit.value:g}: must lie in {bounds}")
+
+
+def _first(error: ValidationError) -> str:
+    """The first problem in TOML's own terms: `[gate.tier1] accuracy.floor = 1.2: must …`."""
+    problem = error.errors()[0]
+    where = [str(part) for part in problem["loc"]]
+    # Unions (float | int) add their branch to the location.
+    where = [part for part in where if part not in ("float", "int")]
+    depth = 2 if where[:1] == ["gate"] else 1 if len(where) > 1 else 0
+    table = f"[{'.'.join(where[:depth])}] " if depth else ""
+    key = ".".join(where[depth:])
+    value = problem["input"]
+    shown = "" if problem["type"] == "missing" or isinstance(value, dict) else f" = {value!r}"
+    message = {
+        "extra_forbidden": "unknown key; delete it or check its spelling",
+        "missing": "is missing; add it",
+    }.get(problem["type"], problem["msg"].removeprefix("Value error, ").replace("Input should", "must"))
+    return f"{table}{key}{shown}: {message}"
+
+
+def find_specs(root: Path, phase: str | None = None) -> list[Path]:
+    """The spec files under `root` (benchmarks/specs), by phase and name."""
+    return sorted(root.glob(f"{phase or 'phase*'}/*.toml"))
