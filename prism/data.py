@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from prism.errors import DataError
+from prism.spec import Spec
 
 Row = dict[str, Any]
 SUFFIXES = (".jsonl.gz", ".jsonl", ".csv", ".parquet")
@@ -31,6 +32,16 @@ class Example:
     reference: str
     group: str
     images: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model answered to the example of the same id; `finish` is "stop", or "length" where it was cut off."""
+
+    id: str
+    answer: str
+    tokens: int
+    finish: str
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -118,6 +129,90 @@ def split_rows(rows: Sequence[Row], split: Mapping[str, Any], seed: int) -> tupl
     except ValueError as error:
         raise DataError(f"[data].split of {len(rows)} rows: {error}; lower test_size or add rows") from None
     return [rows[i] for i in train], [rows[i] for i in test]
+
+
+def load_examples(spec: Spec, root: Path, data: Path | None = None) -> tuple[list[Example], list[Example]]:
+    """The training and the held-out examples of a spec, in a fixed order.
+
+    `data` is --prism-data: a folder whose subfolder [data].name stands in for the spec's own path. Raises DataError
+    where rows, columns or classes are missing.
+    """
+    task = spec.load_task()
+    split = spec.data.split
+    if split.train and split.test:
+        parts = [_rename(spec, _rows(spec, root, data, name)) for name in (split.train, split.test)]
+        order = _shuffled(parts[0], spec.seed), _shuffled(parts[1], spec.seed)
+    else:
+        rows = _rename(spec, _rows(spec, root, data, "train"))
+        order = split_rows(rows, split.model_dump(exclude_none=True), spec.seed)
+    chosen = order[0][: spec.data.train_rows], order[1][: spec.data.eval_rows]
+    training, held_out = ([task.example(row, row_name) for row, row_name in _named(part)] for part in chosen)
+    for part, name in ((training, "training"), (held_out, "held-out")):
+        if not part:
+            raise DataError(f"{spec.id}: no {name} rows; an empty set of samples cannot be measured")
+        classes = {example.reference for example in part}
+        if hasattr(task, "LABELS") and len(classes) < 2:
+            raise DataError(
+                f'{spec.id}: all {len(part)} {name} rows are "{classes.pop()}"; one class cannot be learned or measured'
+            )
+    return training, held_out
+
+
+def _named(rows: Sequence[Row]) -> list[tuple[Row, str]]:
+    return list(zip(rows, unique_ids(rows)))
+
+
+def _shuffled(rows: Sequence[Row], seed: int) -> list[Row]:
+    import numpy
+
+    return [rows[i] for i in numpy.random.default_rng(seed).permutation(len(rows))]
+
+
+def _rename(spec: Spec, rows: Sequence[Row]) -> list[Row]:
+    """Rows with the task's own column names, less those that [data].where leaves out."""
+    theirs = {mine: column for column, mine in spec.data.columns.items()}
+    rows = [{theirs.get(column, column): value for column, value in row.items()} for row in rows]
+    require_columns(rows, [*spec.load_task().COLUMNS, *spec.data.where])
+    kept = [row for row in rows if all(row[column] in values for column, values in spec.data.where.items())]
+    if not kept:
+        raise DataError(f"{spec.id}.toml [data].where = {spec.data.where}: keeps none of {len(rows)} rows; widen it")
+    return kept
+
+
+def has_local_rows(spec: Spec, root: Path, data: Path | None) -> bool:
+    """Whether the rows can be read without a network."""
+    return (data is not None and spec.data.name is not None and (data / spec.data.name).is_dir()) or _is_local(spec, root)
+
+
+def _is_local(spec: Spec, root: Path) -> bool:
+    path = spec.data.path
+    return path.startswith((".", "/", "~", "fixtures/")) or path.count("/") != 1 or (root / path).exists()
+
+
+def _rows(spec: Spec, root: Path, data: Path | None, part: str) -> list[Row]:
+    """One part's rows: from --prism-data, a local file or folder, or the hub."""
+    if data is not None and spec.data.name and (data / spec.data.name).is_dir():
+        return read_rows(_file(data / spec.data.name, part))
+    if _is_local(spec, root):
+        path = (root / Path(spec.data.path).expanduser()).resolve()
+        return read_rows(_file(path, part) if path.is_dir() else path)
+    from datasets import load_dataset
+
+    try:
+        return load_dataset(spec.data.path, split=part).to_list()
+    except (OSError, ValueError) as error:  # datasets' own errors are of these two families, httpx's are OSError's
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(
+            f"{spec.data.path}: cannot be had from the hub ({reason}); put the rows into DIR/{spec.data.name or 'NAME'}/"
+            f"{part}.jsonl and pass --prism-data DIR"
+        ) from None
+
+
+def _file(folder: Path, part: str) -> Path:
+    for suffix in SUFFIXES:
+        if (folder / f"{part}{suffix}").is_file():
+            return folder / f"{part}{suffix}"
+    raise DataError(f"{folder}: holds no {part}.jsonl(.gz), .csv or .parquet; check [data].path and split")
 
 
 def require_columns(rows: Sequence[Row], columns: Sequence[str]) -> None:

@@ -71,6 +71,7 @@ class Data(Table):
     where: dict[str, list[Any]] = {}  # keep rows whose column holds one of these
     train_rows: int | None = Field(None, gt=0)
     eval_rows: int | None = Field(None, gt=0)
+    measured_on: str | None = None  # evaluation digest, 8 digits or more, that the thresholds were measured on
 
 
 class Model(Table):
@@ -119,12 +120,19 @@ class Spec(Table):
     seed: int = 42
     data: Data
     model: Model
-    lora: dict[str, Any]
-    sft: dict[str, Any]
+    adapter: str | None = None  # a folder with a finished adapter, in place of training
+    lora: dict[str, Any] = {}
+    sft: dict[str, Any] = {}
     generate: dict[str, Any]
     gate: dict[Literal["tier1", "tier2", "tier3", "cost"], dict[str, Threshold]] = {}
     phase: str = ""  # from the folder: "phase1"
     name: str = ""  # from the file: "qwen3-4b"
+
+    @model_validator(mode="after")
+    def _trains_or_loads(self) -> Spec:
+        if self.adapter is None and not (self.lora and self.sft):
+            raise ValueError("[lora] and [sft] are missing; add them, or name a finished adapter with adapter = …")
+        return self
 
     @property
     def id(self) -> str:

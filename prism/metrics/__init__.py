@@ -1,0 +1,33 @@
+"""What a metric is: a function of the *sums* of per-sample statistics.
+
+Accuracy sums (right, 1), F1 sums the cells of a confusion matrix, a mean sums (score, 1). Because every metric is
+`value(statistics.sum(axis=0))`, one resampling of the sums serves all metrics, paired differences included, and a set
+metric such as F1 is recomputed on each resample as it must be. A row of NaN is an unscored sample: counted apart, never
+averaged in as 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy
+
+from prism.data import Example
+
+
+@dataclass(frozen=True)
+class Metric:
+    """`statistics` maps examples and raw answers to (n, d); `value` maps sums (..., d) to values (...)."""
+
+    name: str
+    tier: str
+    statistics: Callable[[Sequence[Example], Sequence[str]], numpy.ndarray]
+    value: Callable[[numpy.ndarray], numpy.ndarray]
+    direction: Literal["higher", "lower"] = "higher"
+    low: float = 0.0
+    high: float = 1.0
+    right_or_wrong: bool = False  # each sample counts 0 or 1, so exact binomial methods apply
+    baseline: str = "baseline"  # whose answers the tuned ones are held against: the untuned model's, or a control's
+    version: int = 1  # raise it when the same answers get other scores

@@ -1,0 +1,173 @@
+"""What determines an artifact, and nothing else: the identities that the store's digests cover.
+
+Nothing here imports a model library: a run whose results are all cached computes these digests and stops.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from prism.data import Example
+from prism.errors import ModelError
+from prism.spec import Spec
+from prism.store import digest, file_digest
+
+TRAINING = ("torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes", "unsloth")
+GENERATION = ("torch", "transformers", "peft", "bitsandbytes", "unsloth")
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl")
+
+
+@cache
+def cuda_devices() -> int:
+    """How many CUDA devices the driver shows, asked without importing torch; 0 without a driver."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return 0
+    return count.value
+
+
+def engine(spec: Spec) -> dict[str, str]:
+    """The library that loads the model, the device and the number format it computes in."""
+    on_cpu = bool(spec.sft.get("use_cpu")) or not cuda_devices()
+    unsloth = not on_cpu and importlib.util.find_spec("unsloth") is not None
+    return {
+        "library": "unsloth" if unsloth else "transformers",
+        "device": "cpu" if on_cpu else "cuda",
+        "dtype": spec.model.dtype or ("float32" if on_cpu else "bfloat16"),
+    }
+
+
+def versions(packages: Sequence[str]) -> dict[str, str]:
+    """Installed versions; a package that is not installed is left out."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def is_folder_name(name: str) -> bool:
+    """A model name that means a local folder: a hub id is "owner/name" and nothing else."""
+    return name.startswith((".", "/", "~", "fixtures/")) or name.count("/") != 1
+
+
+def local_folder(name: str, root: Path) -> Path:
+    folder = (root / Path(name).expanduser()).resolve()
+    if not folder.is_dir():
+        raise ModelError(f"{name}: no such model folder under {root}; check [model].model_name")
+    return folder
+
+
+def base_identity(name: str, root: Path) -> dict[str, str]:
+    """A local folder's bytes, or a hub id with its revision.
+
+    Raises ModelError for a folder that is missing, holds pickled weights only, or asks for remote code, and where the
+    hub cannot be reached.
+    """
+    if not is_folder_name(name):
+        return {"hub": name, "revision": hub_revision(name)}
+    folder = local_folder(name, root)
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{name}: holds no config.json, so it is no model folder; check [model].model_name")
+    for file in sorted(folder.glob("*config.json")):
+        if "auto_map" in json.loads(file.read_text(encoding="utf-8")):
+            raise ModelError(
+                f"{name}/{file.name}: asks for remote code (auto_map), which PRISM never runs; use a model that "
+                f"transformers knows"
+            )
+    require_safetensors(folder, "model")
+    files = (file for file in sorted(folder.iterdir()) if file.is_file() and file.suffix != ".md")
+    return {"bytes": digest({file.name: file_digest(file) for file in files})}
+
+
+def require_safetensors(folder: Path, what: str) -> None:
+    """Refuse weights that exist only as pickles: unpickling runs whatever code they hold."""
+    if any(folder.glob("*.safetensors")):
+        return
+    pickled = [file.name for pattern in PICKLES for file in folder.glob(pattern)]
+    if pickled:
+        raise ModelError(f"{folder.name}/{pickled[0]}: a pickled {what}, which can run code; convert it to safetensors")
+    raise ModelError(f"{folder.name}: holds no .safetensors file, so there is no {what} in it; restore the folder")
+
+
+def hub_revision(name: str) -> str:
+    """The commit of a hub model: asked of the hub, or of the local cache where the hub cannot be reached."""
+    import httpx
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    try:
+        return str(HfApi().model_info(name, timeout=10).sha)
+    except (httpx.HTTPError, HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
+        cached = try_to_load_from_cache(name, "config.json")
+        if isinstance(cached, str):
+            return Path(cached).parent.name
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(
+            f"{name}: the model hub cannot be reached ({reason}); put the model into a local folder and name that "
+            f"folder in [model].model_name (for rows: --prism-data)"
+        ) from None
+
+
+def adapter_identity(
+    spec: Spec, base: Mapping[str, str], training: Sequence[Example], seed: int, root: Path
+) -> dict[str, Any]:
+    """What an adapter is made of: base, rows in order, options, seed, libraries and the training source."""
+    if spec.adapter:
+        folder = local_folder(spec.adapter, root)
+        files = (file for file in sorted(folder.iterdir()) if file.is_file() and file.suffix != ".md")
+        return {"base": dict(base), "loaded": {file.name: file_digest(file) for file in files}}
+    return {
+        "base": dict(base),
+        "rows": digest([[example.messages, example.reference] for example in training]),
+        "model": spec.model.model_dump(exclude={"model_name"}),
+        "lora": spec.lora,
+        "sft": spec.sft,
+        "seed": seed,
+        "engine": engine(spec),
+        "versions": versions(TRAINING),
+        "source": file_digest(Path(__file__).with_name("train.py")),
+    }
+
+
+def predictions_identity(
+    spec: Spec, base: Mapping[str, str], adapter: str | None, examples: Sequence[Example], kind: str
+) -> dict[str, Any]:
+    """What answers are made of. `kind` tells greedy answers from label likelihoods of the same questions."""
+    return {
+        "kind": kind,
+        "base": dict(base),
+        "adapter": adapter,
+        "messages": digest([[example.id, example.messages, images(example)] for example in examples]),
+        "max_seq_length": spec.model.max_seq_length,
+        "quantized": [spec.model.load_in_4bit, spec.model.load_in_8bit],
+        "generate": spec.generate,
+        "engine": engine(spec),
+        "versions": versions(GENERATION),
+        "source": file_digest(Path(__file__).with_name("generate.py")),
+    }
+
+
+def evaluation_digest(spec: Spec, examples: Sequence[Example]) -> str:
+    """What makes two runs comparable: held-out samples, their questions and references, metrics and `[generate]`."""
+    task = spec.load_task()
+    rows = sorted([e.id, list(e.messages), e.reference, e.group, images(e)] for e in examples)
+    metrics = sorted([metric.name, metric.version] for metric in task.METRICS)
+    return digest([spec.task, task.VERSION, rows, metrics, spec.generate])
+
+
+def images(example: Example) -> list[str]:
+    return [file_digest(image) for image in example.images]

@@ -1,0 +1,155 @@
+"""What a run found, as plain data: one `Record` a metric, its `Verdict`s, and a `Result` a spec.
+
+`results.json` is these classes through `dataclasses.asdict`; every report is made from it and from nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+SCHEMA = 1
+State = Literal["holds", "fails", "inconclusive", "not_comparable", "skipped"]
+
+
+@dataclass(frozen=True)
+class Score:
+    """A metric's value with its 95 % interval; `p` only where the value is a difference."""
+
+    value: float
+    ci: tuple[float, float]
+    p: float | None = None
+
+
+@dataclass(frozen=True)
+class Control:
+    """The same metric of other answers than the tuned model's, and how far the tuned model is ahead of it (paired)."""
+
+    value: float
+    ci: tuple[float, float]
+    ahead: Score
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One threshold decided, with the reason in words."""
+
+    key: str
+    threshold: float
+    state: State
+    reason: str
+    p: float | None = None
+    detectable: float | None = None  # the smallest loss that this comparison catches with 80 % power
+    provisional: str | None = None
+
+
+@dataclass(frozen=True)
+class Record:
+    """One metric of one spec: baseline, tuned, their paired difference, the controls beside them, the verdicts."""
+
+    phase: str
+    spec: str
+    profile: str
+    data: str
+    evaluation_digest: str
+    tier: str
+    metric: str
+    direction: str
+    n: int
+    groups: int
+    unscored: int
+    seeds: dict[str, float]  # training seed: tuned value
+    baseline: Score
+    tuned: Score
+    gain: Score
+    controls: dict[str, Control] = field(default_factory=dict)
+    reference: dict[str, Any] | None = None
+    verdicts: tuple[Verdict, ...] = ()
+
+
+@dataclass(frozen=True)
+class Result:
+    """Everything that one spec's run found: its records, and what only the reports show."""
+
+    phase: str
+    spec: str
+    title: str
+    profile: str
+    records: tuple[Record, ...]
+    details: dict[str, Any]  # confusion matrices, loss curves, parity, digests; keys as the reports read them
+    cost: dict[str, Any]
+    samples: tuple[dict[str, Any], ...] = ()  # one dict a held-out sample; written to samples/*.jsonl, not to results.json
+
+    @property
+    def id(self) -> str:
+        return f"{self.phase}/{self.spec}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of the benchmarks: what `results.json` holds, and the samples beside it."""
+
+    id: str
+    results: tuple[Result, ...]
+    complete: bool
+    partial: str  # why it is not complete, in words; empty where it is
+    verdict: Literal["pass", "fail"]
+    reason: str  # the verdict in one sentence
+    command: str
+    provenance: dict[str, Any]
+    title: str = "PRISM"
+
+
+def run_to_json(run: Run) -> dict[str, Any]:
+    """The layout of results.json: a flat list of records, and a table a spec with what only the reports show."""
+    specs = [to_json(result) for result in run.results]
+    return {
+        "schema": SCHEMA,
+        "id": run.id,
+        "title": run.title,
+        "command": run.command,
+        "complete": run.complete,
+        "partial": run.partial,
+        "verdict": run.verdict,
+        "reason": run.reason,
+        "records": [record for spec in specs for record in spec.pop("records")],
+        "cost": [{"phase": spec["phase"], "spec": spec["spec"], **spec.pop("cost")} for spec in specs],
+        "specs": specs,
+        "provenance": run.provenance,
+    }
+
+
+def to_json(result: Result) -> dict[str, Any]:
+    """Plain JSON types, without the samples."""
+    table = asdict(result)
+    del table["samples"]
+    return json.loads(json.dumps(table))
+
+
+def from_json(table: dict[str, Any]) -> Result:
+    """The inverse of `to_json` (samples stay empty)."""
+
+    def score(value: dict[str, Any]) -> Score:
+        return Score(value["value"], tuple(value["ci"]), value["p"])
+
+    def control(value: dict[str, Any]) -> Control:
+        return Control(value["value"], tuple(value["ci"]), score(value["ahead"]))
+
+    records = []
+    for row in table["records"]:
+        verdicts = tuple(Verdict(**verdict) for verdict in row["verdicts"])
+        scores = {name: score(row[name]) for name in ("baseline", "tuned", "gain")}
+        controls = {name: control(value) for name, value in row["controls"].items()}
+        records.append(Record(**{**row, **scores, "controls": controls, "verdicts": verdicts}))
+    return Result(**{**table, "records": tuple(records)})
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all: a sibling temporary file, then a rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

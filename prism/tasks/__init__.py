@@ -1,0 +1,12 @@
+"""Tasks: how a row becomes messages, how an answer is read, which metrics judge it. One module a phase, no registry.
+
+A task module offers:
+
+- `COLUMNS`: the columns it reads; a spec's `[data].columns` maps other names onto them.
+- `VERSION`: raise it when the same rows give other questions or the same answers another reading.
+- `example(row, id)`: the `Example` asked of the model; raises DataError naming the value that it cannot use.
+- `METRICS`: the metrics, each with its tier. They see the raw answers.
+- `details(examples, answers)`: tables for the report (optional).
+- `LABELS` and `parse(answer)`, where the answer is one of a closed set: switches on the classical and the
+  label-likelihood controls.
+"""

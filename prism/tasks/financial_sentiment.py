@@ -1,0 +1,61 @@
+"""Phase 1: is this financial text bullish, bearish or neutral about its subject?
+
+Rows: `TimKoornstra/financial-tweets-sentiment` (MIT), columns `tweet` and `sentiment` (0 neutral, 1 bullish, 2 bearish),
+or any file of that shape. Links and user names are replaced as FinTwitBERT, the set's own model, does: they say nothing
+about the sentiment and a language model memorizes them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from prism.data import Example, Row
+from prism.errors import DataError
+from prism.metrics import classification
+
+VERSION = 1
+COLUMNS = ("tweet", "sentiment")
+LABELS = ("neutral", "bullish", "bearish")  # in the order of the published set's numbers
+PROMPT = "Bullish, bearish or neutral?\n{tweet}"
+
+_LINK = re.compile(r"https?://\S+")
+_USER = re.compile(r"@\w+")
+_WORD = re.compile(r"[a-z]+")
+
+
+def example(row: Row, id: str) -> Example:
+    tweet = _USER.sub("@USER", _LINK.sub("[URL]", str(row["tweet"])))
+    content = PROMPT.format(tweet=" ".join(tweet.split()))
+    return Example(id, ({"role": "user", "content": content},), label(row["sentiment"]), group=id)
+
+
+def label(value: object) -> str:
+    """The label of a row: the published set's number, or the word itself."""
+    text = str(value).strip().lower()
+    if text.isdigit() and int(text) < len(LABELS):
+        return LABELS[int(text)]
+    if text in LABELS:
+        return text
+    raise DataError(f"sentiment {value!r}: not one of 0, 1, 2 or {', '.join(LABELS)}; mend the row or map the column")
+
+
+def parse(answer: str) -> str | None:
+    """The label that an answer names: its first word, or the only label in it ("The sentiment is bullish.").
+
+    None where it names no label, several ("bullish or bearish"), or denies one ("not bullish").
+    """
+    words = _WORD.findall(answer.lower())
+    named = {word for word in words if word in LABELS}
+    if words and words[0] in LABELS and "or" not in words[:3]:
+        return words[0]
+    if len(named) == 1 and not {"not", "isn", "neither", "nor"} & set(words):
+        return named.pop()
+    return None
+
+
+METRICS = classification.metrics(LABELS, parse)
+
+
+def details(examples: Sequence[Example], answers: Sequence[str]) -> dict:
+    return classification.details(LABELS, parse, examples, answers)
