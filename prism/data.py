@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import gzip
 import hashlib
+import io
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -57,11 +58,13 @@ def read_rows(path: Path) -> list[Row]:
 
             rows = pyarrow.parquet.read_table(path).to_pylist()
         else:
-            opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else open(path, encoding="utf-8-sig")
-            with opened as file:
-                rows = list(csv.DictReader(file)) if path.suffix == ".csv" else _json_lines(path, file)
+            with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+                text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+                rows = list(csv.DictReader(text)) if path.suffix == ".csv" else _json_lines(path, text)
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file; check [data].path, or point --prism-data at the folder above it") from None
+        raise DataError(
+            f"{path}: no such file; check [data].path, or point --prism-data at the folder above it"
+        ) from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
     except (OSError, EOFError, ValueError) as error:
@@ -181,7 +184,9 @@ def _rename(spec: Spec, rows: Sequence[Row]) -> list[Row]:
 
 def has_local_rows(spec: Spec, root: Path, data: Path | None) -> bool:
     """Whether the rows can be read without a network."""
-    return (data is not None and spec.data.name is not None and (data / spec.data.name).is_dir()) or _is_local(spec, root)
+    return (data is not None and spec.data.name is not None and (data / spec.data.name).is_dir()) or _is_local(
+        spec, root
+    )
 
 
 def _is_local(spec: Spec, root: Path) -> bool:

@@ -2,8 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from prism.record import Record, Verdict
-from prism.spec import Limit
+from prism.spec import Limit, Spec
+
+
+def judge(spec: Spec, record: Record) -> Record:
+    """The record with a verdict on each of the spec's thresholds for its metric.
+
+    Thresholds that were measured on other rows than those at hand are skipped with that reason, never applied.
+    """
+    limits = [limit for limit in spec.limits() if (limit.tier, limit.metric) == (record.tier, record.metric)]
+    measured_on = spec.data.measured_on
+    if measured_on and not record.evaluation_digest.startswith(measured_on):
+        reason = (
+            f"measured on other rows ([data].measured_on = {measured_on}, at hand: {record.evaluation_digest[:8]}); "
+            f"measure it again for these"
+        )
+        return replace(record, verdicts=tuple(_verdict(limit, "skipped", reason) for limit in limits))
+    return replace(record, verdicts=tuple(decide(limit, record) for limit in limits))
 
 
 def decide(limit: Limit, record: Record) -> Verdict:
@@ -34,7 +52,9 @@ def _gain(limit: Limit, record: Record, gain: float) -> Verdict:
     if gain < limit.value:
         return _verdict(limit, "fails", f"gain {gain:+.4f} < {limit.value:+g}, {interval}", record.gain.p)
     if ends[0] <= 0:
-        reason = f"gain {gain:+.4f} ≥ {limit.value:+g}, but its {interval} holds 0: n = {record.n} is too small to see it"
+        reason = (
+            f"gain {gain:+.4f} ≥ {limit.value:+g}, but its {interval} holds 0: n = {record.n} is too small to see it"
+        )
         return _verdict(limit, "inconclusive", reason, record.gain.p)
     return _verdict(limit, "holds", f"gain {gain:+.4f} ≥ {limit.value:+g}, {interval} above 0", record.gain.p)
 

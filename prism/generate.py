@@ -126,7 +126,9 @@ def likelihoods(
             after = (positions[:, -1:] + 1).repeat_interleave(len(labels), 0)
             told = model(
                 input_ids=repeated[:, :-1],
-                attention_mask=torch.cat([mask.repeat_interleave(len(labels), 0), torch.ones_like(repeated[:, :-1])], 1),
+                attention_mask=torch.cat(
+                    [mask.repeat_interleave(len(labels), 0), torch.ones_like(repeated[:, :-1])], 1
+                ),
                 position_ids=after + torch.arange(width - 1, device=device),
                 past_key_values=asked.past_key_values,
             )

@@ -81,7 +81,9 @@ class Result:
     records: tuple[Record, ...]
     details: dict[str, Any]  # confusion matrices, loss curves, parity, digests; keys as the reports read them
     cost: dict[str, Any]
-    samples: tuple[dict[str, Any], ...] = ()  # one dict a held-out sample; written to samples/*.jsonl, not to results.json
+    samples: tuple[
+        dict[str, Any], ...
+    ] = ()  # one dict a held-out sample; written to samples/*.jsonl, not to results.json
 
     @property
     def id(self) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy
 
+from prism.controls import question
 from prism.data import Example
 from prism.metrics import Metric
 from prism.record import Control, Record, Score
@@ -113,3 +115,34 @@ def score(
             )
         )
     return records
+
+
+def samples(spec: Spec, examples: Sequence[Example], before: Answers, after: Answers) -> list[dict[str, Any]]:
+    """One dict a held-out sample: question, reference, both answers, and [before, after] of each right-or-wrong metric."""
+    scores: dict[str, list[tuple[float, float]]] = {}
+    for metric in spec.load_task().METRICS:
+        if metric.right_or_wrong and metric.baseline == "baseline" and metric.direction == "higher":
+            first, second = (metric.value(metric.statistics(examples, said)).tolist() for said in (before, after))
+            scores[metric.name] = list(zip(first, second))
+    return [
+        {
+            "id": example.id,
+            "group": example.group,
+            "question": question(example),
+            "reference": example.reference,
+            "baseline": before[i],
+            "tuned": after[i],
+            "scores": {name: list(values[i]) for name, values in scores.items()},
+        }
+        for i, example in enumerate(examples)
+    ]
+
+
+def worst(samples: Sequence[dict[str, Any]]) -> str:
+    """One sample in words: one that was right before and is wrong now, else any that is wrong."""
+    for before in (1, 0):
+        for sample in samples:
+            if any(score == [before, 0] for score in sample["scores"].values()):
+                asked = " ".join(sample["question"].split())[:200]
+                return f"{sample['id']}: {asked!r} → {sample['tuned'][:80]!r}, expected {sample['reference']!r}"
+    return ""

@@ -172,7 +172,9 @@ def load_spec(path: Path) -> Spec:
         raise SpecError(f"{place} {_first(error)}") from None
     for name, keys in RESERVED.items():
         for key in keys & set(getattr(spec, name)):
-            raise SpecError(f"{place} [{name}] {key}: is set by PRISM, or would run code that nobody reviewed; delete it")
+            raise SpecError(
+                f"{place} [{name}] {key}: is set by PRISM, or would run code that nobody reviewed; delete it"
+            )
     _check_task(spec, place)
     return spec
 

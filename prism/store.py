@@ -103,8 +103,12 @@ def unwritable(home: Path, error: OSError) -> StoreError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         existing = next(folder for folder in (home, *home.parents) if folder.exists())
         free = shutil.disk_usage(existing).free / 2**30
-        return StoreError(f"{home}: the disk is full ({free:.1f} GiB free); free some space or name another --prism-home")
-    return StoreError(f"{error.filename or home}: {error.strerror or error}; name a folder that can be written with --prism-home")
+        return StoreError(
+            f"{home}: the disk is full ({free:.1f} GiB free); free some space or name another --prism-home"
+        )
+    return StoreError(
+        f"{error.filename or home}: {error.strerror or error}; name a folder that can be written with --prism-home"
+    )
 
 
 def manifest(folder: Path) -> dict[str, Any]:

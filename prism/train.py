@@ -7,6 +7,7 @@ completion is what TRL itself computes the loss on the completion of.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -66,9 +67,7 @@ class _Progress(TrainerCallback):
     def __init__(self, advance: Callable[[int], None]) -> None:
         self.advance = advance
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
         self.advance(1)
 
 
@@ -96,10 +95,10 @@ def train(
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     seconds = time.perf_counter() - began
     losses = [[entry["step"], entry["loss"]] for entry in trainer.state.log_history if "loss" in entry]
-    if any(loss != loss for _, loss in losses):
+    if any(math.isnan(loss) for _, loss in losses):
         raise ModelError(f"{base.spec.id}: the training loss became NaN; lower [sft].learning_rate")
     trainable, total = model.get_nb_trainable_parameters()
-    lengths = [len(row) for row in trainer.train_dataset["input_ids"]]
+    lengths = [len(row) for row in trainer.train_dataset["input_ids"]]  # type: ignore[index]
     model.save_pretrained(str(folder))
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card template
     base.model = model.eval()

@@ -1,0 +1,34 @@
+# Two front doors: `make bench` and `make test`. Both set up .venv first and need Python 3.11 or newer, make, nothing else.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/ready
+
+.PHONY: bench test check clean
+
+bench: $(READY)
+	@echo "== phase 1 on the embedded model: baseline, LoRA training, gate, report (about 3 minutes on 2 cores)"
+	@$(BIN)/pytest benchmarks -m phase1 --prism-profile nano; code=$$?; \
+	  echo "== the report: reports/latest/report.md and reports/latest/report.html"; exit $$code
+
+test: $(READY)
+	@echo "== PRISM's own tests"
+	@$(BIN)/pytest tests
+
+check: $(READY)
+	@echo "== ruff, ruff format, mypy"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+$(READY): pyproject.toml constraints.txt
+	@echo "== [1/3] creating .venv with $$($(PYTHON) --version)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "PRISM needs Python 3.11 or newer: make PYTHON=python3.11")'
+	@$(PYTHON) -m venv .venv
+	@echo "== [2/3] installing torch, the largest part"
+	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt torch
+	@echo "== [3/3] installing the rest of the tested set (constraints.txt)"
+	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $(READY)
+
+clean:
+	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache

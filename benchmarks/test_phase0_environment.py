@@ -1,0 +1,148 @@
+"""Phase 0: does the toolchain work, before compute is spent on it? One check an item; each prints what it found (-rP).
+
+The model-bound checks run on the profile's own phase-0 spec (benchmarks/specs/phase0), with nothing taken from the store.
+"""
+
+import hashlib
+import os
+import re
+import subprocess
+import sys
+from importlib.metadata import requires, version
+
+import pytest
+from packaging.requirements import Requirement
+
+from prism import cost
+from prism.identity import cuda_devices, engine
+from prism.scheduling import resources
+
+pytestmark = pytest.mark.phase0
+
+
+def needed(extra=None):
+    """The requirements of prism-bench itself, or of one of its extras."""
+    for line in requires("prism-bench"):
+        requirement = Requirement(line)
+        marker = requirement.marker
+        if extra is None and (marker is None or marker.evaluate({"extra": ""})):
+            yield requirement
+        if extra and marker and marker.evaluate({"extra": extra}) and not marker.evaluate({"extra": ""}):
+            yield requirement
+
+
+@pytest.mark.parametrize("requirement", needed(), ids=lambda requirement: requirement.name)
+def test_version(requirement):
+    installed = version(requirement.name)
+    print(requirement.name, installed)
+    assert requirement.specifier.contains(installed, prereleases=True), (
+        f"{requirement} wanted; pip install -c constraints.txt"
+    )
+
+
+@pytest.mark.parametrize("requirement", needed("gpu"), ids=lambda requirement: requirement.name)
+def test_gpu_extra(requirement, session):
+    if session.profile != "full":
+        pytest.skip(f"profile {session.profile} does not need the gpu extra")
+    assert requirement.specifier.contains(version(requirement.name), prereleases=True)
+
+
+def test_device(session):
+    print(f"profile {session.profile} ({session.why}), {cuda_devices()} CUDA device(s), {os.cpu_count()} cores")
+    assert session.profile != "full" or cuda_devices(), "the full profile needs a CUDA device"
+
+
+def test_resources(planned_spec, session):
+    for line, enough in resources(planned_spec, session.store.home):
+        print(f"{planned_spec.id}: {line}")
+        assert enough, f"{planned_spec.id}: {line}"
+
+
+def test_model_loads(spec, base):
+    before = cost.resident_gib()
+    loaded = base.load()
+    parameters = sum(parameter.numel() for parameter in loaded.model.parameters())
+    print(f"{spec.model.model_name}: {parameters:,} parameters, {engine(spec)}, {cost.resident_gib() - before:.2f} GiB")
+    assert not loaded.model.training
+
+
+def test_lora_share(spec, base):
+    """Each adapted projection of in × out weights gains r × (in + out), and nothing else trains."""
+    from prism import model
+
+    loaded = base.load()
+    targets = re.compile(rf".*\.({'|'.join(spec.lora['target_modules'])})")
+    shapes = [(m.in_features, m.out_features) for name, m in loaded.model.named_modules() if targets.fullmatch(name)]
+    adapted = model.add_adapter(loaded, spec.seed)
+    trainable, total = adapted.get_nb_trainable_parameters()
+    base.drop()
+    print(f"{trainable:,} of {total:,} parameters train: {trainable / total:.2%}")
+    assert trainable == spec.lora["r"] * sum(map(sum, shapes))
+
+
+@pytest.fixture(scope="module")
+def ten_steps(spec, base, examples, tmp_path_factory):
+    from prism import train
+
+    folder = tmp_path_factory.mktemp("ten-steps")
+    yield folder, train.train(base.load(), examples.training, spec.seed, folder)
+    base.drop()
+
+
+def test_loss_falls_in_ten_steps(ten_steps):
+    losses = [loss for _, loss in ten_steps[1]["loss"]]
+    print("loss:", *losses)
+    assert len(losses) == 10
+    assert sum(losses[-3:]) < sum(losses[:3])
+
+
+def test_generation_answers_and_stops(ten_steps, base, examples, tmp_path):
+    from fixtures.run import read
+    from prism import generate
+
+    loaded = base.load()
+    generate.answers(loaded, loaded.model, examples.held_out, tmp_path)
+    answers = read(tmp_path, examples.held_out)
+    print(*(prediction.answer for prediction in answers[:4]), sep="\n")
+    assert any(prediction.answer.strip() for prediction in answers)
+    assert any(prediction.finish == "stop" for prediction in answers)
+
+
+def test_deepeval_imports_offline():
+    """In a process of its own, where every connection is refused."""
+    code = """
+import os, socket
+os.environ |= {"DEEPEVAL_TELEMETRY_OPT_OUT": "YES", "DEEPEVAL_DISABLE_DOTENV": "1", "ERROR_REPORTING": "NO"}
+def refuse(*_): raise SystemExit("deepeval opened a connection")
+socket.socket.connect = refuse
+from deepeval.metrics import GEval
+print(GEval.__module__)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_two_processes_train_the_same_adapter(spec, session, tmp_path):
+    """Bit for bit on a CPU; on a GPU the order of additions may differ, so it is not asked there."""
+    if engine(spec)["device"] != "cpu":
+        pytest.skip("only a CPU promises the same bits")
+    code = """
+import sys
+from pathlib import Path
+from prism import model, train
+from prism.data import load_examples
+from prism.spec import load_spec
+spec_file, root, folder = map(Path, sys.argv[1:])
+spec = load_spec(spec_file)
+train.train(model.load(spec, root), load_examples(spec, root)[0], spec.seed, folder)
+"""
+    file = session.root / "benchmarks" / "specs" / spec.phase / f"{spec.name}.toml"
+    digests = set()
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        command = [sys.executable, "-c", code, str(file), str(session.root), str(tmp_path / name)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=900, cwd=session.root, check=False)
+        assert done.returncode == 0, done.stderr
+        digests.add(hashlib.sha256((tmp_path / name / "adapter_model.safetensors").read_bytes()).hexdigest())
+    print("adapter_model.safetensors:", *digests)
+    assert len(digests) == 1

@@ -1,0 +1,47 @@
+"""What can run here: the profile, what a spec needs, and what the machine has. Nothing here loads a model library."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from pathlib import Path
+
+from prism.data import has_local_rows
+from prism.identity import cuda_devices
+from prism.spec import Spec
+
+
+def choose_profile(asked: str | None) -> tuple[str, str]:
+    """The profile and why: what was asked for, else full where a GPU and the gpu extra are, else nano."""
+    if asked:
+        return asked, "--prism-profile"
+    if not cuda_devices():
+        return "nano", "no CUDA device"
+    if importlib.util.find_spec("bitsandbytes") is None:
+        return "nano", "a CUDA device, but not the gpu extra: pip install 'prism-bench[gpu]'"
+    return "full", f"{cuda_devices()} CUDA device(s) and the gpu extra"
+
+
+def resources(spec: Spec, home: Path) -> list[tuple[str, bool]]:
+    """What a spec needs against what is free: a sentence each, and whether it is enough."""
+    import psutil
+
+    existing = next(folder for folder in (home, *home.parents) if folder.exists())
+    free = {
+        "memory": (spec.requires.memory_gb, psutil.virtual_memory().available / 2**30),
+        f"disk at {existing}": (spec.requires.disk_gb, shutil.disk_usage(existing).free / 2**30),
+    }
+    return [
+        (f"needs {need:g} GiB of {what}, {have:.1f} GiB are free", have >= need)
+        for what, (need, have) in free.items()
+        if need
+    ]
+
+
+def lacking(spec: Spec, root: Path, data: Path | None) -> str:
+    """Why a spec cannot run here, seen without loading anything; empty where it can."""
+    if spec.requires.vram_gb and not cuda_devices():
+        return f"needs a CUDA device with {spec.requires.vram_gb:g} GiB, and there is none"
+    if spec.profile == "nano" and not has_local_rows(spec, root, data):
+        return f"its rows are not bundled; pass --prism-data DIR, where DIR holds {spec.data.name}/"
+    return ""
