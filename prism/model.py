@@ -20,6 +20,7 @@ if cuda_devices() and importlib.util.find_spec("unsloth"):
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 
@@ -71,7 +72,7 @@ def load(spec: Spec, root: Path) -> Base:
             tokenizer = AutoTokenizer.from_pretrained(
                 source, revision=identity.get("revision"), trust_remote_code=False
             )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"{name}: cannot be loaded: {str(error).splitlines()[0]}") from error
     if tokenizer.chat_template is None:
         raise ModelError(f"{name}: its tokenizer has no chat template; use an instruction-tuned model, or add one")
@@ -112,6 +113,6 @@ def load_adapter(base: Base, folder: Path) -> Any:
     require_safetensors(folder, "adapter")
     try:
         return PeftModel.from_pretrained(base.model, str(folder)).eval()
-    except (RuntimeError, ValueError, KeyError) as error:
+    except (RuntimeError, ValueError, KeyError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise ModelError(f"{folder.name}: does not fit the base {base.spec.model.model_name}: {reason}") from error

@@ -38,7 +38,13 @@ def check(spec: Spec, folder: Path) -> None:
 
 
 def sft_config(spec: Spec, folder: Path, seed: int) -> SFTConfig:
-    options = {"logging_steps": 1, "save_steps": 0.1, "save_total_limit": 1, "max_length": spec.model.max_seq_length}
+    options = {
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "save_steps": 0.1,
+        "save_total_limit": 1,
+        "max_length": spec.model.max_seq_length,
+    }
     try:
         return SFTConfig(
             output_dir=str(folder / "trainer"),

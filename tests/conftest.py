@@ -1,0 +1,132 @@
+"""Fixtures of PRISM's own tests: a tiny random-weight base, and a checkout of a few files that uses it.
+
+The tiny base answers noise: it shows that things run, resume and fail well, and no quality is ever read off it.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"  # read when the libraries are imported: no test reaches a hub
+
+import pytest
+
+pytest_plugins = ["pytester"]
+ROOT = Path(__file__).resolve().parent.parent
+
+SPEC = """
+title    = "tiny"
+task     = "financial_sentiment"
+profile  = "nano"
+seed     = 42
+
+[data]
+path  = "{data}"
+split = {{ test_size = 0.25, stratify = "sentiment" }}
+train_rows = 96
+eval_rows = 40
+
+[model]
+model_name = "{model}"
+max_seq_length = 128
+
+[lora]
+r = 4
+lora_alpha = 8
+target_modules = ["q_proj", "v_proj", "up_proj"]
+
+[sft]
+use_cpu = true
+bf16 = false
+num_train_epochs = 2
+per_device_train_batch_size = 8
+gradient_accumulation_steps = 1
+gradient_checkpointing = false
+learning_rate = 1e-2
+
+[generate]
+max_new_tokens = 4
+
+[gate.tier1]
+accuracy        = {{ floor = 0.0, gain = 0.9 }}
+unparsable_rate = {{ ceiling = 1.0 }}
+"""
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory) -> Path:
+    """A Qwen3 of two layers with random weights and a byte-level tokenizer."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+    folder = tmp_path_factory.mktemp("tiny")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=specials, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    tokenizer.train_from_iterator(["neutral bullish bearish shares rose fell profit loss"] * 8, trainer)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    fast.chat_template = (
+        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    fast.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=400,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    Qwen3ForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def rows() -> list[dict]:
+    """160 rows in three classes, told apart by one word."""
+    words = ["holds its meeting", "shares rise", "shares fall"]
+    return [{"tweet": f"Company {n} {words[n % 3]} on day {n}", "sentiment": n % 3} for n in range(160)]
+
+
+def write_rows(path: Path, rows: list[dict]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def checkout(pytester, tiny, rows, monkeypatch):
+    """A folder with the real conftest, the real phase-1 benchmark and one spec on the tiny base, and a store of its own."""
+    shutil.copy(ROOT / "conftest.py", pytester.path)
+    (pytester.path / "benchmarks" / "specs" / "phase1").mkdir(parents=True)
+    shutil.copy(ROOT / "benchmarks" / "test_phase1_financial_sentiment.py", pytester.path / "benchmarks")
+    (pytester.path / "pytest.ini").write_text(
+        "[pytest]\naddopts = -p no:deepeval -p no:rerunfailures -p no:repeat -p no:asyncio -p no:anyio --strict-markers\n"
+    )
+    data = write_rows(pytester.path / "data" / "train.jsonl", rows)
+    write_spec(pytester.path, SPEC.format(data=data, model=tiny))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PRISM_HOME", str(pytester.path / "home"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # tiny matrices: threads would only wait for each other
+    return pytester
+
+
+def write_spec(folder: Path, text: str, name: str = "tiny") -> Path:
+    path = folder / "benchmarks" / "specs" / "phase1" / f"{name}.toml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path

@@ -1,0 +1,48 @@
+"""Tier-1 metrics against scikit-learn's, unparsable answers included."""
+
+import numpy
+import pytest
+from sklearn.metrics import accuracy_score, f1_score
+
+from prism.data import Example
+from prism.tasks.financial_sentiment import LABELS, METRICS
+
+
+def examples_and_answers(n, seed):
+    random = numpy.random.default_rng(seed)
+    truth = random.choice(LABELS, n)
+    answers = numpy.where(random.random(n) < 0.6, truth, random.choice([*LABELS, "gibberish"], n))
+    examples = [
+        Example(str(i), ({"role": "user", "content": "?"},), str(label), str(i)) for i, label in enumerate(truth)
+    ]
+    return examples, answers.tolist()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_equal_to_scikit_learn(seed):
+    examples, answers = examples_and_answers(200, seed)
+    truth = [example.reference for example in examples]
+    expected = {
+        "accuracy": accuracy_score(truth, answers),
+        "weighted_f1": f1_score(truth, answers, labels=LABELS, average="weighted", zero_division=0),
+        "macro_f1": f1_score(truth, answers, labels=LABELS, average="macro", zero_division=0),
+        "unparsable_rate": answers.count("gibberish") / len(answers),
+        "knowledge_gain": accuracy_score(truth, answers),
+    }
+    found = {m.name: float(m.value(m.statistics(examples, answers).sum(0))) for m in METRICS}
+    assert found == pytest.approx(expected, abs=1e-12)
+
+
+def test_no_parsable_answer_scores_zero_and_counts():
+    examples, _ = examples_and_answers(20, 0)
+    found = {m.name: float(m.value(m.statistics(examples, ["?"] * 20).sum(0))) for m in METRICS}
+    assert found["accuracy"] == found["macro_f1"] == 0
+    assert found["unparsable_rate"] == 1
+
+
+def test_values_of_many_sums_at_once():
+    examples, answers = examples_and_answers(50, 1)
+    for metric in METRICS:
+        statistics = metric.statistics(examples, answers)
+        both = numpy.stack([statistics.sum(0), statistics[:25].sum(0)])
+        assert metric.value(both).tolist() == [metric.value(both[0]), metric.value(both[1])]

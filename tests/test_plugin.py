@@ -1,0 +1,304 @@
+"""The plugin as a person meets it: items, selection, exit codes, a whole run, a killed one, workers."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.conftest import SPEC, write_rows, write_spec
+
+FLOOR = "test_thresholds[tiny-tier1-accuracy-floor]"
+
+
+def run(checkout, *options):
+    return checkout.runpytest_subprocess("benchmarks", "-m", "phase1", "--prism-profile", "nano", *options)
+
+
+def results(checkout):
+    return json.loads((checkout.path / "reports" / "latest" / "results.json").read_text())
+
+
+def change(checkout, old, new):
+    path = checkout.path / "benchmarks" / "specs" / "phase1" / "tiny.toml"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+
+
+def test_one_threshold_is_one_item(checkout):
+    out = run(checkout, "--collect-only", "-q")
+    assert [line.rpartition("::")[2] for line in out.outlines if "::" in line] == [
+        FLOOR,
+        "test_thresholds[tiny-tier1-accuracy-gain]",
+        "test_thresholds[tiny-tier1-unparsable_rate-ceiling]",
+    ]
+    assert not (checkout.path / "reports").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "count"),
+    [
+        (["-k", "accuracy"], 2),
+        (["-m", "phase1 and tier1"], 3),
+        (["-m", "tier2"], 0),
+        (["-m", "full"], 0),
+        (["--prism-profile", "full"], 0),
+        (["--prism-spec", "phase1/tiny"], 3),
+    ],
+    ids=" ".join,
+)
+def test_selection(checkout, options, count):
+    out = checkout.runpytest_subprocess("benchmarks", "--collect-only", "-q", *options)
+    assert sum("::" in line for line in out.outlines) == count
+
+
+MISTAKES = {
+    "spec": ('"nano"', '"hugo"', [], "ERROR: phase1/tiny.toml profile = 'hugo'"),
+    "unknown spec": ("tiny", "tiny", ["--prism-spec", "none"], "ERROR: --prism-spec none: no such spec"),
+    "GPU asked for by name": (
+        "[data]",
+        "[requires]\nvram_gb = 8\n[data]",
+        ["--prism-spec", "tiny"],
+        "ERROR: --prism-spec tiny: needs a CUDA device with 8 GiB, and there is none",
+    ),
+    "data folder": ("tiny", "tiny", ["--prism-data", "nowhere"], "no such folder"),
+    "seeds": ("tiny", "tiny", ["--prism-seeds", "0"], "--prism-seeds 0: must be a whole number"),
+}
+
+
+@pytest.mark.parametrize(("old", "new", "options", "sentence"), MISTAKES.values(), ids=MISTAKES)
+def test_mistakes_end_with_exit_code_4_and_one_sentence(checkout, old, new, options, sentence):
+    change(checkout, old, new)
+    out = run(checkout, *options)
+    assert out.ret == pytest.ExitCode.USAGE_ERROR
+    assert sentence in out.stderr.str() + out.stdout.str()
+    assert "Traceback" not in out.stderr.str() + out.stdout.str()
+
+
+def test_spec_that_needs_a_gpu_is_skipped_with_reason_and_is_no_pass(checkout):
+    change(checkout, "[data]", "[requires]\nvram_gb = 8\n[data]")
+    out = run(checkout, "-rs")
+    out.stdout.fnmatch_lines(["*needs a CUDA device with 8 GiB, and there is none*", "*no threshold was decided*"])
+    assert out.ret == pytest.ExitCode.NO_TESTS_COLLECTED
+
+
+FAULTS = {
+    "rows": ('path  = "', 'path  = "no', r"DataError: .*no such file"),
+    "model": ('model_name = "', 'model_name = "/no', r"ModelError: /no.*: no such model folder"),
+    "option": ("lora_alpha", "lora_alfa", r"SpecError: phase1/tiny\.toml \[lora\]: .*lora_alfa"),
+    "memory": (
+        "[data]",
+        "[requires]\nmemory_gb = 90000\n[data]",
+        r"ResourceError: phase1/tiny: needs 90000 GiB of memory",
+    ),
+    "disk": ("[data]", "[requires]\ndisk_gb = 9e9\n[data]", r"ResourceError: phase1/tiny: needs 9e\+09 GiB of disk"),
+}
+
+
+@pytest.mark.parametrize(("old", "new", "sentence"), FAULTS.values(), ids=FAULTS)
+def test_faults_fail_with_one_sentence_and_no_report(checkout, old, new, sentence):
+    change(checkout, old, new)
+    out = run(checkout)
+    assert out.ret == pytest.ExitCode.TESTS_FAILED
+    assert re.search(sentence, out.stdout.str())
+    assert "Traceback" not in out.stdout.str()
+    assert not (checkout.path / "reports" / "latest").exists()
+
+
+def test_a_run_and_its_cached_repetition(checkout):
+    """Baseline, training, tuned answers, verdicts, report; then the same without loading a model library."""
+    (checkout.path / "conftest.py").write_text(
+        (checkout.path / "conftest.py").read_text()
+        + "import sys\ndef pytest_unconfigure(): print('torch imported:', 'torch' in sys.modules)\n"
+    )
+    first = run(checkout, "--junitxml=junit.xml")
+    assert first.ret == pytest.ExitCode.TESTS_FAILED  # the gain of .9 is out of reach
+    first.assert_outcomes(passed=2, failed=1)
+    first.stdout.fnmatch_lines(
+        ["*profile nano (--prism-profile)*", "*phase1/tiny accuracy gain = 0.9: *", "torch imported: True"]
+    )
+    first.stdout.fnmatch_lines(
+        ["baseline * → tuned *, n = 40, gain * with 95 % interval*", "report: *latest/report.md*"]
+    )
+    table = results(checkout)
+    assert table["complete"] is True
+    assert table["verdict"] == "fail"
+    assert {record["metric"] for record in table["records"]} >= {
+        "accuracy",
+        "weighted_f1",
+        "macro_f1",
+        "knowledge_gain",
+    }
+    accuracy = next(record for record in table["records"] if record["metric"] == "accuracy")
+    assert accuracy["controls"].keys() == {"label_likelihood", "classical"}
+    assert [verdict["key"] for verdict in accuracy["verdicts"]] == ["floor", "gain"]
+    folder = checkout.path / "reports" / "latest"
+    assert sorted(path.name for path in folder.iterdir()) == ["report.html", "report.md", "results.json", "samples"]
+    assert len((folder / "samples" / "phase1-tiny.jsonl").read_text().splitlines()) == 40
+    assert '<property name="tuned"' in (checkout.path / "junit.xml").read_text()
+
+    again = run(checkout)
+    again.assert_outcomes(passed=2, failed=1)
+    again.stdout.fnmatch_lines(["torch imported: False"])
+    repeated = results(checkout)
+    assert repeated["records"] == table["records"]
+    assert repeated["cost"][0]["cached"] == ["baseline", "training, seed 42", "tuned, seed 42"]
+    assert len(list((checkout.path / "reports" / "runs").iterdir())) == 2
+
+
+def test_damaged_adapter_is_made_again_with_a_warning(checkout):
+    run(checkout)
+    before = results(checkout)["records"]
+    weights = next((checkout.path / "home" / "adapters").glob("*/adapter_model.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-100])
+    out = run(checkout)
+    out.stdout.fnmatch_lines(["*adapter_model.safetensors: is not the file that was stored; set aside as*"])
+    assert results(checkout)["records"] == before
+
+
+def test_part_of_a_run_says_so(checkout):
+    run(checkout, "-k", "floor")
+    table = results(checkout)
+    assert table["complete"] is False
+    assert table["partial"] == "2 of 3 thresholds of phase1/tiny were not selected or not reached"
+
+
+def test_several_seeds(checkout):
+    run(checkout, "--prism-seeds", "2")
+    accuracy = next(record for record in results(checkout)["records"] if record["metric"] == "accuracy")
+    assert accuracy["seeds"].keys() == {"42", "43"}
+    assert accuracy["tuned"]["value"] == pytest.approx(sum(accuracy["seeds"].values()) / 2)
+    assert len(list((checkout.path / "home" / "adapters").glob("*/manifest.json"))) == 2
+
+
+def test_retrain(checkout):
+    run(checkout)
+    manifest = next((checkout.path / "home" / "adapters").glob("*/manifest.json"))
+    stored = manifest.stat().st_mtime_ns
+    run(checkout)
+    assert manifest.stat().st_mtime_ns == stored
+    run(checkout, "--prism-retrain")
+    assert manifest.stat().st_mtime_ns > stored
+
+
+def test_finished_adapter_in_place_of_training(checkout):
+    run(checkout)
+    trained = results(checkout)["records"]
+    folder = next((checkout.path / "home" / "adapters").glob("*/manifest.json")).parent
+    change(checkout, 'profile  = "nano"', f'profile  = "nano"\nadapter = "{folder}"')
+    out = run(checkout)
+    out.assert_outcomes(passed=2, failed=1)
+    loaded = results(checkout)["records"]
+    assert [record["tuned"] for record in loaded] == [record["tuned"] for record in trained]
+
+
+def test_two_workers_train_once_and_report_once(checkout):
+    out = run(checkout, "-n", "2")
+    out.assert_outcomes(passed=2, failed=1)
+    assert results(checkout)["complete"] is True
+    assert len(list((checkout.path / "home" / "adapters").glob("*/manifest.json"))) == 1
+    assert len(list((checkout.path / "reports" / "runs").iterdir())) == 1
+
+
+def start(checkout, *options):
+    command = [sys.executable, "-m", "pytest", "benchmarks", "-m", "phase1", "--prism-profile", "nano", *options]
+    return subprocess.Popen(
+        command, cwd=checkout.path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=dict(os.environ)
+    )
+
+
+def wait_for(checkout, pattern):
+    for _ in range(1200):
+        if any(checkout.path.glob(pattern)):
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"{pattern} never came")
+
+
+def test_ctrl_c_while_training(checkout):
+    change(checkout, "num_train_epochs = 2", "num_train_epochs = 60")
+    process = start(checkout)
+    wait_for(checkout, "home/adapters/*.partial/trainer/checkpoint-*/trainer_state.json")
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == pytest.ExitCode.INTERRUPTED
+    assert "what was finished is kept in" in output
+    assert not list(checkout.path.glob("home/adapters/*/manifest.json"))
+    change(checkout, "num_train_epochs = 60", "num_train_epochs = 60 ")  # the same recipe, so the same digest
+    run(checkout)
+    manifest = next(checkout.path.glob("home/adapters/*/manifest.json"))
+    assert json.loads(manifest.read_text())["notes"]["resumed_at"] > 0
+
+
+def test_kill_while_the_report_is_written(checkout):
+    run(checkout)
+    latest = (checkout.path / "reports" / "latest").resolve()
+    conftest = checkout.path / "conftest.py"
+    whole = conftest.read_text()
+    conftest.write_text(
+        whole
+        + "import os, signal\nimport prism.report\n"
+        + "def half(folder, run, samples):\n"
+        + "    (folder / 'results.json').write_text('{\"half')\n"
+        + "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        + "prism.report.write = half\n"
+    )
+    process = start(checkout)
+    process.communicate(timeout=120)
+    assert process.returncode == -signal.SIGKILL
+    assert (checkout.path / "reports" / "latest").resolve() == latest
+    assert results(checkout)["complete"] is True
+    conftest.write_text(whole)
+    run(checkout)
+    assert (checkout.path / "reports" / "latest").resolve() != latest
+    visible = [path for path in (checkout.path / "reports" / "runs").iterdir() if not path.name.startswith(".")]
+    assert len(visible) == 2
+
+
+def test_reports_folder_that_cannot_be_written(checkout):
+    (checkout.path / "reports").write_text("a file")
+    out = run(checkout)
+    assert out.ret == pytest.ExitCode.TESTS_FAILED
+    assert re.search(r"StoreError: .*reports.* name a folder that can be written with --prism-report", out.stdout.str())
+
+
+def test_own_csv_is_a_spec_and_nothing_else(checkout, tiny):
+    lines = ["headline,tone"] + [f"Company {n} news,{['neutral', 'bullish', 'bearish'][n % 3]}" for n in range(160)]
+    (checkout.path / "mine.csv").write_text("\n".join(lines))
+    text = SPEC.format(data="./mine.csv", model=tiny)
+    write_spec(
+        checkout.path, text.replace("[data]", '[data]\ncolumns = { tweet = "headline", sentiment = "tone" }'), "mine"
+    )
+    out = run(checkout, "--prism-spec", "mine")
+    out.assert_outcomes(passed=2, failed=1)
+    assert results(checkout)["specs"][0]["spec"] == "mine"
+
+
+def test_rows_of_the_hub_run_from_prism_data(checkout, tiny, rows):
+    text = SPEC.format(data="somebody/tweets", model=tiny).replace("[data]", '[data]\nname = "tweets"')
+    write_spec(checkout.path, text)
+    skipped = run(checkout, "-rs")
+    skipped.stdout.fnmatch_lines(["*its rows are not bundled; pass --prism-data DIR, where DIR holds tweets/*"])
+    write_rows(checkout.path / "sets" / "tweets" / "train.jsonl", rows)
+    out = run(checkout, "--prism-data", "sets")
+    out.assert_outcomes(passed=2, failed=1)
+
+
+def test_collecting_costs_little(checkout):
+    """Counted in imports, not in seconds: collecting must not load what only a run needs."""
+    code = "import sys, pytest; pytest.main(['benchmarks', '--collect-only', '-q']); print(sorted(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=checkout.path,
+        capture_output=True,
+        text=True,
+        env=dict(os.environ),
+        check=True,
+    )
+    loaded = set(re.findall(r"'([a-z_0-9]+)'", done.stdout.splitlines()[-1]))
+    heavy = {"torch", "transformers", "sklearn", "scipy", "pandas", "pyarrow", "matplotlib", "datasets", "deepeval"}
+    assert not loaded & heavy

@@ -1,0 +1,79 @@
+"""A spec that cannot be run is refused in one sentence: file, table, key, value, remedy."""
+
+import pytest
+
+from prism.errors import SpecError
+from prism.spec import find_specs, load_spec
+from tests.conftest import ROOT, SPEC, write_spec
+
+GOOD = SPEC.format(data="rows.jsonl", model="fixtures/models/nano-text")
+
+BAD = {
+    "unknown key": ("seed     = 42", "sede = 42", "phase1/tiny.toml sede = 42: unknown key"),
+    "unknown key in a table": ("max_seq_length = 128", "max_length = 128", "[model] max_seq_length: is missing"),
+    "wrong type": (
+        "max_seq_length = 128",
+        'max_seq_length = "long"',
+        "[model] max_seq_length = 'long': must be a valid",
+    ),
+    "no such profile": ('"nano"', '"huge"', "profile = 'huge': must be 'nano' or 'full'"),
+    "no such task": ('"financial_sentiment"', '"astrology"', 'task = "astrology": no such task; there are financial_'),
+    "task that is a path": ('"financial_sentiment"', '"../x"', "must be the name of a module in prism/tasks"),
+    "floor out of range": ("floor = 0.0", "floor = 1.2", "[gate.tier1] accuracy.floor = 1.2: must lie in [0, 1]"),
+    "no such metric": ("unparsable_rate", "acuracy", "[gate.tier1] acuracy: not a tier1 metric of financial_sentiment"),
+    "threshold without a key": ("{ ceiling = 1.0 }", "{}", "at least one of floor, ceiling, gain, drop"),
+    "negative drop": ("floor = 0.0", "drop = -0.1", "accuracy.drop = -0.1"),
+    "no such tier": ("[gate.tier1]", "[gate.tier9]", "tier9"),
+    "two ways to split": ("stratify =", 'group = "a", stratify =', "stratify and group exclude each other"),
+    "no way to split": ("test_size = 0.25, ", "", "give either test_size or the official parts"),
+    "share above one": ("test_size = 0.25", "test_size = 1.5", "must lie below 1"),
+    "no rows asked for": ("train_rows = 96", "train_rows = 0", "[data] train_rows = 0"),
+    "key set by PRISM": ("use_cpu = true", 'output_dir = "x"', "[sft] output_dir: is set by PRISM"),
+    "remote code": ("max_new_tokens = 4", "trust_remote_code = true", "[generate] trust_remote_code"),
+    "not TOML": ("[lora]", "[lora", "not valid TOML"),
+    "name in the file": ("seed     = 42", 'name = "x"', "comes from the folder and file name"),
+    "unknown table": ("[sft]", "[shift]", "shift: unknown key"),
+}
+
+
+@pytest.mark.parametrize(("good", "bad", "sentence"), BAD.values(), ids=BAD)
+def test_bad_spec_is_refused_in_one_sentence(tmp_path, good, bad, sentence):
+    assert good in GOOD
+    path = write_spec(tmp_path, GOOD.replace(good, bad, 1))
+    with pytest.raises(SpecError) as error:
+        load_spec(path)
+    assert sentence in str(error.value)
+    assert str(error.value).startswith("phase1/tiny.toml")
+    assert "\n" not in str(error.value).replace("not valid TOML", "")
+
+
+def test_missing_spec(tmp_path):
+    with pytest.raises(SpecError, match="no such spec"):
+        load_spec(tmp_path / "phase1" / "none.toml")
+
+
+def test_limits_come_in_the_order_of_the_file(tmp_path):
+    spec = load_spec(write_spec(tmp_path, GOOD))
+    assert [limit.id for limit in spec.limits()] == [
+        "tier1-accuracy-floor",
+        "tier1-accuracy-gain",
+        "tier1-unparsable_rate-ceiling",
+    ]
+
+
+@pytest.mark.parametrize("path", find_specs(ROOT / "benchmarks" / "specs"), ids=lambda p: f"{p.parent.name}-{p.stem}")
+def test_shipped_specs_are_good(path):
+    spec = load_spec(path)
+    assert spec.seed == 42
+    assert "gradient_accumulation_steps" in spec.sft, "Unsloth and TRL differ in its default"
+    if spec.profile == "full":
+        assert all(limit.provisional for limit in spec.limits()), "not measured here: name the source"
+
+
+@pytest.mark.parametrize("path", find_specs(ROOT / "benchmarks" / "specs"), ids=lambda p: f"{p.parent.name}-{p.stem}")
+def test_shipped_options_are_the_libraries_own(path, tmp_path, monkeypatch):
+    from prism import train
+
+    spec = load_spec(path)
+    on_cpu = {**spec.sft, "use_cpu": True, "bf16": False}  # SFTConfig refuses bf16 where no GPU can do it
+    train.check(spec.model_copy(update={"sft": on_cpu}), tmp_path)

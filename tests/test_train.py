@@ -1,0 +1,177 @@
+"""Training and generation: the same bits each time, after a kill too, and answers that do not hang on the batch."""
+
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from prism import generate, model, parity, train
+from prism.data import load_examples
+from prism.errors import DataError, ModelError, SpecError
+from prism.spec import load_spec
+from prism.store import file_digest
+from tests.conftest import ROOT, SPEC, write_rows, write_spec
+
+WORKER = """
+import os, signal, sys
+from pathlib import Path
+from prism import generate, model, train
+from prism.data import load_examples
+from prism.spec import load_spec
+what, spec_file, folder, limit = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
+spec = load_spec(spec_file)
+training, held_out = load_examples(spec, Path.cwd())
+base = model.load(spec, Path.cwd())
+done = 0
+def advance(n):
+    global done
+    done += n
+    if limit and done >= limit:
+        os.kill(os.getpid(), signal.SIGKILL)
+if what == "train":
+    print(train.train(base, training, 42, folder, advance)["resumed_at"])
+else:
+    generate.BATCH_TOKENS["cpu"] = 400
+    generate.answers(base, base.model, held_out, folder, advance)
+"""
+
+
+@pytest.fixture
+def spec_file(tiny, rows, tmp_path):
+    data = write_rows(tmp_path / "rows.jsonl", rows)
+    return write_spec(tmp_path, SPEC.format(data=data, model=tiny))
+
+
+def work(what, spec_file, folder, limit=0):
+    folder.mkdir(exist_ok=True)
+    command = [sys.executable, "-c", WORKER, what, str(spec_file), str(folder), str(limit)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT, check=False)
+
+
+def test_killed_training_resumes_to_the_same_bits(spec_file, tmp_path):
+    whole = work("train", spec_file, tmp_path / "whole")
+    assert whole.returncode == 0, whole.stderr
+    assert work("train", spec_file, tmp_path / "killed", limit=14).returncode == -signal.SIGKILL
+    newest = train.last_checkpoint(tmp_path / "killed" / "trainer")
+    assert newest is not None
+    half = newest.with_name("checkpoint-13")  # as if the kill had come while a later one was written
+    half.mkdir()
+    (half / "adapter_model.safetensors").write_bytes(b"half")
+    resumed = work("train", spec_file, tmp_path / "killed")
+    assert resumed.returncode == 0, resumed.stderr
+    assert resumed.stdout.splitlines()[-1] == newest.name.rpartition("-")[2]
+    digests = {file_digest(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "killed")}
+    assert len(digests) == 1
+
+
+def test_killed_generation_resumes_after_its_last_batch(spec_file, tmp_path):
+    assert work("answers", spec_file, tmp_path / "whole").returncode == 0
+    assert work("answers", spec_file, tmp_path / "killed", limit=12).returncode == -signal.SIGKILL
+    path = tmp_path / "killed" / generate.ANSWERS
+    kept = path.read_text()
+    assert 0 < kept.count("\n") < 40
+    path.write_text(kept + '{"id": "cut off he')
+    assert work("answers", spec_file, tmp_path / "killed").returncode == 0
+    assert path.read_text().startswith(kept)
+    assert path.read_text() == (tmp_path / "whole" / generate.ANSWERS).read_text()
+
+
+@pytest.fixture
+def loaded(spec_file, tmp_path):
+    spec = load_spec(spec_file)
+    training, held_out = load_examples(spec, tmp_path)
+    return spec, training, held_out, model.load(spec, tmp_path)
+
+
+def test_stored_adapter_is_the_trained_one_and_parity_is_kept(loaded, tmp_path):
+    spec, training, _, base = loaded
+    notes = train.train(base, training, 42, tmp_path)
+    found = parity.check(base, tmp_path, training)
+    assert found["differences"]["changes"] > 0.01
+    assert found["differences"]["reload"] == 0
+    assert all(found["holds"].values())
+    assert notes["steps"] == train.steps(spec, len(training)) == 24
+    assert notes["loss"][0][1] > notes["loss"][-1][1]
+    assert not (tmp_path / "trainer").exists()
+
+
+def test_adapter_that_changes_nothing_is_refused(loaded, tmp_path):
+    spec, training, _, base = loaded
+    base.model = model.add_adapter(base, 42)  # LoRA starts as no change
+    base.model.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="the adapter changes no answer of the base"):
+        parity.check(base, tmp_path, training)
+
+
+def test_adapter_stored_otherwise_than_trained_is_refused(loaded, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    _, training, _, base = loaded
+    train.train(base, training, 42, tmp_path)
+    weights = tmp_path / "adapter_model.safetensors"
+    save_file({name: tensor * 3 for name, tensor in load_file(weights).items()}, weights)
+    with pytest.raises(ModelError, match="answers differently after reloading"):
+        parity.check(base, tmp_path, training)
+
+
+def test_answers_do_not_hang_on_the_batch(loaded, tmp_path, monkeypatch):
+    _, _, held_out, base = loaded
+    texts = []
+    for budget in (1, 500, 100_000):
+        monkeypatch.setitem(generate.BATCH_TOKENS, "cpu", budget)
+        folder = tmp_path / str(budget)
+        folder.mkdir()
+        generate.answers(base, base.model, held_out, folder)
+        lines = (folder / generate.ANSWERS).read_text().splitlines()
+        texts.append({(line := json.loads(raw))["id"]: line["answer"] for raw in lines})
+    assert texts[0] == texts[1] == texts[2]
+    assert len(texts[0]) == len(held_out)
+
+
+def test_label_likelihood_is_the_sum_over_the_labels_tokens(loaded, tmp_path):
+    """Against one plain forward pass a question and label."""
+    _, _, held_out, base = loaded
+    labels = ("neutral", "bullish", "bearish")
+    generate.likelihoods(base, base.model, held_out[:5], labels, tmp_path)
+    lines = map(json.loads, (tmp_path / generate.LIKELIHOODS).read_text().splitlines())
+    found = {line["id"]: line["labels"] for line in lines}
+    for example in held_out[:5]:
+        prompt = generate.encode(base, example)
+        for label in labels:
+            answer = [*base.tokenizer(label)["input_ids"], base.tokenizer.eos_token_id]
+            with torch.no_grad():
+                scores = base.model(torch.tensor([prompt + answer])).logits[0].log_softmax(-1)
+            told = sum(scores[len(prompt) + n - 1, token].item() for n, token in enumerate(answer))
+            assert found[example.id][label] == pytest.approx(told, abs=1e-4)
+
+
+def test_question_longer_than_the_window(loaded):
+    _, _, held_out, base = loaded
+    base.spec = base.spec.model_copy(update={"model": base.spec.model.model_copy(update={"max_seq_length": 16})})
+    with pytest.raises(DataError, match=r"sample .* tokens, but \[model\]\.max_seq_length leaves 12"):
+        generate.encode(base, held_out[0])
+
+
+@pytest.mark.parametrize(
+    ("table", "options", "sentence"),
+    [
+        ("lora", {"rank": 3}, r"phase1/tiny\.toml \[lora\]: .*rank"),
+        ("sft", {"lr": 3, "use_cpu": True, "bf16": False}, r"phase1/tiny\.toml \[sft\]: .*lr"),
+        ("generate", {"max_new_tokenz": 3}, r"\[generate\] max_new_tokenz: GenerationConfig has no such option"),
+    ],
+)
+def test_unknown_library_option(spec_file, tmp_path, table, options, sentence):
+    spec = load_spec(spec_file).model_copy(update={table: options})
+    with pytest.raises(SpecError, match=sentence):
+        train.check(spec, tmp_path)
+
+
+def test_loss_that_is_no_number(loaded, tmp_path):
+    spec, training, _, base = loaded
+    with torch.no_grad():
+        base.model.model.layers[0].mlp.up_proj.weight[0, 0] = float("nan")
+    with pytest.raises(ModelError, match="loss became NaN"):
+        train.train(base, training, 42, tmp_path)
