@@ -271,8 +271,9 @@ class _Watcher:
         elif report.failed:
             self.session.broken.append(report.nodeid)
 
-    def pytest_keyboard_interrupt(self) -> None:
-        self.session.interrupted = "the run was interrupted"
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        if excinfo.type is KeyboardInterrupt:  # pytest's own early ends are subclasses
+            self.session.interrupted = "the run was interrupted"
 
 
 class _Xdist:
@@ -385,19 +386,19 @@ def pytest_report_collectionfinish(config: pytest.Config, items: Sequence[pytest
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Generator[None, Any, Any]:
-    report = yield
-    if call.excinfo is not None and isinstance(call.excinfo.value, PrismError):
-        report.longrepr = f"{type(call.excinfo.value).__name__}: {call.excinfo.value}"
     limit, run = _parameter(item, "threshold"), getattr(item, "funcargs", {}).get("run")
     if call.when == "call" and limit and run:
-        record = next(r for r in run.result.records if (r.tier, r.metric) == (limit.tier, limit.metric))
-        report.user_properties += [
+        record = run.record(limit)
+        item.user_properties += [
             ("state", run.verdict(limit).state),
             ("baseline", round(record.baseline.value, 6)),
             ("tuned", round(record.tuned.value, 6)),
             ("gain_ci", f"[{record.gain.ci[0]:.6f}, {record.gain.ci[1]:.6f}]"),
             ("n", record.n),
         ]
+    report = yield
+    if call.excinfo is not None and isinstance(call.excinfo.value, PrismError):
+        report.longrepr = f"{type(call.excinfo.value).__name__}: {call.excinfo.value}"
     return report
 
 

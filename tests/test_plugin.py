@@ -49,7 +49,7 @@ def test_one_threshold_is_one_item(checkout):
         (["--prism-profile", "full"], 0),
         (["--prism-spec", "phase1/tiny"], 3),
     ],
-    ids=" ".join,
+    ids=str,
 )
 def test_selection(checkout, options, count):
     out = checkout.runpytest_subprocess("benchmarks", "--collect-only", "-q", *options)

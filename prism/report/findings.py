@@ -1,0 +1,136 @@
+"""What a report says in sentences about one spec, read off its records."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from prism.record import Result, Run, State, Verdict
+from prism.report import words
+
+UNDERPOWERED = 2  # a comparison that catches only losses of twice the threshold is too small for it
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of a list: what it is about, and what is to be said of it."""
+
+    state: State
+    about: str
+    text: str
+
+
+def counts(run: Run) -> dict[str, int]:
+    """How many verdicts are in each state, in the order of `words.MARKS`."""
+    states = [verdict.state for result in run.results for record in result.records for verdict in record.verdicts]
+    return {state: states.count(state) for state in words.MARKS if state in states}
+
+
+def open_points(result: Result) -> list[Finding]:
+    """Every verdict that does not hold, the gravest first."""
+    found = [
+        Finding(verdict.state, f"{record.metric} {words.threshold(verdict)}", verdict.reason + power(verdict))
+        for record in result.records
+        for verdict in record.verdicts
+        if verdict.state != "holds"
+    ]
+    order = list(words.MARKS)
+    return sorted(found, key=lambda finding: order.index(finding.state))
+
+
+def power(verdict: Verdict) -> str:
+    """What a comparison with a reference could have seen."""
+    if verdict.key != "drop" or verdict.detectable is None or not math.isfinite(verdict.detectable):
+        return ""
+    said = f"; it catches a loss of {words.number(verdict.detectable)} with 80 % power"
+    if verdict.detectable > UNDERPOWERED * verdict.threshold:
+        said += ": n is too small to see this"
+    return said
+
+
+def provisional(result: Result) -> list[Finding]:
+    """Thresholds that were set from a source and not yet measured."""
+    return [
+        Finding(verdict.state, f"{record.metric} {words.threshold(verdict)}", verdict.provisional)
+        for record in result.records
+        for verdict in record.verdicts
+        if verdict.provisional
+    ]
+
+
+def beaten(result: Result) -> tuple[str, str] | None:
+    """Has the adapter beaten the classical control? The answer, and the numbers behind it."""
+    record = next((record for record in result.records if "classical" in record.controls), None)
+    if record is None:
+        return None
+    control = record.controls["classical"]
+    ahead = words.in_favour(control.ahead, record)
+    rows = result.details.get("data", {}).get("training")
+    trained = f", trained on the same {words.count(rows, 'row')}" if rows else ""
+    text = (
+        f"{record.metric} {words.number(record.tuned.value)} against {words.number(control.value)} of TF-IDF with "
+        f"logistic regression{trained}; ahead by {words.difference(ahead)}"
+    )
+    if ahead.ci[0] > 0:
+        return "Yes", text
+    if ahead.ci[1] < 0:
+        return "No", text + ": this adapter has not earned its GPU"
+    return "Not shown", text + ", which holds 0" if ahead.ci[0] <= 0 <= ahead.ci[1] else text
+
+
+def notes(result: Result) -> list[str]:
+    """How the numbers are to be read: what the intervals speak of, what was left out, what did not come out the same."""
+    return [note for note in (_seeds(result), _unscored(result), *_parity(result)) if note]
+
+
+def _seeds(result: Result) -> str:
+    """Which question was answered: about these weights, or about the recipe."""
+    seeds = max((len(record.seeds) for record in result.records), default=0)
+    if seeds > 1:
+        return (
+            f"Mean of {seeds} training seeds; intervals include the spread between them, so they speak of the recipe. "
+            "Samples and confusion matrices are of the first seed."
+        )
+    return "One training seed: the intervals speak of this adapter, not of the recipe." if seeds else ""
+
+
+def _unscored(result: Result) -> str:
+    found = [record for record in result.records if record.unscored]
+    shown = ", ".join(f"{record.metric} {record.unscored:,} of {record.n + record.unscored:,}" for record in found)
+    return f"Unscored, counted apart: {shown}." if shown else ""
+
+
+def _parity(result: Result) -> list[str]:
+    """Adapters that answer differently once they are reloaded, asked one by one, or merged."""
+    return [
+        f"Parity: with {name.replace('_', ' ')}, the adapter of seed {seed} answers differently "
+        f"(a logit moved by {moved:.2g}, tolerance {check.get('tolerance', 0):g})."
+        for seed, check in (result.details.get("parity") or {}).items()
+        for name, moved in ((check or {}).get("differences") or {}).items()
+        if moved is not None and check.get("holds", {}).get(name) is False
+    ]
+
+
+def sizes(result: Result) -> list[str]:
+    """What was trained and measured, in short phrases."""
+    data = result.details.get("data", {})
+    engine = result.details.get("engine", {})
+    record = next((record for record in result.records if record.tier != "cost"), None)
+    said = [str(data["source"])] if "source" in data else []
+    if "training" in data:
+        said.append(words.count(data["training"], "training row"))
+    if record:
+        said.append(f"n = {record.n:,}" + (f" in {record.groups:,} groups" if record.groups != record.n else ""))
+    elif "held_out" in data:
+        said.append(f"{data['held_out']:,} held out")
+    said.append(" ".join(str(engine[key]) for key in ("library", "device", "dtype") if engine.get(key)))
+    return [phrase for phrase in (*said, f"profile {result.profile}") if phrase]
+
+
+def by_phase(results: Sequence[Result]) -> dict[str, list[Result]]:
+    """The results of each phase, in the order of the run."""
+    phases: dict[str, list[Result]] = {}
+    for result in results:
+        phases.setdefault(result.phase, []).append(result)
+    return phases

@@ -1,0 +1,189 @@
+"""report.md: what a pull request or a GitHub job summary shows. Verdict first, evidence after, provenance folded away.
+
+GitHub renders Markdown, HTML, @mentions, #issues and links wherever it finds them, and a model may answer any of these:
+answers and questions stand in code spans, and every other text is escaped.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from prism.record import Result, Run
+from prism.report import findings, tables, words
+from prism.report.samples import Change, Sample
+from prism.report.tables import Table
+
+STATES = {
+    "holds": "✅ holds",
+    "fails": "❌ fails",
+    "inconclusive": "⚠️ inconclusive",
+    "not_comparable": "⚠️ not comparable",
+    "skipped": "⏭️ skipped",
+}
+EXAMPLES = 5
+CHARACTERS = 160
+WIDE = 80
+JOINER = "&#8288;"  # a word joiner: invisible, and no name or number after it becomes a GitHub link
+
+
+def render(run: Run, changes: Mapping[str, Sequence[Change]]) -> str:
+    """The whole page."""
+    blocks = _verdict(run)
+    for phase, results in findings.by_phase(run.results).items():
+        blocks += _phase(phase, results, changes)
+    blocks += _cost(run)
+    blocks.append(details("Provenance", [table(tables.provenance(run)), *_facts(run)]))
+    return "\n\n".join(blocks) + "\n"
+
+
+def _verdict(run: Run) -> list[str]:
+    mark = "✅ PASS" if run.verdict == "pass" else "❌ FAIL"
+    partial = "" if run.complete else f" · ⚠️ PARTIAL: {prose(run.partial)}"
+    counted = " · ".join(f"{STATES[state]}: {n}" for state, n in findings.counts(run).items())
+    return [f"# {mark}: {prose(run.reason)}{partial}", *([counted] if counted else []), code(run.command, 300)]
+
+
+def _phase(phase: str, results: Sequence[Result], changes: Mapping[str, Sequence[Change]]) -> list[str]:
+    blocks = [f"## {prose(phase)}"]
+    if any(result.records for result in results):
+        blocks.append(table(tables.metrics(results)))
+    lower = any(record.direction == "lower" for result in results for record in result.records)
+    if lower:
+        blocks.append("<sub>↓ lower is better; a positive gain is always an improvement.</sub>")
+    for result in results:
+        blocks += _spec(result, changes.get(result.id, ()))
+    return blocks
+
+
+def _spec(result: Result, changes: Sequence[Change]) -> list[str]:
+    blocks = [f"### {prose(result.title or result.spec)}", prose(" · ".join([result.id, *findings.sizes(result)]))]
+    beaten = findings.beaten(result)
+    if beaten:
+        blocks.append(f"Has it beaten the classical control? **{beaten[0]}**: {prose(beaten[1])}.")
+    points = findings.open_points(result)
+    if points:
+        blocks.append(
+            _list(f"{STATES[point.state]}: **{prose(point.about)}**: {prose(point.text)}" for point in points)
+        )
+    provisional = findings.provisional(result)
+    if provisional:
+        blocks.append("Provisional thresholds, set from a source and not yet measured:")
+        blocks.append(_list(f"**{prose(point.about)}**: {prose(point.text)}" for point in provisional))
+    if findings.notes(result):
+        blocks.append(" ".join(map(prose, findings.notes(result))))
+    return blocks + _flips(result, changes) + _evidence(result)
+
+
+def _list(lines: Iterable[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _flips(result: Result, changes: Sequence[Change]) -> list[str]:
+    if not changes:
+        return []
+    first = changes[0]
+    blocks = [table(tables.flips(changes))]
+    if first.worse:
+        shown = first.worse[:EXAMPLES]
+        summary = f"{first.names[1]} by {first.metric}: {len(shown)} of {len(first.worse):,}"
+        where = f"All samples: {code(f'samples/{result.phase}-{result.spec}.jsonl')}"
+        blocks.append(details(summary, [table(_examples(shown), escape=code), where]))
+    return blocks
+
+
+def _examples(samples: Sequence[Sample]) -> Table:
+    headers = ("id", "question", "reference", "baseline", "tuned")
+    return Table(headers, [["" if s.get(key) is None else str(s[key]) for key in headers] for s in samples], numbers=5)
+
+
+def _evidence(result: Result) -> list[str]:
+    """Confusion matrix, classes and seeds, folded away one by one."""
+    answers = result.details.get("answers") or {}
+    found = {
+        "Confusion matrix, baseline → tuned": tables.confusion(answers),
+        "Classes, baseline → tuned": tables.per_class(answers),
+        "Seeds": tables.seeds(result),
+        "Parity of the stored adapter: largest difference of a logit": tables.parity(result),
+    }
+    return [details(summary, [table(shown)]) for summary, shown in found.items() if shown]
+
+
+def _cost(run: Run) -> list[str]:
+    shown = tables.cost(run.results)
+    if shown is None:
+        return []
+    stored = any(result.cost.get("cached") for result in run.results)
+    return [
+        "## Cost",
+        table(shown),
+        *(["<sub>\\* from the store: what it took when it was made.</sub>"] if stored else []),
+    ]
+
+
+def _facts(run: Run) -> list[str]:
+    blocks = []
+    for result in run.results:
+        shown = tables.facts(result)
+        if shown.rows:
+            blocks += [f"**{prose(result.id)}**", table(shown)]
+    return blocks
+
+
+def details(summary: str, blocks: Sequence[str]) -> str:
+    """A part that is folded away until someone asks. The blank lines make GitHub read Markdown inside HTML."""
+    inside = "\n\n".join(blocks)
+    return f"<details><summary>{inert(words.visible(summary))}</summary>\n\n{inside}\n\n</details>"
+
+
+def table(shown: Table, escape: Callable[[str], str] | None = None) -> str:
+    """A GitHub table; `escape` makes one cell safe, as prose if nothing is said."""
+    from tabulate import tabulate
+
+    escape = escape or prose
+    rows = [
+        [_cell(STATES.get(cell, "") if name == "verdict" else escape(cell)) for name, cell in zip(shown.headers, row)]
+        for row in shown.rows
+    ]
+    align = ["left" if i < shown.numbers or name == "verdict" else "right" for i, name in enumerate(shown.headers)]
+    headers = [_cell(prose(header)) for header in shown.headers]
+    lines = tabulate(rows, headers, tablefmt="pipe", disable_numparse=True, colalign=align if rows else None)
+    return lines if lines.index("\n") <= WIDE else _compact(lines)
+
+
+def _compact(table: str) -> str:
+    """Without padding: a wide table is no easier to read for it, and GitHub cuts comments at 65,536 characters."""
+    header, rule, *rows = table.splitlines()
+    return "\n".join(re.sub(r" +\|", " |", re.sub(r"\| +", "| ", line)) for line in (header, _rule(rule), *rows))
+
+
+def _rule(rule: str) -> str:
+    return re.sub("-{3,}", "---", rule)
+
+
+def _cell(text: str) -> str:
+    """A pipe would end the cell, in a code span too; GitHub takes the backslash off again."""
+    return text.replace("|", "\\|")
+
+
+def code(text: object, limit: int = CHARACTERS) -> str:
+    """Untrusted text in a code span, where nothing is rendered; fenced by more backticks than it holds in a row."""
+    shown = words.visible(text, limit).replace("\n", "↵")
+    if not shown.strip():
+        return "_empty_"
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", shown)), default=0))
+    space = " " if shown.startswith("`") or shown.endswith("`") else ""
+    return f"{fence}{space}{shown}{space}{fence}"
+
+
+def prose(text: object) -> str:
+    """Text in one line, in which nothing renders: no emphasis, HTML, mention, issue number or link."""
+    special = r"([\\`*~]|\[(?=\^)|\](?=[(\[:])|(?<![^\W_])_|_(?![^\W_]))"
+    return inert(re.sub(special, r"\\\1", words.visible(text, 1000).replace("\n", " ")))
+
+
+def inert(text: str) -> str:
+    """The same for where GitHub reads HTML and no Markdown, as in a summary."""
+    shown = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    shown = re.sub(r"([@#])(?=\w)", rf"\1{JOINER}", shown)
+    return re.sub(r"(?i)(https?:|www)(?=[/.])", rf"\1{JOINER}", shown)

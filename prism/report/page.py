@@ -1,0 +1,120 @@
+"""report.html: one file that needs nothing else, for people who never saw a terminal. The layout is report.html.j2."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from prism.record import Result, Run
+from prism.report import findings, plots, tables, words
+from prism.report.samples import Change, Sample
+
+SHOWN = 20  # samples that became better, and that became worse
+STUCK = 10  # samples that stayed wrong
+GAINS = "Dot and line: value and 95 % interval; hollow where it holds 0; bar: the gain asked for."
+CONFUSIONS = {  # of the first seed, whose answers the samples show too
+    "baseline": "Before: baseline answers",
+    "tuned": "After: tuned answers",
+    "label_likelihood": "Before: baseline by label likelihood",
+}
+QUESTION, ANSWER = 800, 300  # characters; the whole texts lie in samples/*.jsonl
+
+
+def render(run: Run, changes: Mapping[str, Sequence[Change]]) -> str:
+    """The whole page."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        finalize=_visible,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    return environment.get_template("report.html.j2").render(
+        run=run,
+        words=words,
+        provenance=tables.provenance(run),
+        counts=findings.counts(run),
+        specs=[_spec(result, changes.get(result.id, ())) for result in run.results],
+        cost=tables.cost(run.results),
+        stored=any(result.cost.get("cached") for result in run.results),
+    )
+
+
+def _visible(value: Any) -> Any:
+    """Every text that the template prints loses its invisible characters; Markup (our SVG, our macros) is as it is."""
+    return words.visible(value) if type(value) is str else value
+
+
+def _spec(result: Result, changes: Sequence[Change]) -> dict[str, Any]:
+    """What the template shows of one spec; what is missing is empty there, and its section left out."""
+    answers = result.details.get("answers") or {}
+    return {
+        "result": result,
+        "anchor": f"{result.phase}-{result.spec}",
+        "states": [verdict.state for record in result.records for verdict in record.verdicts],
+        "head": next((record for record in result.records if record.n), None),
+        "sizes": findings.sizes(result),
+        "beaten": findings.beaten(result),
+        "notes": findings.notes(result),
+        "open": findings.open_points(result),
+        "provisional": findings.provisional(result),
+        "metrics": tables.metrics([result]) if result.records else None,
+        "figures": _figures(result, answers),
+        "per_class": tables.per_class(answers),
+        "seeds": tables.seeds(result),
+        "parity": tables.parity(result),
+        "flips": tables.flips(changes) if changes else None,
+        "lists": _lists(changes[0]) if changes else [],
+        "facts": tables.facts(result),
+        "options": tables.options(result),
+    }
+
+
+def _figures(result: Result, answers: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Title, caption and picture of each plot that has data."""
+    found = [
+        ("Gain over the baseline", GAINS, plots.gains(result)),
+        ("Beside its controls", "Value and 95 % interval; dashed: the floor or ceiling.", plots.controls(result)),
+        *(
+            (title, "Counts, and the share of each true class.", plots.confusion(result, name, answers[name]))
+            for name, title in CONFUSIONS.items()
+            if name in answers
+        ),
+        ("Training loss", "", plots.loss(result)),
+    ]
+    return [figure for figure in found if figure[-1]]
+
+
+def _lists(change: Change) -> list[dict[str, Any]]:
+    """The samples shown in full: what tuning broke first, then what it mended, then what stayed wrong."""
+    better, worse = change.names
+    stuck = "still wrong" if change.right_or_wrong else "unchanged, lowest score first"
+    lists = ((worse, change.worse, SHOWN), (better, change.better, SHOWN), (stuck, change.stuck, STUCK))
+    return [
+        {
+            "name": name,
+            "metric": change.metric,
+            "total": len(samples),
+            "samples": [_sample(sample) for sample in samples[:limit]],
+        }
+        for name, samples, limit in lists
+        if samples
+    ]
+
+
+def _sample(sample: Sample) -> dict[str, Any]:
+    scores = {
+        name: " → ".join(words.number(value) for value in pair)
+        for name, pair in sample.get("scores", {}).items()
+        if pair and any(value not in (0, 1, None) for value in pair)
+    }
+    return {
+        "id": words.visible(sample.get("id"), 80),
+        "question": words.visible(sample.get("question"), QUESTION),
+        "answers": [(key, words.visible(sample.get(key), ANSWER)) for key in ("reference", "baseline", "tuned")],
+        "scores": scores,
+    }

@@ -1,0 +1,176 @@
+"""The tables that Markdown and HTML both show, as plain text: each format escapes and lays them out its own way."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from prism.record import Record, Result, Run, Verdict
+from prism.report import words
+from prism.report.samples import Change
+
+
+@dataclass(frozen=True)
+class Table:
+    """`rows` are as long as `headers`; columns from `numbers` on hold numbers. A column "verdict" holds states."""
+
+    headers: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    numbers: int = 1
+
+
+def metrics(results: Sequence[Result]) -> Table:
+    """One row a threshold, or a metric without one; a metric's own cells stand in its first row only."""
+    names = list(dict.fromkeys(name for result in results for record in result.records for name in record.controls))
+    controls = [f"{words.control_name(name)} (tuned ahead by)" for name in names]
+    headers = ["metric", "baseline → tuned", "gain [95 %]", *controls, "threshold", "verdict"]
+    rows = []
+    for result in results:
+        for record in result.records:
+            beside = [_control(record, name) for name in names]
+            cells = [words.metric_name(record), words.before_and_after(record), words.gain(record), *beside]
+            first, *others = record.verdicts or (None,)
+            rows.append([result.spec, *cells, *_verdict(first)])
+            rows += [[""] * (len(cells) + 1) + _verdict(verdict) for verdict in others]
+    if len(results) > 1:
+        return Table(["spec", *headers], rows, numbers=2)
+    return Table(headers, [row[1:] for row in rows])
+
+
+def _control(record: Record, name: str) -> str:
+    control = record.controls.get(name)
+    if control is None:
+        return ""
+    return f"{words.number(control.value)} ({words.difference(words.in_favour(control.ahead, record))})"
+
+
+def _verdict(verdict: Verdict | None) -> list[str]:
+    return ["", ""] if verdict is None else [words.threshold(verdict), verdict.state]
+
+
+def flips(changes: Sequence[Change]) -> Table:
+    """How many samples each metric says became better and worse."""
+    binary = all(change.right_or_wrong for change in changes)
+    better, worse = ("wrong → right", "right → wrong") if binary else ("better", "worse")
+    rows = [
+        [change.metric, *(f"{n:,}" for n in (len(change.better), len(change.worse), change.unchanged, change.unscored))]
+        for change in changes
+    ]
+    return Table(["metric", better, worse, "unchanged", "unscored"], rows)
+
+
+def confusion(answers: dict[str, Any]) -> Table | None:
+    """Counts before → after, one row a true label."""
+    shown = [answers[name] for name in ("baseline", "tuned") if name in answers]
+    if not shown or any(part["labels"] != shown[0]["labels"] for part in shown):
+        return None
+    labels = shown[0]["labels"]
+    rows = [
+        [truth, *(" → ".join(f"{part['confusion'][i][j]:,}" for part in shown) for j in range(len(labels)))]
+        for i, truth in enumerate(labels[: len(shown[0]["confusion"])])
+    ]
+    return Table(["truth ╲ answered", *labels], rows)
+
+
+def per_class(answers: dict[str, Any]) -> Table | None:
+    """Precision, recall and F1 of each label, before → after."""
+    shown = [answers[name] for name in ("baseline", "tuned") if name in answers]
+    if not shown:
+        return None
+    last = shown[-1]
+    labels = [*last["labels"][: len(last["confusion"])], "macro avg", "weighted avg"]
+    rows = []
+    for label in labels:
+        if label in last["per_class"]:
+            found = [part["per_class"].get(label, {}) for part in shown]
+            scores = [" → ".join(words.number(part.get(key)) for part in found) for key in SCORES]
+            rows.append([label, *scores, f"{found[-1]['support']:,.0f}"])
+    return Table(["class", "precision", "recall", "F1", "samples"], rows)
+
+
+SCORES = ("precision", "recall", "f1-score")
+
+
+def seeds(result: Result) -> Table | None:
+    """Each seed's value of each metric, their mean and standard deviation; None where there is one seed."""
+    records = [record for record in result.records if len(record.seeds) > 1]
+    if not records:
+        return None
+    names = list(dict.fromkeys(seed for record in records for seed in record.seeds))
+    rows = []
+    for record in records:
+        values = list(record.seeds.values())
+        spread = statistics.stdev(values) if all(map(math.isfinite, values)) else None  # stdev raises on NaN
+        each = [words.number(record.seeds.get(seed)) for seed in names]
+        rows.append([record.metric, words.number(record.tuned.value), words.number(spread), *each])
+    return Table(["metric", "mean", "sd", *(f"seed {seed}" for seed in names)], rows)
+
+
+def cost(results: Sequence[Result]) -> Table | None:
+    """One row a stage; peak memory is the spec's own."""
+    rows = []
+    for result in results:
+        seconds, speeds = result.cost.get("seconds", {}), result.cost.get("tokens_per_second", {})
+        peak = result.cost.get("peak_memory_gib")
+        for stage in dict.fromkeys([*seconds, *speeds]):
+            rows.append(
+                [
+                    result.id,
+                    stage,
+                    words.duration(seconds.get(stage)) + (" *" if stage in result.cost.get("cached", ()) else ""),
+                    words.number(speeds.get(stage)),
+                    words.number(peak),
+                ]
+            )
+    headers = ["spec", "stage", "time", "tokens/s", "peak memory, GiB"]
+    return Table(headers, rows, numbers=2) if rows else None
+
+
+def parity(result: Result) -> Table | None:
+    """How far each adapter's logits move when it is reloaded, asked one by one, merged; – where not measured."""
+    found = result.details.get("parity") or {}
+    rows = []
+    for seed, check in found.items():
+        if check:
+            moved = check.get("differences", {})
+            rows.append([seed, *(_logit(check, name, moved.get(name)) for name in PARITY), _scientific(check)])
+    return Table(["seed", *PARITY.values(), "tolerance"], rows) if rows else None
+
+
+PARITY = {"changes": "against the base", "reload": "reloaded", "batch_of_one": "batch of one", "merge": "merged"}
+
+
+def _logit(check: dict[str, Any], name: str, moved: float | None) -> str:
+    if moved is None:
+        return words.NOTHING
+    mark = "" if check.get("holds", {}).get(name, True) else " ✗"
+    return f"{moved:.2g}{mark}"
+
+
+def _scientific(check: dict[str, Any]) -> str:
+    return f"{check['tolerance']:g}" if "tolerance" in check else words.NOTHING
+
+
+def facts(result: Result) -> Table:
+    """Data, digests, engine and training of one spec, flattened."""
+    keys = ("data", "digests", "engine", "training")
+    pairs = [pair for key in keys for pair in words.flat(result.details.get(key), key)]
+    first = next((record for record in result.records if record.reference), None)
+    if first:
+        pairs += words.flat(first.reference, "reference")
+    return Table(["key", "value"], [list(pair) for pair in pairs], numbers=2)
+
+
+def options(result: Result) -> Table:
+    """The library options as the spec gives them."""
+    pairs = words.flat(result.details.get("options"))
+    return Table(["option", "value"], [list(pair) for pair in pairs], numbers=2)
+
+
+def provenance(run: Run) -> Table:
+    """Where the run happened, flattened."""
+    pairs = [("run", run.id), ("command", run.command), *words.flat(run.provenance)]
+    return Table(["key", "value"], [list(pair) for pair in pairs], numbers=2)

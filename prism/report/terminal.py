@@ -1,0 +1,59 @@
+"""The short summary at the end of a pytest run: one row a threshold, then why some do not hold."""
+
+from __future__ import annotations
+
+import textwrap
+
+from prism.record import Run
+from prism.report import findings, words
+
+WIDTH = 120
+NAMES = 2  # the first columns, spec and metric, are names and may be cut
+
+
+def lines(run: Run) -> list[str]:
+    """The summary as lines of at most 120 columns."""
+    shown = _wrap(f"{run.verdict.upper()}: {run.reason}")
+    if not run.complete:
+        shown += _wrap(f"PARTIAL: {run.partial}")
+    rows = _rows(run)
+    if rows:
+        shown += ["", *_table(rows), ""]
+    for result in run.results:
+        for point in findings.open_points(result):
+            shown += _wrap(f"{result.id} {point.about} {words.state_name(point.state)}: {point.text}")
+    return shown
+
+
+def _rows(run: Run) -> list[list[str]]:
+    rows = []
+    for result in run.results:
+        for record in result.records:
+            cells = [result.id, words.metric_name(record), words.before_and_after(record), words.gain(record)]
+            rows += [
+                [*cells, words.threshold(verdict), f"{words.MARKS[verdict.state]} {words.state_name(verdict.state)}"]
+                for verdict in record.verdicts
+            ] or [[*cells, "", ""]]
+    return [[words.visible(cell, WIDTH).replace("\n", " ") for cell in row] for row in rows]
+
+
+def _table(rows: list[list[str]]) -> list[str]:
+    """The table, its longest names cut until it fits."""
+    from tabulate import tabulate
+
+    headers = ["spec", "metric", "baseline → tuned", "gain [95 %]", "threshold", "verdict"]
+    while True:
+        table = tabulate(rows, headers, tablefmt="simple", disable_numparse=True).splitlines()
+        over = max(map(len, table)) - WIDTH
+        longest = max((len(cell), -column) for row in rows for column, cell in enumerate(row[:NAMES]))
+        if over <= 0 or longest[0] <= 8:
+            return [line[:WIDTH].rstrip() for line in table]
+        limit = max(8, longest[0] - over)
+        rows = [
+            [words.visible(cell, limit) if i == -longest[1] else cell for i, cell in enumerate(row)] for row in rows
+        ]
+
+
+def _wrap(text: str) -> list[str]:
+    shown = words.visible(text, 1000).replace("\n", " ")
+    return textwrap.wrap(shown, WIDTH, subsequent_indent="  ")

@@ -1,0 +1,119 @@
+"""How a value is said: the same digits, signs, units and names in the terminal, in Markdown and in HTML."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+from prism.record import Record, Score, State, Verdict
+
+NOTHING = "–"
+MARKS: dict[State, str] = {"holds": "✓", "fails": "✗", "inconclusive": "?", "not_comparable": "≠", "skipped": "–"}
+LIMITS = {"floor": "floor ≥ {}", "ceiling": "ceiling ≤ {}", "gain": "gain ≥ {}", "drop": "drop ≤ {}"}
+
+
+def number(value: float | None) -> str:
+    """Three digits that mean something: .734, 12.4, 1,234; never .734123, and never .000 for what is not 0."""
+    if value is None or not math.isfinite(value):
+        return NOTHING
+    size = abs(value)
+    sign = "−" if value < 0 else ""
+    if size <= 1:
+        shown = f"{size:.3f}" if size == 0 or size >= 0.0005 else f"{size:.1g}"
+        return sign + shown.removeprefix("0")
+    digits = 2 if size < 10 else 1 if size < 100 else 0
+    return f"{sign}{size:,.{digits}f}"
+
+
+def signed(value: float | None) -> str:
+    """A difference, always with its sign."""
+    return f"+{number(value)}" if value is not None and value > 0 and math.isfinite(value) else number(value)
+
+
+def difference(score: Score) -> str:
+    """A difference with its 95 % interval: +.113 [+.090, +.136]."""
+    if not math.isfinite(score.value):
+        return NOTHING
+    return f"{signed(score.value)} [{signed(score.ci[0])}, {signed(score.ci[1])}]"
+
+
+def in_favour(score: Score, record: Record) -> Score:
+    """A difference from the record as the gate reads it: positive is better, also where lower values are better."""
+    if record.direction == "higher":
+        return score
+    return Score(-score.value, (-score.ci[1], -score.ci[0]), score.p)
+
+
+def before_and_after(record: Record) -> str:
+    """Baseline → tuned; a cost is one measurement and has no before."""
+    if record.tier == "cost":
+        return number(record.tuned.value)
+    shown = number(record.baseline.value), number(record.tuned.value)
+    return NOTHING if shown == (NOTHING, NOTHING) else " → ".join(shown)
+
+
+def gain(record: Record) -> str:
+    return NOTHING if record.tier == "cost" else difference(in_favour(record.gain, record))
+
+
+def metric_name(record: Record) -> str:
+    return f"{record.metric} ↓" if record.direction == "lower" else record.metric
+
+
+def threshold(verdict: Verdict) -> str:
+    """The limit as it stands in the spec: floor ≥ .85."""
+    shown = f"{verdict.threshold:+g}" if verdict.key == "gain" else f"{verdict.threshold:g}"
+    shown = re.sub(r"^([+-]?)0\.", r"\1.", shown).replace("-", "−")
+    return LIMITS.get(verdict.key, verdict.key + " {}").format(shown)
+
+
+def control_name(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def state_name(state: str) -> str:
+    return state.replace("_", " ")
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None or not math.isfinite(seconds):
+        return NOTHING
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def count(number: int, one: str, many: str | None = None) -> str:
+    """1 sample, 1,200 samples."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def visible(text: Any, limit: int | None = None) -> str:
+    """Untrusted text cut to `limit` characters, its invisible ones shown as escapes; only newlines stay.
+
+    Terminal codes, bidirectional overrides and lone surrogates would change what the reader sees, or break the file.
+    """
+    whole = "" if text is None else str(text).replace("\r\n", "\n")
+    if limit is not None and len(whole) > limit:
+        whole = whole[: limit - 1] + "…"
+    return "".join(map(_visible, whole))
+
+
+def _visible(character: str) -> str:
+    if character == "\n" or character.isprintable():
+        return character
+    return " " if character.isspace() else character.encode("unicode_escape").decode("ascii")
+
+
+def flat(table: Any, prefix: str = "") -> list[tuple[str, str]]:
+    """A nested table as (dotted key, value) pairs; what is None or empty is left out."""
+    if isinstance(table, dict):
+        pairs = ((f"{prefix}.{key}" if prefix else str(key), value) for key, value in table.items())
+        return [line for key, value in pairs for line in flat(value, key)]
+    if isinstance(table, list | tuple):
+        table = ", ".join(map(str, table))
+    return [] if table is None or table == "" else [(prefix, str(table))]

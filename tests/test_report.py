@@ -1,0 +1,530 @@
+"""The reports of a made-up run: true to the records, safe with hostile text, the same bytes twice, good to look at."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+import subprocess
+import time
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from prism import report
+from prism.record import Control, Record, Result, Run, Score, Verdict
+from prism.report import findings, terminal, words
+from prism.report.markdown import code, prose, render
+from prism.report.samples import changes
+
+HOSTILE = (
+    "<script>alert(1)</script> | a `tick` and ```three```\n@someone #12 [x](https://evil.example) \x1b[31m\u202e\ud800"
+)
+LABELS = ["neutral", "bullish", "bearish"]
+
+
+def record(metric: str = "accuracy", **given) -> Record:
+    known = {
+        "phase": "phase1",
+        "spec": "nano",
+        "profile": "nano",
+        "data": "financial-sentiment",
+        "evaluation_digest": "ab" * 32,
+        "tier": "tier1",
+        "direction": "higher",
+        "n": 600,
+        "groups": 600,
+        "unscored": 0,
+        "seeds": {"42": 0.741, "43": 0.722, "44": 0.739},
+        "baseline": Score(0.31234, (0.276, 0.351)),
+        "tuned": Score(0.7341235, (0.697, 0.768)),
+        "gain": Score(0.4217835, (0.372, 0.471), 0.0001),
+    }
+    return Record(metric=metric, **(known | given))
+
+
+def answered(matrix: list[list[int]]) -> dict:
+    """What prism.metrics.classification.details makes, from a confusion matrix."""
+    from sklearn.metrics import classification_report
+
+    columns = [*LABELS, "unparsable"]
+    cells = [(LABELS[i], columns[j], n) for i, row in enumerate(matrix) for j, n in enumerate(row)]
+    truth = [label for label, _, n in cells for _ in range(n)]
+    said = [label for _, label, n in cells for _ in range(n)]
+    table = classification_report(truth, said, labels=LABELS, output_dict=True, zero_division=0)
+    return {"labels": columns, "confusion": matrix, "per_class": table}
+
+
+def sentiment(phase: str = "phase1", spec: str = "nano") -> Result:
+    """A spec with everything: seeds, controls, details, a verdict of each state."""
+    classical = Control(0.619, (0.58, 0.657), Score(0.1151, (0.071, 0.159), 0.0001))
+    likelihood = Control(0.452, (0.413, 0.492), Score(0.2821, (0.233, 0.331), 0.0001))
+    controls = {"label_likelihood": likelihood, "classical": classical}
+    source = "FinGPT v3.1 on TFNS, F1 .875"
+    here = {"phase": phase, "spec": spec}
+    records = (
+        record(
+            **here,
+            controls=controls,
+            verdicts=(
+                Verdict("floor", 0.7, "holds", "0.7341 ≥ 0.7", provisional=source),
+                Verdict("gain", 0.1, "holds", "gain +0.4218 ≥ +0.1, 95 % interval [+0.3720, +0.4710] above 0", 0.0001),
+                Verdict("drop", 0.01, "skipped", "no accepted reference for evaluation abababab yet", detectable=0.041),
+            ),
+        ),
+        record(
+            "weighted_f1",
+            **here,
+            tuned=Score(0.71, (0.67, 0.75)),
+            verdicts=(Verdict("floor", 0.8, "fails", "0.7100 < 0.8", provisional="a guess by @someone"),),
+        ),
+        record(
+            "unparsable_rate",
+            **here,
+            direction="lower",
+            seeds={"42": 0.001, "43": 0.004, "44": 0.0},
+            baseline=Score(0.42, (0.38, 0.46)),
+            tuned=Score(0.0017, (0.0, 0.006)),
+            gain=Score(-0.4183, (-0.458, -0.379), 0.0001),
+            verdicts=(Verdict("ceiling", 0.01, "holds", "0.0017 ≤ 0.01"),),
+        ),
+        record(
+            "knowledge_gain",
+            **here,
+            gain=Score(0.012, (-0.021, 0.045), 0.24),
+            verdicts=(Verdict("gain", 0.01, "inconclusive", "gain +0.0120 ≥ +0.01, but its 95 % interval holds 0"),),
+        ),
+        record(
+            "peak_memory_gib",
+            **here,
+            tier="cost",
+            direction="lower",
+            seeds={},
+            baseline=Score(2.41, (2.41, 2.41)),
+            tuned=Score(2.41, (2.41, 2.41)),
+            gain=Score(0.0, (0.0, 0.0)),
+            verdicts=(Verdict("ceiling", 4, "not_comparable", "measured on another machine"),),
+        ),
+    )
+    seeds = ("42", "43", "44")
+    curve = [[step, 3.2 * math.exp(-step / 60) + 0.4 + 0.05 * math.sin(step)] for step in range(5, 300, 5)]
+    moved = {"changes": 7.31, "reload": 0.0, "batch_of_one": 4e-6, "merge": 0.31}
+    parity = {"probes": 8, "tolerance": 1e-3, "differences": moved}
+    details = {
+        "answers": {
+            "baseline": answered([[90, 40, 20, 100], [60, 50, 10, 80], [40, 15, 47, 48]]),
+            "tuned": answered([[201, 30, 19, 0], [42, 138, 20, 0], [29, 19, 101, 1]]),
+            "label_likelihood": answered([[150, 60, 40, 0], [90, 80, 30, 0], [60, 49, 41, 0]]),
+        },
+        "loss": {seed: [[step, value * (1 + (int(seed) - 43) / 20)] for step, value in curve] for seed in seeds},
+        "training": {
+            "42": {"steps": 300, "seconds": 93.2, "tokens": 180_000, "trainable": 190_000, "resumed_at": None}
+        },
+        "parity": {"42": parity | {"holds": {"reload": True, "batch_of_one": True, "merge": False}}, "43": None},
+        "data": {"source": "financial-sentiment", "training": 1500, "held_out": 600, "classes": {"neutral": 250}},
+        "digests": {"evaluation": "ab" * 32, "base": "cd" * 32, "adapters": {"42": "ef" * 32}},
+        "engine": {"library": "transformers", "device": "cpu", "dtype": "float32"},
+        "options": {"lora": {"r": 16, "target_modules": ["q_proj", "v_proj"]}, "generate": {"max_new_tokens": 8}},
+    }
+    cost = {
+        "seconds": {"baseline": 12.3, "training, seed 42": 93.2, "tuned, seed 42": 4210.0},
+        "tokens_per_second": {"training, seed 42": 1931.4, "tuned, seed 42": 512.0},
+        "peak_memory_gib": 2.412,
+        "cached": ["baseline"],
+    }
+    return Result(phase, spec, "Financial sentiment: nano base, LoRA", "nano", records, details, cost)
+
+
+def flashcards() -> Result:
+    """A spec with as little as a spec may have: nothing scored in one metric, a float score a sample, no details."""
+    nothing = Score(math.nan, (math.nan, math.nan))
+    here = {"phase": "phase2", "spec": "medical", "seeds": {"42": 0.174}}
+    records = (
+        record("rougeL", **here, baseline=Score(0.045, (0.04, 0.05)), tuned=Score(0.174, (0.16, 0.19))),
+        record(
+            "Medical Correctness [GEval]",
+            **here,
+            tier="tier3",
+            n=0,
+            unscored=600,
+            baseline=nothing,
+            tuned=nothing,
+            gain=nothing,
+            verdicts=(Verdict("floor", 0.8, "fails", f"none of 600 samples could be scored: {HOSTILE}"),),
+        ),
+    )
+    return Result("phase2", "medical", f"Flashcards {HOSTILE}", "nano", records, {}, {})
+
+
+def made_up_run(**given) -> Run:
+    known = {
+        "id": "20260102-030405-1f",
+        "results": (sentiment(), flashcards()),
+        "complete": False,
+        "partial": "2 of 9 thresholds of phase1/nano were not selected or not reached",
+        "verdict": "fail",
+        "reason": "4 of 9 thresholds do not hold",
+        "command": "pytest benchmarks -m 'phase1 or phase2' -k accuracy",
+        "provenance": {"commit": "0123456789", "dirty": True, "python": "3.11.2", "machine": {"cores": 2, "gpus": []}},
+    }
+    return Run(**(known | given))
+
+
+def made_up_samples(n: int = 600) -> list[dict]:
+    """Every third sample stays right, some flip either way, some stay wrong; one is hostile."""
+    outcomes = [(1, 1), (0, 1), (1, 1), (0, 1), (0, 0), (1, 0), (0, 1), (None, 1), (1, 1)]
+    samples = []
+    for i in range(n):
+        before, after = outcomes[i % len(outcomes)]
+        samples.append(
+            {
+                "id": f"row-{i}",
+                "group": f"row-{i}",
+                "question": f"Bullish, bearish or neutral?\n$ACME beats estimates for the {i}th time, shares jump",
+                "reference": "bullish",
+                "baseline": "bullish" if before else "I think that ACME is a company, and",
+                "tuned": "bullish" if after else "neutral",
+                "scores": {"accuracy": [before, after], "unparsable_rate": [1 - (before or 0), 0.0]},
+            }
+        )
+    samples[5] |= {"id": HOSTILE, "question": HOSTILE, "reference": HOSTILE, "baseline": HOSTILE, "tuned": HOSTILE}
+    return samples
+
+
+def made_up_flashcards(n: int = 40) -> list[dict]:
+    return [
+        {
+            "id": f"card-{i}",
+            "group": f"card-{i}",
+            "question": "What is hypertension?",
+            "reference": "High blood pressure",
+            "baseline": "" if i % 5 == 0 else "pressure",
+            "tuned": "Blood pressure that is high",
+            "scores": {"rougeL": [i % 7 / 10, None if i == 3 else math.nan if i == 4 else i % 5 / 6]},
+        }
+        for i in range(n)
+    ]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    report.write(folder, made_up_run(), {"phase1/nano": made_up_samples(), "phase2/medical": made_up_flashcards()})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def markdown(folder: Path) -> str:
+    return (folder / "report.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def html(folder: Path) -> str:
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_results_json_holds_the_records_and_no_nan(folder):
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    table = json.loads((folder / "results.json").read_text(encoding="utf-8"), parse_constant=refuse)
+    assert {"schema", "complete", "verdict", "records", "cost", "provenance"} <= table.keys()
+    assert table["schema"] == 1
+    assert table["complete"] is False
+    keys = "phase spec profile data evaluation_digest tier metric direction n groups unscored seeds baseline tuned gain"
+    first, *_, judged = table["records"]
+    assert {*keys.split(), "controls", "reference", "verdicts"} <= first.keys()
+    assert first["tuned"]["value"] == 0.7341235
+    assert {"key", "threshold", "state", "reason", "p", "detectable", "provisional"} == first["verdicts"][0].keys()
+    assert judged["tuned"]["value"] is None, "an unscored metric is null"
+    assert json.loads(json.dumps(table)) == table
+
+
+def test_markdown_says_the_verdict_and_that_it_is_partial_first(markdown):
+    first = markdown.splitlines()[0]
+    assert first.startswith("# ❌ FAIL: 4 of 9 thresholds do not hold")
+    assert "PARTIAL: 2 of 9 thresholds" in first
+
+
+def test_a_whole_run_is_not_called_partial(tmp_path):
+    report.write(tmp_path, made_up_run(complete=True, partial="", verdict="pass", reason="all hold"), {})
+    markdown = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert markdown.startswith("# ✅ PASS: all hold\n")
+    assert "PARTIAL" not in markdown + (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_markdown_tables_have_constant_column_counts(markdown):
+    columns: int | None = None
+    tables = 0
+    for line in markdown.splitlines():
+        if not line.startswith("|"):
+            columns = None
+            continue
+        cells = len(re.findall(r"(?<!\\)\|", line)) - 1
+        tables += columns is None
+        columns = columns or cells
+        assert cells == columns, line
+    assert tables >= 10
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        ".312 → .734",
+        "+.422 [+.372, +.471]",
+        "floor ≥ .7 ",
+        "gain ≥ +.1 ",
+        ".619 (+.115 [+.071, +.159])",
+        "Has it beaten the classical control? **Yes**: accuracy .734 against .619",
+        "trained on the same 1,500 rows",
+        "⚠️ inconclusive: **knowledge_gain gain ≥ +.01**",
+        "FinGPT v3.1 on TFNS, F1 .875",
+        "Medical Correctness [GEval] 600 of 600",
+        "it catches a loss of .041 with 80 % power: n is too small to see this",
+        "with merge, the adapter of seed 42 answers differently (a logit moved by 0.31, tolerance 0.001)",
+        "90 → 201",
+        "1 h 10 min",
+        "12 s \\*",
+        "seed 43",
+        "samples/phase1-nano.jsonl",
+    ],
+)
+def test_markdown_says(markdown, said):
+    assert said in markdown
+
+
+def test_markdown_renders_nothing_that_a_model_wrote(markdown):
+    parser = pytest.importorskip("markdown_it").MarkdownIt("commonmark", {"html": True}).enable("table")
+    tokens = [part for token in parser.parse(markdown) for part in (token, *(token.children or ()))]
+    ours = re.compile(r"</?(details|summary|sub)>")
+    raw = [token.content for token in tokens if token.type in ("html_inline", "html_block")]
+    assert not [text for text in raw if "script" in text.replace("&lt;script", "") or not ours.search(text)]
+    assert not [token for token in tokens if token.type == "link_open"]
+    plain = " ".join(token.content for token in tokens if token.type == "text")
+    assert not re.search(r"@\w|#\d|https?:/", plain), "GitHub links these wherever they stand outside code"
+    shown = [token.content for token in tokens if token.type == "code_inline" and "<script>" in token.content]
+    assert len(shown) == 5, "id, question, reference and both answers, each whole in its own cell"
+    assert all("| a `tick` and ```three```↵@someone" in text for text in shown)
+
+
+def test_markdown_fits_a_pull_request_comment():
+    results = tuple(sentiment(f"phase{i}") for i in range(8))
+    long = [sample | {"question": "why? " * 300, "tuned": "`|" * 300} for sample in made_up_samples(50)]
+    page = render(made_up_run(results=results), {result.id: changes(result, long) for result in results})
+    assert len(page) < 65_536, "GitHub's limit"
+
+
+@pytest.mark.parametrize("text", ["", "`", "``` `", "a\nb", "\x1b[2J", "|", "\\|", "\ud800", " x "])
+def test_code_spans_survive_any_text(text):
+    shown = code(text)
+    assert "\n" not in shown
+    assert "\x1b" not in shown
+    shown.encode("utf-8")
+
+
+def test_prose_is_left_readable():
+    assert prose("weighted_f1 .71 ≥ .7 (n = 5)") == "weighted_f1 .71 ≥ .7 (n = 5)"
+
+
+class Page(HTMLParser):
+    """Checks that tags are balanced, ids unique, and collects what the tests ask about."""
+
+    VOID = frozenset(("meta", "br", "img", "hr", "link", "input"))
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict]] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag, f"</{tag}> at {self.getpos()}"
+
+    def handle_data(self, data):
+        self.text += data
+
+    def all(self, tag: str) -> list[dict]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def test_html_is_balanced_and_its_ids_are_unique(html):
+    page = Page(html)
+    assert page.open == []
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    targets = [link["href"][1:] for link in page.all("a") if link["href"].startswith("#")]
+    assert set(targets) <= set(ids)
+    uses = [attributes.get("xlink:href", "#")[1:] for attributes in page.all("use")]
+    assert set(uses) <= set(ids)
+
+
+def test_html_pictures_have_alternative_text(html):
+    page = Page(html)
+    pictures = page.all("svg") + page.all("img")
+    assert len(pictures) >= 6, "gains, controls, three confusion matrices, loss"
+    assert all(picture["role"] == "img" and picture["aria-label"] for picture in pictures)
+    labels = " ".join(picture["aria-label"] for picture in pictures)
+    assert "accuracy +.422 [+.372, +.471]" in labels
+    assert "bullish: 138 of 200 right" in labels
+
+
+def test_html_runs_nothing_and_loads_nothing(html):
+    page = Page(html)
+    names = {tag for tag, _ in page.tags}
+    assert not names & {"script", "link", "img", "iframe", "object", "form"}
+    assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
+    assert "<script>alert(1)</script> | a `tick` and ```three```\n@someone" in page.text, "it is shown as text"
+    assert "\x1b" not in html
+    assert "\u202e" not in html
+    assert not re.search(r'(?:src|href)="(?!#|samples/)', re.sub("<svg.*?</svg>", "", html, flags=re.DOTALL))
+
+
+def test_html_uses_the_page_colours_in_its_pictures(html):
+    pictures = "".join(re.findall("<svg.*?</svg>", html, flags=re.DOTALL))
+    assert "var(--accent)" in pictures
+    assert not re.findall(r"(?:fill|stroke): #\w+", pictures), "a fixed colour would be lost on a dark page"
+
+
+def test_html_has_only_sections_with_data(tmp_path):
+    report.write(tmp_path, made_up_run(results=(flashcards(),)), {})
+    text = Page((tmp_path / "report.html").read_text(encoding="utf-8")).text
+    for absent in ("Confusion", "Training loss", "Samples that changed", "Training seeds", "Cost", "Options", "Parity"):
+        assert absent not in text
+
+
+def test_html_is_the_same_bytes_twice(folder, tmp_path):
+    report.write(tmp_path, made_up_run(), {"phase1/nano": made_up_samples(), "phase2/medical": made_up_flashcards()})
+    for name in ("report.html", "report.md", "results.json"):
+        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
+
+
+def test_a_run_without_results_still_reports(tmp_path):
+    report.write(tmp_path, made_up_run(results=(), reason="nothing ran"), {})
+    assert "nothing ran" in (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert Page((tmp_path / "report.html").read_text(encoding="utf-8")).open == []
+
+
+def test_odd_results_are_drawn(tmp_path):
+    """Thirty classes, hostile labels, a class without samples, NaN in every seed, gain and curve, empty details."""
+    labels = [f"${i}$ <b>&|{HOSTILE}" for i in range(30)]
+    counts = [[i * j % 7 for j in range(31)] for i in range(30)]
+    answers = {"labels": [*labels, "unparsable"], "confusion": counts, "per_class": {}}
+    details = {
+        "answers": {"baseline": answers, "tuned": answers},
+        "loss": {"42": [[1, math.nan], [2, 1.5], [3, math.inf]], "43": []},
+        "parity": {"42": None},
+        "data": {},
+        "engine": {},
+    }
+    nothing = Score(math.nan, (math.nan, math.nan))
+    controls = {"classical": Control(math.nan, (math.nan, math.nan), nothing)}
+    given = {"baseline": nothing, "tuned": nothing, "gain": nothing, "controls": controls}
+    records = (
+        record("accuracy", **given, seeds={"42": math.nan, "43": math.nan}),
+        record("x" * 80, gain=Score(12.5, (-3.0, 40.0)), baseline=Score(1200, (1100, 1300)), tuned=nothing),
+    )
+    odd = Result("phase1", "odd", "", "nano", records, details, {"seconds": {"baseline": math.nan}})
+    empty = Result("phase1", "empty", "", "nano", (), {}, {})
+    run = made_up_run(results=(odd, empty))
+    report.write(tmp_path, run, {"phase1/odd": [{"id": "1", "scores": {"accuracy": None}}, {"id": "2"}]})
+    assert Page((tmp_path / "report.html").read_text(encoding="utf-8")).open == []
+    assert max(map(len, terminal.lines(run))) <= 120
+
+
+def test_flips_are_counted_and_unscored_samples_left_out():
+    samples = made_up_samples(90)
+    accuracy, unparsable = changes(sentiment(), samples)
+    assert (len(accuracy.better), len(accuracy.worse), len(accuracy.stuck), accuracy.unscored) == (30, 10, 10, 10)
+    assert accuracy.unchanged == 40
+    assert accuracy.names == ("wrong → right", "right → wrong")
+    assert len(unparsable.worse) == 0, "fewer unparsable answers are better"
+    rouge = changes(flashcards(), made_up_flashcards())[0]
+    assert rouge.names == ("better", "worse")
+    assert rouge.unscored == 2
+    moves = [after - before for before, after in (sample["scores"]["rougeL"] for sample in rouge.worse)]
+    assert moves == sorted(moves), "the worst loss first"
+
+
+def test_terminal_fits_and_says_what_does_not_hold():
+    lines = terminal.lines(made_up_run())
+    assert max(map(len, lines)) <= 120
+    assert lines[0] == "FAIL: 4 of 9 thresholds do not hold"
+    assert lines[1].startswith("PARTIAL: 2 of 9")
+    text = "\n".join(lines)
+    assert "phase1/nano weighted_f1 floor ≥ .8 fails: 0.7100 < 0.8" in text
+    assert "? inconclusive" in text
+    assert "\x1b" not in text
+
+
+def test_terminal_cuts_long_names():
+    long = replace(sentiment(), spec="a-spec-with-quite-a-long-name-" * 3)
+    lines = terminal.lines(made_up_run(results=(long,)))
+    assert max(map(len, lines)) <= 120
+    assert "+.422 [+.372, +.471]" in "\n".join(lines), "names are cut, numbers are not"
+
+
+@pytest.mark.parametrize(
+    ("ahead", "answer"),
+    [
+        (Score(0.1, (0.05, 0.15)), "Yes"),
+        (Score(0.01, (-0.02, 0.04)), "Not shown"),
+        (Score(-0.1, (-0.15, -0.05)), "No"),
+    ],
+)
+def test_beaten_reads_the_interval(ahead, answer):
+    control = Control(0.6, (0.55, 0.65), ahead)
+    result = replace(sentiment(), records=(record(controls={"classical": control}),))
+    assert findings.beaten(result)[0] == answer
+    assert findings.beaten(flashcards()) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(0.7341, ".734"), (1.0, "1.000"), (0.0, ".000"), (0.0004, ".0004"), (-0.02, "−.020"), (12.345, "12.3")]
+    + [(1931.4, "1,931"), (7.312, "7.31"), (math.nan, "–"), (None, "–"), (math.inf, "–")],
+)
+def test_numbers_have_sensible_digits(value, said):
+    assert words.number(value) == said
+
+
+@pytest.mark.slow
+def test_ten_large_phases_are_quick_and_small(tmp_path):
+    results = tuple(sentiment(f"phase{i}") for i in range(10))
+    samples = made_up_samples(10_000)
+    began = time.process_time()  # not the clock on the wall: others may be using the machine
+    report.write(tmp_path, made_up_run(results=results), {result.id: samples for result in results})
+    assert time.process_time() - began < 15
+    assert (tmp_path / "report.html").stat().st_size < 5_000_000
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+QUIET = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+QUIET += " --disable-component-update --disable-sync --hide-scrollbars"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed; apt-get install chromium")
+def test_html_is_seen_in_a_browser(folder, tmp_path):
+    from matplotlib.image import imread
+
+    picture = tmp_path / "page.png"
+    where = [f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={picture}", "--window-size=1200,1600"]
+    page = (folder / "report.html").as_uri()
+    subprocess.run([CHROMIUM, *QUIET.split(), *where, page], capture_output=True, timeout=120, check=True)
+    pixels = imread(picture)
+    assert pixels.shape[:2] == (1600, 1200)
+    assert pixels.std() > 0.05, "the page is blank"
