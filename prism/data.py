@@ -205,7 +205,7 @@ def _rows(spec: Spec, root: Path, data: Path | None, part: str) -> list[Row]:
 
     try:
         return load_dataset(spec.data.path, split=part).to_list()
-    except Exception as error:  # an unreachable hub shows itself as any of a dozen types of three libraries
+    except Exception as error:  # noqa: BLE001  # an unreachable hub shows itself as any of a dozen types of three libraries
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(
             f"{spec.data.path}: cannot be had from the hub ({reason}); put the rows into DIR/{spec.data.name or 'NAME'}/"

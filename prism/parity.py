@@ -68,5 +68,5 @@ def check(base: Base, folder: Path, examples: Sequence[Example]) -> dict[str, An
             f"{base.spec.id}: the adapter answers differently after reloading (a logit moved by {found['reload']:.3g}); "
             f"check [lora].modules_to_save"
         )
-    holds = {name: value is not None and value <= tolerance for name, value in found.items() if name != "changes"}
+    holds = {name: None if value is None else value <= tolerance for name, value in found.items() if name != "changes"}
     return {"probes": len(rows), "tolerance": tolerance, "differences": found, "holds": holds}

@@ -147,6 +147,9 @@ class Session:
             path = self.run_folder / "samples" / f"{result.phase}-{result.spec}.jsonl"
             samples[result.id] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         report.write(self.run_folder, run, samples)
+        if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
+            with open(summary, "a", encoding="utf-8") as file:
+                file.write((self.run_folder / "report.md").read_text(encoding="utf-8"))
         shutil.rmtree(self.run_folder / "results")
         folder = self.reports / "runs" / self.run_id
         os.replace(self.run_folder, folder)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -68,6 +68,7 @@ class Record:
     controls: dict[str, Control] = field(default_factory=dict)
     reference: dict[str, Any] | None = None
     verdicts: tuple[Verdict, ...] = ()
+    against: str = "baseline"  # whose answers `baseline` scores: the untuned model's, or a control's
 
 
 @dataclass(frozen=True)
@@ -125,20 +126,36 @@ def run_to_json(run: Run) -> dict[str, Any]:
 
 
 def to_json(result: Result) -> dict[str, Any]:
-    """Plain JSON types, without the samples."""
+    """Plain JSON types, without the samples. JSON knows no NaN and no infinity: they become null."""
     table = asdict(result)
     del table["samples"]
-    return json.loads(json.dumps(table))
+    return _finite(table)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
 
 
 def from_json(table: dict[str, Any]) -> Result:
-    """The inverse of `to_json` (samples stay empty)."""
+    """The inverse of `to_json`: null comes back as NaN, samples stay empty."""
+
+    def number(value: float | None) -> float:
+        return math.nan if value is None else value
+
+    def interval(value: list[float | None]) -> tuple[float, float]:
+        return number(value[0]), number(value[1])
 
     def score(value: dict[str, Any]) -> Score:
-        return Score(value["value"], tuple(value["ci"]), value["p"])
+        return Score(number(value["value"]), interval(value["ci"]), value["p"])
 
     def control(value: dict[str, Any]) -> Control:
-        return Control(value["value"], tuple(value["ci"]), score(value["ahead"]))
+        return Control(number(value["value"]), interval(value["ci"]), score(value["ahead"]))
 
     records = []
     for row in table["records"]:

@@ -111,6 +111,7 @@ def score(
                 baseline=alone(columns[metric.name, metric.baseline]),
                 tuned=own,
                 gain=ahead(metric.baseline),
+                against=metric.baseline,
                 controls={} if metric.baseline != "baseline" else beside,
             )
         )

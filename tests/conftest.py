@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"  # read when the libraries are imported: no test reaches a hub
+os.environ["OMP_NUM_THREADS"] = "1"  # tiny matrices: threads would only wait for each other
 
 import pytest
 
@@ -121,7 +122,6 @@ def checkout(pytester, tiny, rows, monkeypatch):
     write_spec(pytester.path, SPEC.format(data=data, model=tiny))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("PRISM_HOME", str(pytester.path / "home"))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # tiny matrices: threads would only wait for each other
     return pytester
 
 

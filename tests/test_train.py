@@ -99,7 +99,7 @@ def test_stored_adapter_is_the_trained_one_and_parity_is_kept(loaded, tmp_path):
 
 
 def test_adapter_that_changes_nothing_is_refused(loaded, tmp_path):
-    spec, training, _, base = loaded
+    _, training, _, base = loaded
     base.model = model.add_adapter(base, 42)  # LoRA starts as no change
     base.model.save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="the adapter changes no answer of the base"):
@@ -170,7 +170,7 @@ def test_unknown_library_option(spec_file, tmp_path, table, options, sentence):
 
 
 def test_loss_that_is_no_number(loaded, tmp_path):
-    spec, training, _, base = loaded
+    _, training, _, base = loaded
     with torch.no_grad():
         base.model.model.layers[0].mlp.up_proj.weight[0, 0] = float("nan")
     with pytest.raises(ModelError, match="loss became NaN"):

@@ -6,7 +6,6 @@ Nothing is decided or measured here. What a report says is a record, a verdict's
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,18 +19,6 @@ def write(folder: Path, run: Run, samples: Mapping[str, Sequence[dict[str, Any]]
     from prism.report.samples import changes
 
     changed = {result.id: changes(result, samples.get(result.id, ())) for result in run.results}
-    table = _without_nan(run_to_json(run))
-    write_text(folder / "results.json", json.dumps(table, indent=1, allow_nan=False) + "\n")
+    write_text(folder / "results.json", json.dumps(run_to_json(run), indent=1, allow_nan=False) + "\n")
     write_text(folder / "report.md", markdown.render(run, changed))
     write_text(folder / "report.html", page.render(run, changed))
-
-
-def _without_nan(value: Any) -> Any:
-    """JSON knows no NaN and no infinity, and strict readers refuse a file that holds one: they become null."""
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

@@ -50,7 +50,10 @@ def before_and_after(record: Record) -> str:
     if record.tier == "cost":
         return number(record.tuned.value)
     shown = number(record.baseline.value), number(record.tuned.value)
-    return NOTHING if shown == (NOTHING, NOTHING) else " → ".join(shown)
+    if shown == (NOTHING, NOTHING):
+        return NOTHING
+    before = "" if record.against == "baseline" else f"{control_name(record.against)} "
+    return before + " → ".join(shown)
 
 
 def gain(record: Record) -> str:
