@@ -22,6 +22,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers.utils.logging import disable_progress_bar
 
 
 @dataclass
@@ -43,6 +44,7 @@ def load(spec: Spec, root: Path) -> Base:
     name = spec.model.model_name
     source = str(local_folder(name, root)) if is_folder_name(name) else name
     kind = engine(spec)
+    disable_progress_bar()
     dtype = getattr(torch, kind["dtype"])
     try:
         if kind["library"] == "unsloth":

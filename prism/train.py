@@ -21,8 +21,9 @@ from prism.spec import Spec
 
 # ruff: isort: split
 # After prism.model, which imports Unsloth where it is used.
-from datasets import Dataset
+from datasets import Dataset, disable_progress_bars
 from transformers import GenerationConfig, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
 
@@ -85,6 +86,7 @@ def train(
     Returns notes: loss by step, wall seconds, real tokens, trainable parameters. `base.model` wears the new adapter.
     Raises ModelError where the loss stops being a number.
     """
+    disable_progress_bars()  # of datasets; the plugin draws the one bar
     config = sft_config(base.spec, folder, seed)
     model = add_adapter(base, seed)
     trainer = SFTTrainer(
@@ -94,6 +96,7 @@ def train(
         processing_class=base.tokenizer,
         callbacks=[_Progress(advance)],
     )
+    trainer.remove_callback(PrinterCallback)  # the losses go into the notes, not to the screen
     checkpoint = last_checkpoint(folder / "trainer")
     if checkpoint:
         advance(json.loads((checkpoint / "trainer_state.json").read_text())["global_step"])

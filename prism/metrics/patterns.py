@@ -1,0 +1,163 @@
+"""Error analysis: in which recognizable way an answer fails, and how often before and after tuning.
+
+Every pattern is a rule on the text alone, so that a reader can check it. What fits none of them is not thereby right.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy
+
+from prism.controls import question
+from prism.data import Example, Prediction
+from prism.metrics.coverage import Lexicon, missing
+from prism.metrics.overlap import rouge, stems
+
+# In this order, of which an answer's first is its main one: how it was said comes first, since an answer that loops or
+# was cut off says little about what the model knows.
+PATTERNS = {
+    "empty": "no word at all",
+    "repeats": "more than a quarter of its three-word sequences were there before",
+    "truncated": "cut off at max_new_tokens",
+    "verbose": "over twice the reference's words, and ten more",
+    "off_topic": "shares no content word with question or reference",
+    "confused": "closer to the reference of another question than to its own",
+    "hallucinates": "names lexicon terms that are in neither question nor reference",
+}
+NONE = "no_pattern"
+REPEATED = 0.25  # of 5,758 textbook definitions 1 repeats more than this
+ALIKE = 0.5  # TF-IDF cosine: what an answer about nothing in particular never reaches by chance
+SHOWN = 3  # samples a pattern in the report
+CLIP = 500  # characters of a text in the report; samples/*.jsonl has it whole
+_FUNCTION_WORDS = """a about after all also an and any are as at be been before being between both but by can could did
+define definition do does during each for from had has have he her how i if in into is it its many may mean means might
+more most much must no not of often on one only or other our over she should so some such term than that the their them
+then there these they this those through to under up us used very was we were what when where which while who why will
+with within without would you your called known refers usually something thing answer question"""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is wrong with one answer; `found` holds every pattern that applies, in the order of PATTERNS."""
+
+    found: tuple[str, ...]
+    confused_with: Example | None = None
+    invented: tuple[str, ...] = ()
+
+    @property
+    def main(self) -> str:
+        return self.found[0] if self.found else NONE
+
+
+def find(examples: Sequence[Example], predictions: Sequence[Prediction], lexicon: Lexicon) -> list[Finding]:
+    """One finding an answer. Another row's reference is looked for among those of `examples`."""
+    confused = _confused(examples, [prediction.answer for prediction in predictions])
+    return [
+        _finding(example, prediction, other, lexicon)
+        for example, prediction, other in zip(examples, predictions, confused)
+    ]
+
+
+def _finding(example: Example, prediction: Prediction, confused: Example | None, lexicon: Lexicon) -> Finding:
+    words, reference = stems(prediction.answer), stems(example.reference)
+    known = {*lexicon.find(question(example)), *lexicon.find(example.reference)}
+    invented = tuple(concept for concept in lexicon.find(prediction.answer) if concept not in known)
+    topic = {*_content(question(example)), *_content(example.reference)}
+    applies = {
+        "empty": not words,
+        "repeats": _repeated(words) > REPEATED,
+        "truncated": prediction.finish == "length",
+        "verbose": bool(reference) and len(words) > 2 * len(reference) + 10,
+        "off_topic": bool(words and topic) and topic.isdisjoint(_content(prediction.answer)),
+        "confused": confused is not None,
+        "hallucinates": bool(invented),
+    }
+    return Finding(tuple(pattern for pattern in PATTERNS if applies[pattern]), confused, invented)
+
+
+def _repeated(words: Sequence[str]) -> float:
+    """The share of three-word sequences that were there before."""
+    triples = list(zip(words, words[1:], words[2:]))
+    return 1 - len(set(triples)) / len(triples) if triples else 0.0
+
+
+def _content(text: str) -> list[str]:
+    return [stem for stem in stems(text) if stem not in _function_stems()]
+
+
+@cache
+def _function_stems() -> frozenset[str]:
+    return frozenset(stems(_FUNCTION_WORDS))
+
+
+def _confused(examples: Sequence[Example], answers: Sequence[str]) -> Iterator[Example | None]:
+    """For each answer the example of another group whose reference it is alike to, and more than to its own."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    if not any(_content(example.reference) for example in examples):
+        yield from [None] * len(examples)
+        return
+    vectorizer = TfidfVectorizer(analyzer=_content)
+    references = vectorizer.fit_transform([example.reference for example in examples])
+    groups, index = numpy.unique([example.group for example in examples], return_inverse=True)
+    for start in range(0, len(examples), 500):  # 500 x 10,000 references of float64 are 40 MB
+        rows = range(start, min(start + 500, len(examples)))
+        alike = (vectorizer.transform([answers[i] for i in rows]) @ references.T).toarray()
+        for i, row in zip(rows, alike):
+            own = row[i]
+            row[index == index[i]] = 0
+            nearest = int(row.argmax())
+            yield examples[nearest] if row[nearest] >= ALIKE and row[nearest] > own else None
+
+
+def analysis(
+    examples: Sequence[Example], baseline: Sequence[Prediction], tuned: Sequence[Prediction], lexicon: Lexicon
+) -> dict[str, Any]:
+    """For the report, in plain JSON types: each pattern's count before and after, and its worst tuned answers.
+
+    A sample is under the main pattern of its tuned answer, worst ROUGE-L first; an unscored one is counted, not shown.
+    """
+    before, after = find(examples, baseline, lexicon), find(examples, tuned, lexicon)
+    counts = [Counter(finding.main for finding in findings) for findings in (before, after)]
+    lacking = missing(lexicon, examples, [prediction.answer for prediction in tuned])
+    scores = [rouge(example.reference, said.answer).rougeL for example, said in zip(examples, tuned)]
+    ranked = sorted((i for i, example in enumerate(examples) if stems(example.reference)), key=scores.__getitem__)
+
+    def shown(i: int) -> dict[str, Any]:
+        example, finding = examples[i], after[i]
+        return {
+            "id": example.id,
+            "question": _clip(question(example)),
+            "reference": _clip(example.reference),
+            "baseline": _clip(baseline[i].answer),
+            "tuned": _clip(tuned[i].answer),
+            "rougeL": [rouge(example.reference, baseline[i].answer).rougeL, scores[i]],
+            "baseline_pattern": before[i].main,
+            "also": list(finding.found[1:]),
+            "missing": lacking[i],
+            "invented": list(finding.invented),
+            "confused_with": _clip(question(finding.confused_with)) if finding.confused_with else "",
+        }
+
+    return {
+        "patterns": [
+            {
+                "pattern": pattern,
+                "meaning": meaning,
+                "baseline": counts[0][pattern],
+                "tuned": counts[1][pattern],
+                "worst": [shown(i) for i in [i for i in ranked if after[i].main == pattern][:SHOWN]],
+            }
+            for pattern, meaning in {**PATTERNS, NONE: "none of these, which does not make it right"}.items()
+        ],
+        "n": len(examples),
+    }
+
+
+def _clip(text: str) -> str:
+    return text if len(text) <= CLIP else text[:CLIP] + "…"

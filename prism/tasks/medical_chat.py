@@ -1,0 +1,37 @@
+"""Phase 2: a medical question, answered in a sentence.
+
+Rows: `medalpaca/medical_meadow_medical_flashcards` (33,955 flashcards of the Anki decks of medical students, rewritten
+as questions by GPT-3.5), columns `instruction` (the same in every row: ours stands in the system prompt), `input` and
+`output`, which a spec maps by `[data].columns = { question = "input", answer = "output" }`; or any file of questions
+and answers. Rows with a `term` are grouped by it, since two books define one term in much the same words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from prism.data import Example, Prediction, Row
+from prism.metrics import coverage, overlap, patterns
+
+VERSION = 1
+COLUMNS = ("question", "answer")
+SYSTEM = "Answer the medical question in one sentence."  # every word is paid for in each training step
+LEXICON = coverage.LEXICONS / "medical.txt"
+
+
+def example(row: Row, id: str) -> Example:
+    asked = " ".join(str(row["question"]).split())
+    group = " ".join(str(row.get("term") or asked).lower().split())
+    messages = ({"role": "system", "content": SYSTEM}, {"role": "user", "content": asked})
+    return Example(id, messages, str(row["answer"]).strip(), group)
+
+
+METRICS = (*overlap.METRICS, coverage.metric(LEXICON))
+
+
+def details(examples: Sequence[Example], answers: Sequence[str]) -> dict:
+    return {"most_missed": coverage.most_missed(coverage.load(LEXICON), examples, answers)}
+
+
+def failures(examples: Sequence[Example], baseline: Sequence[Prediction], tuned: Sequence[Prediction]) -> dict:
+    return patterns.analysis(examples, baseline, tuned, coverage.load(LEXICON))
