@@ -8,7 +8,9 @@ import os
 import re
 import subprocess
 import sys
-from importlib.metadata import requires, version
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
@@ -20,18 +22,12 @@ from prism.scheduling import resources
 pytestmark = pytest.mark.phase0
 
 
-def needed(extra=None):
-    """The requirements of prism-bench itself, or of one of its extras."""
-    for line in requires("prism-bench"):
-        requirement = Requirement(line)
-        marker = requirement.marker
-        if extra is None and (marker is None or marker.evaluate({"extra": ""})):
-            yield requirement
-        if extra and marker and marker.evaluate({"extra": extra}) and not marker.evaluate({"extra": ""}):
-            yield requirement
+PROJECT = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
-@pytest.mark.parametrize("requirement", needed(), ids=lambda requirement: requirement.name)
+@pytest.mark.parametrize(
+    "requirement", map(Requirement, PROJECT["dependencies"]), ids=lambda requirement: requirement.name
+)
 def test_version(requirement):
     installed = version(requirement.name)
     print(requirement.name, installed)
@@ -40,7 +36,9 @@ def test_version(requirement):
     )
 
 
-@pytest.mark.parametrize("requirement", needed("gpu"), ids=lambda requirement: requirement.name)
+@pytest.mark.parametrize(
+    "requirement", map(Requirement, PROJECT["optional-dependencies"]["gpu"]), ids=lambda requirement: requirement.name
+)
 def test_gpu_extra(requirement, session):
     if session.profile != "full":
         pytest.skip(f"profile {session.profile} does not need the gpu extra")

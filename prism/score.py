@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy
@@ -11,22 +12,67 @@ import numpy
 from prism.controls import question
 from prism.data import Example
 from prism.metrics import Metric
+from prism.metrics.overlap import strangers
 from prism.record import Control, Record, Score
 from prism.spec import Spec
-from prism.stats import Estimate, bca, group_sums, over_seeds, resampled_sums, wilson
+from prism.stats import bca, group_sums, over_seeds, resampled_sums, wilson
 
 Answers = Sequence[str]
+SHUFFLED = "shuffled_references"
 
 
 @dataclass(frozen=True)
-class _Columns:
-    """Where one metric's statistics of one set of answers lie among the resampled columns."""
+class _Value:
+    """One metric of one set of answers, as a function of sums (..., d) over all columns."""
 
     metric: Metric
     place: slice
 
     def __call__(self, sums: numpy.ndarray) -> numpy.ndarray:
         return self.metric.value(sums[..., self.place])
+
+
+@dataclass(frozen=True)
+class _Mean:
+    """The mean over training seeds of the same metric."""
+
+    seeds: Sequence[_Value]
+
+    def __call__(self, sums: numpy.ndarray) -> numpy.ndarray:
+        return sum(value(sums) for value in self.seeds) / len(self.seeds)  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class _Table:
+    """The statistics of every metric and every set of answers side by side, summed by group and resampled once."""
+
+    sums: numpy.ndarray  # (groups, d)
+    totals: numpy.ndarray  # (resamples, d)
+    values: Mapping[tuple[str, str], _Value]
+    scored: Mapping[str, numpy.ndarray]  # metric: which samples count, the same ones for all answers
+    groups: Sequence[str]
+
+    def alone(self, metric: Metric, value: _Value) -> Score:
+        """A value with its interval: Wilson's for a proportion of independent samples, else the bootstrap's."""
+        n = int(self.scored[metric.name].sum())
+        found = bca(self.sums, self.totals, value)
+        if metric.right_or_wrong and len(set(self.groups)) == len(self.groups):
+            return Score(found.value, wilson(found.value * n, n))
+        return Score(found.value, (found.low, found.high))
+
+    def over_seeds(self, mean: _Mean) -> Score:
+        found = over_seeds(bca(self.sums, self.totals, mean), self.by_seed(mean))
+        return Score(found.value, (found.low, found.high))
+
+    def ahead(self, mean: _Mean, other: _Value) -> Score:
+        """How far the tuned answers are ahead, pair by pair; p is the chance of that where nothing was gained."""
+        difference = bca(self.sums, self.totals, lambda sums: mean(sums) - other(sums))
+        found = over_seeds(difference, self.by_seed(mean))
+        p = found.p if other.metric.direction == "higher" else 1 - found.p
+        return Score(found.value, (found.low, found.high), p)
+
+    def by_seed(self, mean: _Mean) -> list[float]:
+        return [float(value(self.sums.sum(0))) for value in mean.seeds]
 
 
 def score(
@@ -42,88 +88,100 @@ def score(
     All answers are in the order of `examples`. A sample that any of them leaves unscored is left out for all, so that
     every difference is of the same samples.
     """
-    named: dict[str, Answers] = {"baseline": baseline, **controls}
-    named |= {f"tuned {seed}": answers for seed, answers in tuned.items()}
-    metrics = [metric for metric in spec.load_task().METRICS if metric.baseline in named]
-    columns: dict[tuple[str, str], _Columns] = {}
-    blocks: list[numpy.ndarray] = []
-    scored: dict[str, numpy.ndarray] = {}
-    width = 0
-    for metric in metrics:
-        block = {name: metric.statistics(examples, answers) for name, answers in named.items()}
-        scored[metric.name] = ~numpy.any([numpy.isnan(part).any(1) for part in block.values()], axis=0)
-        for name, part in block.items():
-            columns[metric.name, name] = _Columns(metric, slice(width, width + part.shape[1]))
-            width += part.shape[1]
-            blocks.append(numpy.where(scored[metric.name][:, None], part, 0))
-    groups = [example.group for example in examples]
-    sums = group_sums(numpy.hstack(blocks), groups)
-    totals = resampled_sums(sums)
-    grouped = len(set(groups)) < len(groups)
-
-    def estimate(function: Callable[[numpy.ndarray], numpy.ndarray]) -> Estimate:
-        return bca(sums, totals, function)
-
+    answers: dict[str, Answers] = {"baseline": baseline, **controls}
+    answers |= {f"tuned {seed}": said for seed, said in tuned.items()}
+    metrics = [metric for metric in spec.load_task().METRICS if metric.baseline in answers]
+    table = _table(metrics, examples, answers, first=f"tuned {next(iter(tuned))}")
     records = []
     for metric in metrics:
-        n = int(scored[metric.name].sum())
-        seeds = [columns[metric.name, f"tuned {seed}"] for seed in tuned]
-        by_seed = {str(seed): float(column(sums.sum(0))) for seed, column in zip(tuned, seeds)}
-
-        def mean(totals: numpy.ndarray, seeds: Sequence[_Columns] = seeds) -> numpy.ndarray:
-            return sum(column(totals) for column in seeds) / len(seeds)  # type: ignore[return-value]
-
-        def alone(function: Callable[[numpy.ndarray], numpy.ndarray], n: int = n, metric: Metric = metric) -> Score:
-            found = estimate(function)
-            if metric.right_or_wrong and not grouped and n:
-                return Score(found.value, wilson(found.value * n, n))
-            return Score(found.value, (found.low, found.high))
-
-        def ahead(name: str, metric: Metric = metric, mean: Callable = mean, by_seed: dict = by_seed) -> Score:
-            other = columns[metric.name, name]
-            found = over_seeds(estimate(lambda totals: mean(totals) - other(totals)), list(by_seed.values()))
-            p = found.p if metric.direction == "higher" else 1 - found.p
-            return Score(found.value, (found.low, found.high), p)
-
-        if len(tuned) == 1:
-            own = alone(mean)
-        else:
-            spread = over_seeds(estimate(mean), list(by_seed.values()))
-            own = Score(spread.value, (spread.low, spread.high))
-        beside = {}
-        for name in controls:
-            found = alone(columns[metric.name, name])
-            beside[name] = Control(found.value, found.ci, ahead(name))
-        records.append(
-            Record(
-                phase=spec.phase,
-                spec=spec.name,
-                profile=spec.profile,
-                data=spec.data.name or spec.data.path,
-                evaluation_digest=digest,
-                tier=metric.tier,
-                metric=metric.name,
-                direction=metric.direction,
-                n=n,
-                groups=len({group for group, kept in zip(groups, scored[metric.name]) if kept}),
-                unscored=len(examples) - n,
-                seeds=by_seed,
-                baseline=alone(columns[metric.name, metric.baseline]),
-                tuned=own,
-                gain=ahead(metric.baseline),
-                against=metric.baseline,
-                controls={} if metric.baseline != "baseline" else beside,
-            )
+        counted = table.scored[metric.name]
+        mean = _Mean([table.values[metric.name, f"tuned {seed}"] for seed in tuned])
+        record = Record(
+            phase=spec.phase,
+            spec=spec.name,
+            profile=spec.profile,
+            data=spec.data.name or spec.data.path,
+            evaluation_digest=digest,
+            tier=metric.tier,
+            metric=metric.name,
+            direction=metric.direction,
+            n=int(counted.sum()),
+            groups=len({group for group, counts in zip(table.groups, counted) if counts}),
+            unscored=int((~counted).sum()),
+            seeds={},
+            baseline=NOTHING,
+            tuned=NOTHING,
+            gain=NOTHING,
+            against=metric.baseline,
         )
+        records.append(_scored(record, metric, table, mean, tuned, controls) if record.n else record)
     return records
 
 
+NOTHING = Score(math.nan, (math.nan, math.nan))
+
+
+def _scored(
+    record: Record,
+    metric: Metric,
+    table: _Table,
+    mean: _Mean,
+    tuned: Mapping[int, Answers],
+    controls: Mapping[str, Answers],
+) -> Record:
+    beside: list[str] = []
+    if metric.baseline == "baseline":
+        beside = [*controls, *([SHUFFLED] if metric.shuffled else [])]
+    return replace(
+        record,
+        seeds={str(seed): value for seed, value in zip(tuned, table.by_seed(mean))},
+        baseline=table.alone(metric, table.values[metric.name, metric.baseline]),
+        tuned=table.over_seeds(mean) if len(tuned) > 1 else table.alone(metric, mean.seeds[0]),
+        gain=table.ahead(mean, table.values[metric.name, metric.baseline]),
+        controls={name: _control(table, metric, mean, name) for name in beside},
+    )
+
+
+def _control(table: _Table, metric: Metric, mean: _Mean, name: str) -> Control:
+    value = table.values[metric.name, name]
+    alone = table.alone(metric, value)
+    return Control(alone.value, alone.ci, table.ahead(mean, value))
+
+
+def _table(
+    metrics: Sequence[Metric], examples: Sequence[Example], answers: Mapping[str, Answers], first: str
+) -> _Table:
+    blocks: list[numpy.ndarray] = []
+    values: dict[tuple[str, str], _Value] = {}
+    scored: dict[str, numpy.ndarray] = {}
+    width = 0
+    for metric in metrics:
+        block = {name: metric.statistics(examples, said) for name, said in answers.items()}
+        counts = ~numpy.any([numpy.isnan(part).any(1) for part in block.values()], axis=0)
+        if metric.shuffled:
+            # What the tuned answers would score against other rows' references, which only their style can know.
+            block[SHUFFLED] = metric.statistics(strangers(examples, counts.tolist()), answers[first])
+            counts &= ~numpy.isnan(block[SHUFFLED]).any(1)
+        scored[metric.name] = counts
+        for name, part in block.items():
+            values[metric.name, name] = _Value(metric, slice(width, width + part.shape[1]))
+            width += part.shape[1]
+            blocks.append(numpy.where(counts[:, None], part, 0))
+    groups = [example.group for example in examples]
+    sums = group_sums(numpy.hstack(blocks), groups)
+    return _Table(sums, resampled_sums(sums), values, scored, groups)
+
+
 def samples(spec: Spec, examples: Sequence[Example], before: Answers, after: Answers) -> list[dict[str, Any]]:
-    """One dict a held-out sample: question, reference, both answers, and [before, after] of each right-or-wrong metric."""
-    scores: dict[str, list[tuple[float, float]]] = {}
+    """One dict a held-out sample: question, reference, both answers, and [before, after] of each metric of one sample.
+
+    null where a sample is unscored. F1 of a set, a rate, and what is held against a control have no value a sample.
+    """
+    scores: dict[str, list[tuple[float | None, float | None]]] = {}
     for metric in spec.load_task().METRICS:
-        if metric.right_or_wrong and metric.baseline == "baseline" and metric.direction == "higher":
-            first, second = (metric.value(metric.statistics(examples, said)).tolist() for said in (before, after))
+        if metric.of_one_sample and metric.baseline == "baseline" and metric.direction == "higher":
+            both = (metric.value(metric.statistics(examples, said)).tolist() for said in (before, after))
+            first, second = ([None if math.isnan(value) else value for value in values] for values in both)
             scores[metric.name] = list(zip(first, second))
     return [
         {

@@ -28,6 +28,8 @@ class Metric:
     direction: Literal["higher", "lower"] = "higher"
     low: float = 0.0
     high: float = 1.0
+    shuffled: bool = False  # also shown against other rows' references: what style alone would score
     right_or_wrong: bool = False  # each sample counts 0 or 1, so exact binomial methods apply
     baseline: str = "baseline"  # whose answers the tuned ones are held against: the untuned model's, or a control's
+    of_one_sample: bool = True  # False for what exists only over a set, such as F1
     version: int = 1  # raise it when the same answers get other scores

@@ -50,8 +50,8 @@ def metrics(labels: Sequence[str], parse: Parse) -> tuple[Metric, ...]:
 
     return (
         Metric("accuracy", "tier1", statistics, accuracy, right_or_wrong=True),
-        Metric("weighted_f1", "tier1", statistics, weighted_f1),
-        Metric("macro_f1", "tier1", statistics, macro_f1),
+        Metric("weighted_f1", "tier1", statistics, weighted_f1, of_one_sample=False),
+        Metric("macro_f1", "tier1", statistics, macro_f1, of_one_sample=False),
         Metric("unparsable_rate", "tier1", statistics, unparsable_rate, direction="lower", right_or_wrong=True),
         Metric("knowledge_gain", "tier1", statistics, accuracy, baseline="label_likelihood", right_or_wrong=True),
     )

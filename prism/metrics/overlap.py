@@ -120,7 +120,7 @@ def _metric(name: Literal["rouge1", "rouge2", "rougeL"]) -> Metric:
                 rows[row] = getattr(rouge(example.reference, answer), name), 1
         return rows
 
-    return Metric(name, "tier2", statistics, mean)
+    return Metric(name, "tier2", statistics, mean, shuffled=True)
 
 
 ROUGE_L = _metric("rougeL")

@@ -99,14 +99,28 @@ def _examples(samples: Sequence[Sample]) -> Table:
 
 def _evidence(result: Result) -> list[str]:
     """Confusion matrix, classes and seeds, folded away one by one."""
-    answers = result.details.get("answers") or {}
+    answers = tables.labelled(result)
     found = {
+        "How answers fail, baseline and tuned": tables.failures(result),
+        "Terms most often missing": tables.missed(result),
         "Confusion matrix, baseline → tuned": tables.confusion(answers),
         "Classes, baseline → tuned": tables.per_class(answers),
         "Seeds": tables.seeds(result),
         "Parity of the stored adapter: largest difference of a logit": tables.parity(result),
     }
-    return [details(summary, [table(shown)]) for summary, shown in found.items() if shown]
+    blocks = [details(summary, [table(shown)]) for summary, shown in found.items() if shown]
+    return [*blocks, *_worst(result)]
+
+
+def _worst(result: Result) -> list[str]:
+    """The worst answer of each failure pattern, baseline beside tuned."""
+    found = (result.details.get("failures") or {}).get("patterns", [])
+    rows = [{**row["worst"][0], "pattern": row["pattern"]} for row in found if row["worst"]]
+    if not rows:
+        return []
+    headers = ("pattern", "question", "reference", "baseline", "tuned")
+    shown = Table(headers, [[words.visible(row[key], 200) for key in headers] for row in rows], numbers=5)
+    return [details("The worst answer of each pattern, by ROUGE-L", [table(shown, escape=code)])]
 
 
 def _cost(run: Run) -> list[str]:

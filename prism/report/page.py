@@ -51,7 +51,7 @@ def _visible(value: Any) -> Any:
 
 def _spec(result: Result, changes: Sequence[Change]) -> dict[str, Any]:
     """What the template shows of one spec; what is missing is empty there, and its section left out."""
-    answers = result.details.get("answers") or {}
+    answers = tables.labelled(result)
     return {
         "result": result,
         "anchor": f"{result.phase}-{result.spec}",
@@ -65,6 +65,9 @@ def _spec(result: Result, changes: Sequence[Change]) -> dict[str, Any]:
         "metrics": tables.metrics([result]) if result.records else None,
         "figures": _figures(result, answers),
         "per_class": tables.per_class(answers),
+        "failures": tables.failures(result),
+        "failing": _failing(result),
+        "missed": tables.missed(result),
         "seeds": tables.seeds(result),
         "parity": tables.parity(result),
         "flips": tables.flips(changes) if changes else None,
@@ -104,6 +107,30 @@ def _lists(change: Change) -> list[dict[str, Any]]:
         for name, samples, limit in lists
         if samples
     ]
+
+
+def _failing(result: Result) -> list[dict[str, Any]]:
+    """The worst answers of each failure pattern."""
+    patterns = (result.details.get("failures") or {}).get("patterns", [])
+    return [
+        {
+            "name": row["pattern"].replace("_", " "),
+            "total": row["tuned"],
+            "samples": [_sample({**sample, "scores": {"rougeL": sample["rougeL"]}}) for sample in row["worst"]],
+            "notes": [_why(sample) for sample in row["worst"]],
+        }
+        for row in patterns
+        if row["worst"]
+    ]
+
+
+def _why(sample: Sample) -> str:
+    """What a failing answer lacks, invents or mistakes, in words."""
+    said = {"missing": sample["missing"], "names": sample["invented"], "also": sample["also"]}
+    parts = [f"{name}: {', '.join(values)}" for name, values in said.items() if values]
+    if sample["confused_with"]:
+        parts.append(f"nearer to the answer of: {sample['confused_with']}")
+    return words.visible(" · ".join(parts), QUESTION)
 
 
 def _sample(sample: Sample) -> dict[str, Any]:

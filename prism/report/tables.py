@@ -62,6 +62,34 @@ def flips(changes: Sequence[Change]) -> Table:
     return Table(["metric", better, worse, "unchanged", "unscored"], rows)
 
 
+def labelled(result: Result) -> dict[str, Any]:
+    """The sets of answers that a confusion matrix exists of: those to a question with a closed set of labels."""
+    answers = result.details.get("answers") or {}
+    return {name: part for name, part in answers.items() if "confusion" in part}
+
+
+def failures(result: Result) -> Table | None:
+    """In which recognizable way answers fail, before and after."""
+    found = result.details.get("failures")
+    if not found:
+        return None
+    rows = [
+        [row["pattern"].replace("_", " "), row["meaning"], str(row["baseline"]), str(row["tuned"])]
+        for row in found["patterns"]
+    ]
+    return Table(["pattern", "what it means", "baseline", "tuned"], rows, numbers=2)
+
+
+def missed(result: Result) -> Table | None:
+    """The domain's terms that most tuned answers lack although the reference names them."""
+    found = (result.details.get("answers") or {}).get("tuned", {}).get("most_missed")
+    if not found:
+        return None
+    return Table(
+        ["term", "asked for", "missing"], [[row["term"], str(row["asked"]), str(row["missed"])] for row in found]
+    )
+
+
 def confusion(answers: dict[str, Any]) -> Table | None:
     """Counts before → after, one row a true label."""
     shown = [answers[name] for name in ("baseline", "tuned") if name in answers]

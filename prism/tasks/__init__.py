@@ -7,6 +7,7 @@ A task module offers:
 - `example(row, id)`: the `Example` asked of the model; raises DataError naming the value that it cannot use.
 - `METRICS`: the metrics, each with its tier. They see the raw answers.
 - `details(examples, answers)`: tables for the report (optional).
+- `failures(examples, baseline, tuned)`: the patterns in which predictions fail, for the report (optional).
 - `LABELS` and `parse(answer)`, where the answer is one of a closed set: switches on the classical and the
   label-likelihood controls.
 """

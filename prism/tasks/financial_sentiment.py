@@ -17,7 +17,7 @@ from prism.metrics import classification
 VERSION = 1
 COLUMNS = ("tweet", "sentiment")
 LABELS = ("neutral", "bullish", "bearish")  # in the order of the published set's numbers
-PROMPT = "Bullish, bearish or neutral?\n{tweet}"
+PROMPT = "Is this tweet neutral, bullish or bearish?\n{tweet}"
 
 _LINK = re.compile(r"https?://\S+")
 _USER = re.compile(r"@\w+")

@@ -1,0 +1,139 @@
+"""ROUGE against the package itself, references swapped between groups, and what content gain is."""
+
+import time
+from collections import Counter
+
+import numpy
+import pytest
+from rouge_score.rouge_scorer import RougeScorer
+
+from prism.data import Example
+from prism.metrics import overlap
+from prism.metrics.overlap import METRICS, rouge, strangers
+
+TEXT = """the a of in is and blood cell cells pressure heart hearts artery arteries running ran runs inflammation
+inflamed disease diseases type-2 Crohn's 5-HT naïve β-blocker 12.5 mg, (see) tissue. which that it its"""
+WORDS = TEXT.split()
+
+
+def texts(n, seed, words=60):
+    random = numpy.random.default_rng(seed)
+    return [" ".join(random.choice(WORDS, random.integers(0, words))) for _ in range(n)]
+
+
+def examples(references, groups=None):
+    names = groups or [str(i) for i in range(len(references))]
+    question = ({"role": "user", "content": "?"},)
+    return [Example(str(i), question, text, group) for i, (text, group) in enumerate(zip(references, names))]
+
+
+def value(metric, rows):
+    return float(metric.value(numpy.nan_to_num(rows).sum(0)))
+
+
+METRIC = {metric.name: metric for metric in METRICS}
+
+
+def test_equal_to_rouge_score_to_the_last_digit():
+    scorer = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
+    awkward = ["", " ", "...", "word", "Word!", "the the the", "心筋梗塞", "a\nb\tc", "__x__", "ＡＢＣ", "İ", "1 2 3"]
+    pairs = list(zip(texts(400, 1), texts(400, 2)))
+    pairs += [(first, second) for first in awkward for second in [*awkward, *texts(3, 3)]]
+    for reference, answer in pairs:
+        theirs = scorer.score(reference, answer)
+        assert rouge(reference, answer)._asdict() == {name: theirs[name].fmeasure for name in theirs}
+
+
+def test_metrics_average_the_scores():
+    references, answers = texts(50, 4, words=20), texts(50, 5, words=20)
+    scorer = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
+    kept = [(r, a) for r, a in zip(references, answers) if r]
+    for name in ("rouge1", "rouge2", "rougeL"):
+        expected = numpy.mean([scorer.score(r, a)[name].fmeasure for r, a in kept])
+        rows = METRIC[name].statistics(examples(references), answers)
+        assert value(METRIC[name], rows) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
+def test_an_empty_reference_is_unscored_and_an_empty_answer_is_zero(metric):
+    rows = metric.statistics(examples(["", "...", "heart", "lung"]), ["heart", "heart", "", " \n"])
+    assert numpy.isnan(rows).any(1).tolist() == [True, True, False, False]
+    assert numpy.isnan(metric.value(rows)).tolist() == [True, True, False, False]
+    assert value(metric, rows) == 0
+
+
+def test_a_very_long_answer_is_scored():
+    reference, answer = "heart " * 5_000, "the heart " * 10_000  # 100,000 characters
+    started = time.process_time()
+    assert 0.3 < rouge(reference, answer).rougeL < 0.5
+    assert time.process_time() - started < 10
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_row_meets_a_reference_of_its_own_group(seed):
+    random = numpy.random.default_rng(seed)
+    names = random.choice(list("abcdefgh"), 60, p=[0.3, *[0.1] * 7]).tolist()
+    rows = examples([f"{name} {i}" for i, name in enumerate(names)], names)
+    found = strangers(rows)
+    assert all(other.reference.split()[0] != row.group for row, other in zip(rows, found))
+    assert Counter(row.reference for row in found) == Counter(row.reference for row in rows)
+    assert [row.id for row in found] == [row.id for row in rows]
+
+
+def test_the_pairing_does_not_depend_on_the_order_of_rows():
+    rows = examples([f"reference {i}" for i in range(40)], [f"group {i // 3}" for i in range(40)])
+    expected = {row.id: row.reference for row in strangers(rows)}
+    shuffled = [rows[i] for i in numpy.random.default_rng(0).permutation(40)]
+    assert {row.id: row.reference for row in strangers(shuffled)} == expected
+
+
+def test_a_set_that_one_group_dominates_has_no_strangers():
+    rows = examples(["one", "two", "three"], ["a", "a", "b"])
+    assert {row.reference for row in strangers(rows)} == {""}
+    assert numpy.isnan(METRIC["content_gain"].statistics(rows, ["one", "two", "three"])).all()
+    assert strangers([]) == []
+
+
+def test_rows_left_out_neither_give_nor_get_a_reference():
+    rows = examples(["one", "", "two", "three"])
+    found = strangers(rows, [True, False, True, True])
+    assert found[1].reference == ""
+    assert sorted(row.reference for row in found) == ["", "one", "three", "two"]
+
+
+def test_content_gain_is_the_gain_less_that_against_strangers():
+    rows, before, after = examples(texts(80, 6)), texts(80, 7), texts(80, 8)
+    rows = [row for row in rows if row.reference]
+    before, after = before[: len(rows)], after[: len(rows)]
+
+    def gain(name, against):
+        first, second = (value(METRIC[name], METRIC[name].statistics(against, said)) for said in (before, after))
+        return second - first
+
+    assert gain("content_gain", rows) == pytest.approx(gain("rougeL", rows) - gain("rougeL", strangers(rows)))
+
+
+def test_style_alone_is_no_content():
+    rows = examples([f"a disease of the organ number {i}" for i in range(30)])
+    style = value(METRIC["content_gain"], METRIC["content_gain"].statistics(rows, ["a disease of the organ"] * 30))
+    told = [row.reference for row in rows]
+    assert style == pytest.approx(0)
+    assert value(METRIC["content_gain"], METRIC["content_gain"].statistics(rows, told)) > 0.1
+
+
+def test_values_of_many_sums_at_once():
+    for metric in METRICS:
+        sums = metric.statistics(examples(["heart a", "lung b", "liver c"]), ["heart", "lung b", "c"]).cumsum(0)
+        assert metric.value(sums).tolist() == [metric.value(row) for row in sums]
+
+
+def test_fast_enough():
+    """2,000 answers of 60 words must take at most 10 s on one core; a quarter of them here, with room to spare."""
+    words = [f"word{i}ing" for i in range(5_000)]
+    random = numpy.random.default_rng(9)
+    references, answers = ([" ".join(random.choice(words, 60)) for _ in range(500)] for _ in range(2))
+    overlap.rouge("warm", "up")
+    started = time.process_time()
+    for metric in METRICS:
+        metric.statistics(examples(references), answers)
+    assert time.process_time() - started < 5

@@ -1,0 +1,121 @@
+"""Failure patterns: one answer of each kind, their order, and the table that the report shows."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from prism.data import Example, Prediction
+from prism.metrics import coverage, patterns
+
+LEXICON = "femur\nhip joint\nulna\nradius\nforearm\nheart\nblood\naspirin\ninsulin\nscurvy\n"
+ROWS = {
+    "femur": "The longest bone of the body, from the hip joint to the knee.",
+    "ulna": "The medial bone of the forearm, on the side of the little finger.",
+    "radius": "The lateral bone of the forearm, on the side of the thumb, which turns around its neighbour.",
+    "heart": "A hollow muscle that pumps blood through the vessels.",
+    "insulin": "A pancreatic hormone that lowers glucose.",
+}
+
+
+@pytest.fixture
+def lexicon(tmp_path):
+    (tmp_path / "own.txt").write_text(LEXICON, encoding="utf-8")
+    return coverage.load(tmp_path / "own.txt")
+
+
+@pytest.fixture
+def examples():
+    return [
+        Example(f"id {term}", ({"role": "user", "content": f"What is the {term}?"},), reference, term)
+        for term, reference in ROWS.items()
+    ]
+
+
+def predictions(answers, finish="stop"):
+    return [Prediction(str(i), answer, 9, finish) for i, answer in enumerate(answers)]
+
+
+ANSWERS = {  # to "What is the ulna?"
+    "": ("empty",),
+    " …\n": ("empty",),
+    "the bone of the bone of the bone of the bone of the": ("repeats",),
+    "The ulna is a bone. " + "It has many uses and several names in old books. " * 8: ("repeats", "verbose"),
+    "The ulna " + " ".join(f"turns{i}" for i in range(40)): ("verbose",),
+    "Families choose a new car.": ("off_topic",),
+    "It is what it is.": ("off_topic",),
+    "Scurvy.": ("off_topic", "hallucinates"),
+    "The lateral bone of the forearm, on the side of the thumb.": ("confused",),
+    "The lateral forearm bone on the thumb's side, full of aspirin.": ("confused", "hallucinates"),
+    "A forearm bone which contains aspirin.": ("hallucinates",),
+    "The medial bone of the forearm.": (),
+    ROWS["ulna"]: (),
+}
+
+
+def answers_with(ulna):
+    return [ulna if term == "ulna" else reference for term, reference in ROWS.items()]
+
+
+@pytest.mark.parametrize(("answer", "found"), ANSWERS.items(), ids=lambda value: repr(value)[:40])
+def test_patterns(examples, lexicon, answer, found):
+    findings = patterns.find(examples, predictions(answers_with(answer)), lexicon)
+    assert findings[1].found == found
+    assert findings[1].main == (found[0] if found else "no_pattern")
+    assert {finding.main for i, finding in enumerate(findings) if i != 1} == {"no_pattern"}
+
+
+def test_what_was_confused_and_what_was_invented(examples, lexicon):
+    answer = "The lateral forearm bone on the thumb's side, full of aspirin."
+    finding = patterns.find(examples, predictions(answers_with(answer)), lexicon)[1]
+    assert finding.confused_with == examples[2]
+    assert finding.invented == ("aspirin",)
+
+
+def test_another_reference_of_the_same_group_is_not_another_term(examples, lexicon):
+    examples[2] = replace(examples[2], group="ulna")
+    finding = patterns.find(examples, predictions(answers_with(ROWS["radius"])), lexicon)[1]
+    assert finding.confused_with is None
+
+
+def test_an_answer_cut_off_is_truncated_unless_it_loops(examples, lexicon):
+    cut = predictions(answers_with("The medial bone of"), finish="length")
+    assert patterns.find(examples, cut, lexicon)[1].main == "truncated"
+    loop = predictions(answers_with("bone and bone and bone and bone and"), finish="length")
+    assert patterns.find(examples, loop, lexicon)[1].found == ("repeats", "truncated")
+
+
+def test_nothing_is_held_against_an_empty_reference(examples, lexicon):
+    examples = [replace(example, reference="") for example in examples]
+    said = predictions([f"aspirin {term} " + " ".join(f"word{i}" for i in range(40)) for term in ROWS])
+    assert {finding.main for finding in patterns.find(examples, said, lexicon)} == {"no_pattern"}
+
+
+def test_analysis(examples, lexicon):
+    before = predictions(["Families choose a new car."] * 4 + [""])
+    after = predictions(answers_with("A forearm bone which contains aspirin."))
+    table = patterns.analysis(examples, before, after, lexicon)
+    assert json.loads(json.dumps(table)) == table
+    rows = {row["pattern"]: row for row in table["patterns"]}
+    assert list(rows) == [*patterns.PATTERNS, "no_pattern"]
+    assert {name: (row["baseline"], row["tuned"]) for name, row in rows.items() if row["baseline"] or row["tuned"]} == {
+        "empty": (1, 0),
+        "off_topic": (4, 0),
+        "hallucinates": (0, 1),
+        "no_pattern": (0, 4),
+    }
+    (worst,) = rows["hallucinates"]["worst"]
+    assert worst["id"] == "id ulna"
+    assert worst["baseline_pattern"] == "off_topic"
+    assert worst["invented"] == ["aspirin"]
+    assert worst["missing"] == []
+    assert 0 == worst["rougeL"][0] < worst["rougeL"][1] < 0.5
+    assert len(rows["no_pattern"]["worst"]) == patterns.SHOWN
+
+
+def test_worst_first_and_clipped(examples, lexicon):
+    after = predictions([ROWS["femur"], "ulna", ROWS["radius"], "The heart is a muscle.", "insulin " + "x" * 100_000])
+    rows = {row["pattern"]: row for row in patterns.analysis(examples, after, after, lexicon)["patterns"]}
+    shown = [worst["rougeL"][1] for worst in rows["no_pattern"]["worst"]]
+    assert shown == sorted(shown)
+    assert all(len(worst["tuned"]) <= patterns.CLIP + 1 for worst in rows["no_pattern"]["worst"])
