@@ -27,3 +27,7 @@ class StoreError(PrismError):
 
 class ResourceError(PrismError):
     """The machine lacks the device, memory or disk that the spec needs."""
+
+
+class ReferenceFault(PrismError):
+    """A reference cannot be trusted, or a run cannot become one."""

@@ -1,15 +1,31 @@
 """Intervals and tests, over groups, in vectorized numpy.
 
-Samples of one group (one image, one context) stand or fall together, so groups are what is resampled. Sources: Efron &
-Tibshirani, An Introduction to the Bootstrap, ch. 14 (BCa); Wilson 1927; Student's t for the spread between seeds.
+Samples of one group (one image, one context) stand or fall together, so groups are what is resampled, swapped and left
+out. Every metric is a function of sums of per-sample statistics, and everything here takes it as such: `sums` is
+(groups, d), or (seeds, groups, d), and `function` maps (..., d) to (...).
+
+Two models are held against each other by one of two questions, and a verdict says which one it answers.
+
+*These two adapters differ*: on other samples, would this one still be worse? `flips` where answers are right or wrong
+and independent, else `difference` with `swap_p`. *This recipe is worse*: on other samples, and trained with other
+seeds? `recipes`, which needs several seeds. Both speak of the loss, reference minus new: positive is worse.
+
+Which method does what was settled by simulation (benchmarks/simulation/RESULTS.md). Between equal models a bootstrap's
+p raises two to eight times the alarms that it should, at the levels that many thresholds ask for: from few groups it
+draws tails that are too short, and BCa's correction for skewness, estimated there, does more harm than good.
+
+Sources: Efron & Tibshirani, An Introduction to the Bootstrap, ch. 11 (jackknife), 14 (BCa) and 15 (swapping); Hesterberg
+2015, What Teachers Should Know About the Bootstrap (expanded percentiles); Wilson 1927; Fagerland, Lydersen & Laake 2013
+(McNemar's mid-p); Tango 1998 (score interval of a paired difference); Satterthwaite 1946.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
 import numpy
 
@@ -17,16 +33,25 @@ RESAMPLES = 10_000
 NORMAL = NormalDist()
 CHUNK = 500  # resamples drawn at a time: 500 x 10,000 groups of float64 are 40 MB
 
+Function = Callable[[numpy.ndarray], numpy.ndarray]
+
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its interval; `p` is the one-sided probability of a value at or below 0 under resampling."""
+    """A value with its interval; `p` is the one-sided p-value of a true value at or below 0.
+
+    `freedom` is the degrees of freedom behind `standard_error`: what `detectable` needs besides it.
+    """
 
     value: float
     low: float
     high: float
     p: float
     standard_error: float
+    freedom: float = math.inf
+
+
+# Sums, and what resampling makes of them
 
 
 def group_sums(statistics: numpy.ndarray, groups: Sequence[str]) -> numpy.ndarray:
@@ -45,26 +70,54 @@ def resampled_sums(sums: numpy.ndarray, resamples: int = RESAMPLES, seed: int = 
     groups = len(sums)
     random = numpy.random.default_rng(seed)
     totals = numpy.empty((resamples, sums.shape[1]))
-    for start in range(0, resamples, CHUNK):
-        rows = min(CHUNK, resamples - start)
-        drawn = random.integers(0, groups, (rows, groups)) + numpy.arange(rows)[:, None] * groups
-        counts = numpy.bincount(drawn.ravel(), minlength=rows * groups).reshape(rows, groups)
-        totals[start : start + rows] = counts @ sums
+    for rows in _chunks(resamples):
+        drawn = random.integers(0, groups, (rows.stop - rows.start, groups))
+        counts = numpy.array([numpy.bincount(draw, minlength=groups) for draw in drawn], dtype=float)
+        totals[rows] = counts @ sums
     return totals
 
 
-def bca(
-    sums: numpy.ndarray,
-    totals: numpy.ndarray,
-    function: Callable[[numpy.ndarray], numpy.ndarray],
-    level: float = 0.95,
-) -> Estimate:
-    """Bias-corrected and accelerated bootstrap interval of `function(sums.sum(0))`.
+def swapped_sums(
+    reference: numpy.ndarray, new: numpy.ndarray, resamples: int = RESAMPLES, seed: int = 42
+) -> numpy.ndarray:
+    """Totals of `new` where each group swapped sides with `reference` or not, by a coin: (groups, d) to (resamples, d).
 
-    `sums` is (groups, d), `totals` what `resampled_sums` made of it. Where nothing varies the interval is the value.
+    What such a total leaves of the joint total is the other side's. Swap once for all columns of all metrics.
     """
-    total = sums.sum(0)
-    value = float(function(total))
+    random = numpy.random.default_rng(seed)
+    change = reference - new
+    totals = numpy.empty((resamples, new.shape[1]))
+    for rows in _chunks(resamples):
+        coins = random.integers(0, 2, (rows.stop - rows.start, len(new)), dtype=numpy.int8)
+        totals[rows] = coins.astype(float) @ change
+    return totals + new.sum(0)
+
+
+def _chunks(resamples: int) -> Iterator[slice]:
+    for start in range(0, resamples, CHUNK):
+        yield slice(start, min(start + CHUNK, resamples))
+
+
+def influence(sums: numpy.ndarray, function: Function) -> numpy.ndarray:
+    """How far each group moves `function(sums.sum(-2))`, by leaving it out: (..., groups, d) to (..., groups).
+
+    Its mean is 0, and its variance over the number of groups is the jackknife's sampling variance of the value.
+    """
+    left_out = function(sums.sum(-2, keepdims=True) - sums)
+    return (sums.shape[-2] - 1) * (left_out.mean(-1, keepdims=True) - left_out)
+
+
+# One value
+
+
+def bca(sums: numpy.ndarray, totals: numpy.ndarray, function: Function, level: float = 0.95) -> Estimate:
+    """Bias-corrected and accelerated bootstrap interval of `function(sums.sum(0))`: for a score, which may be skewed.
+
+    `sums` is (groups, d), `totals` what `resampled_sums` made of it. The tails are Student's (Hesterberg's expansion):
+    a resample varies by 1 - 1/groups of what it should, and a spread known from few groups has tails of its own. Where
+    nothing varies the interval is the value.
+    """
+    value = float(function(sums.sum(0)))
     draws = numpy.sort(function(totals))
     spread = float(draws.std(ddof=1))
     # Ties count half, so that a discrete metric gets no bias correction out of its own coarseness.
@@ -72,17 +125,18 @@ def bca(
     p = (1 + numpy.searchsorted(draws, 0.0, "right")) / (1 + len(draws))
     if spread == 0 or len(sums) < 2:
         return Estimate(value, value, value, float(p), spread)
-    left_out = function(total - sums)
-    centred = left_out.mean() - left_out
-    scale = float((centred**2).sum() ** 1.5)
-    acceleration = float((centred**3).sum()) / (6 * scale) if scale else 0.0
+    freedom = len(sums) - 1
+    moves = influence(sums, function)
+    scale = float((moves**2).sum() ** 1.5)
+    acceleration = float((moves**3).sum()) / (6 * scale) if scale else 0.0
     bias = NORMAL.inv_cdf(min(max(below, 1 / len(draws)), 1 - 1 / len(draws)))
+    reach = _critical((1 - level) / 2, freedom) * math.sqrt(len(sums) / freedom)
     ends = []
-    for tail in ((1 - level) / 2, (1 + level) / 2):
-        z = bias + NORMAL.inv_cdf(tail)
+    for tail in (-reach, reach):
+        z = bias + tail
         share = NORMAL.cdf(bias + z / (1 - acceleration * z))
         ends.append(float(numpy.quantile(draws, share)))
-    return Estimate(value, ends[0], ends[1], float(p), spread)
+    return Estimate(value, ends[0], ends[1], float(p), spread, freedom)
 
 
 def wilson(right: float, n: float, level: float = 0.95) -> tuple[float, float]:
@@ -96,8 +150,6 @@ def wilson(right: float, n: float, level: float = 0.95) -> tuple[float, float]:
 
 def over_seeds(estimate: Estimate, values: Sequence[float], level: float = 0.95) -> Estimate:
     """Widen the interval of a mean over seeds by the spread between them: √(s²_samples + s²_seed / k), Student's t."""
-    from scipy.stats import t
-
     k = len(values)
     if k < 2:
         return estimate
@@ -107,6 +159,166 @@ def over_seeds(estimate: Estimate, values: Sequence[float], level: float = 0.95)
         return estimate
     # Welch and Satterthwaite: the sampling part has effectively unlimited degrees of freedom.
     freedom = (k - 1) * (error**2 / seeds) ** 2 if seeds else math.inf
-    half = float(t.ppf((1 + level) / 2, freedom)) * error
-    p = float(t.cdf(-estimate.value / error, freedom))
-    return Estimate(estimate.value, estimate.value - half, estimate.value + half, p, error)
+    return student(estimate.value, error, freedom, level)
+
+
+def student(value: float, error: float, freedom: float, level: float = 0.95) -> Estimate:
+    """The value, its Student interval and its one-sided p. An error of 0: the interval is the value, p is 0 or 1."""
+    from scipy.special import stdtr
+
+    half = _critical((1 - level) / 2, freedom) * error
+    p = float(stdtr(freedom, -value / error)) if error else float(value <= 0)
+    return Estimate(value, value - half, value + half, p, error, freedom)
+
+
+def _critical(tail: float, freedom: float) -> float:
+    from scipy.special import stdtrit
+
+    return NORMAL.inv_cdf(1 - tail) if math.isinf(freedom) else float(stdtrit(freedom, 1 - tail))
+
+
+# These two adapters differ
+
+
+def difference(reference: numpy.ndarray, new: numpy.ndarray, function: Function, level: float = 0.95) -> Estimate:
+    """The loss from `reference` to `new` on the same samples, with Student's interval over groups.
+
+    Both are (groups, d), or (seeds, groups, d), of which the mean over the seeds is taken: these adapters, no others.
+    """
+    sides = [side if side.ndim == 3 else side[None] for side in (reference, new)]
+    values = [function(side.sum(-2)).mean() for side in sides]
+    moves = influence(sides[0], function).mean(0) - influence(sides[1], function).mean(0)
+    groups = len(moves)
+    error = float(moves.std(ddof=1)) / math.sqrt(groups) if groups > 1 else 0.0
+    return student(float(values[0] - values[1]), error, max(groups - 1, 1), level)
+
+
+def swap_p(reference: numpy.ndarray, new: numpy.ndarray, swapped: numpy.ndarray, function: Function) -> float:
+    """One-sided mid-p of no loss: how often coins that swap the two sides of each group make one at least as large.
+
+    If the two models are equal, their answers to a group might as well have changed places: the paired randomization
+    test is exact for any metric, any number of groups and however few answers differ. `reference` and `new` are
+    (groups, d), `swapped` what `swapped_sums` made of them. Ties count half, so that on right and wrong answers this
+    is McNemar's mid-p, which `flips` computes without coins.
+    """
+    before, after = reference.sum(0), new.sum(0)
+    loss = function(before) - function(after)
+    losses = function(before + after - swapped) - function(swapped)
+    tie = 1e-9 * max(float(numpy.abs(losses).max()), abs(float(loss)))  # sums in another order differ in the last bits
+    larger, smaller = int((losses > loss + tie).sum()), int((losses < loss - tie).sum())
+    return (1 + larger + (len(losses) - larger - smaller) / 2) / (1 + len(losses))
+
+
+def flips(better: int, worse: int, n: int, level: float = 0.95) -> Estimate:
+    """The loss of a right-or-wrong metric over `n` independent samples: McNemar's mid-p, Tango's interval.
+
+    `better` samples were wrong and are right now, `worse` were right and are wrong now.
+    """
+    loss = (worse - better) / n
+    low, high = tango(better, worse, n, level)
+    error = math.sqrt((worse + better) / n - loss**2) / math.sqrt(n)
+    return Estimate(loss, float(low), float(high), float(mcnemar_midp(better, worse)[0]), error)
+
+
+def mcnemar_midp(better: Any, worse: Any) -> tuple[numpy.ndarray, numpy.ndarray]:
+    """McNemar's mid-p of no change from counts of flips, any shape: (one-sided, for a loss; two-sided)."""
+    from scipy.stats import binom
+
+    better, worse = numpy.asarray(better), numpy.asarray(worse)
+    at = binom.pmf(worse, better + worse, 0.5) / 2
+    loss, gain = binom.sf(worse, better + worse, 0.5) + at, binom.sf(better, better + worse, 0.5) + at
+    return loss, numpy.minimum(1, 2 * numpy.minimum(loss, gain))
+
+
+def tango_z(better: Any, worse: Any, n: Any, margin: Any) -> numpy.ndarray:
+    """Tango's score statistic of a loss of exactly `margin`, standard normal; at margin 0 it is McNemar's.
+
+    1 - Φ(z) is the one-sided p-value of "the loss is at most `margin`".
+    """
+    better, worse, margin = numpy.asarray(better, float), numpy.asarray(worse, float), numpy.asarray(margin, float)
+    # The most likely share of `better` flips, had the loss been `margin`: a root of 2n q² + b q - c.
+    b = -better - worse + (2 * n - worse + better) * margin
+    c = better * margin * (1 - margin)
+    root = (numpy.sqrt(numpy.maximum(b * b + 8 * n * c, 0)) - b) / (4 * n)
+    variance = n * (2 * root + margin * (1 - margin))
+    gap = worse - better - n * margin
+    with numpy.errstate(divide="ignore", invalid="ignore"):
+        return numpy.where(gap == 0, 0.0, gap / numpy.sqrt(numpy.maximum(variance, 0)))
+
+
+def tango(better: Any, worse: Any, n: Any, level: float = 0.95) -> tuple[numpy.ndarray, numpy.ndarray]:
+    """Tango's score interval of the loss (worse - better) / n, any shape: the margins that his test does not reject."""
+    loss = (numpy.asarray(worse, float) - better) / n
+    z = NORMAL.inv_cdf((1 + level) / 2)
+    ends = []
+    for bound in (-1.0, 1.0):
+        inside, outside = loss, numpy.full_like(loss, bound)
+        for _ in range(40):  # bisection, to 1e-12
+            middle = (inside + outside) / 2
+            kept = numpy.abs(tango_z(better, worse, n, middle)) <= z
+            inside, outside = numpy.where(kept, middle, inside), numpy.where(kept, outside, middle)
+        ends.append(inside)
+    return ends[0], ends[1]
+
+
+# This recipe is worse
+
+
+def recipes(
+    reference: numpy.ndarray, new: numpy.ndarray, function: Function, level: float = 0.95, fixed: bool = False
+) -> Estimate:
+    """The loss from one recipe to another, on other samples and with other seeds: (k_ref, groups, d), (k_new, groups, d).
+
+    `fixed`: the reference is not trained, so that no other seed could have made another one (the untuned model).
+    """
+    moves = numpy.vstack([influence(reference, function), influence(new, function)])
+    groups = moves.shape[1]
+    values = numpy.concatenate([function(reference.sum(-2)), function(new.sum(-2))])
+    covariance = moves @ moves.T / (groups * (groups - 1))
+    loss, error, freedom = seed_error(values, covariance, len(reference), groups, fixed)
+    return student(float(loss), float(error), float(freedom), level)
+
+
+def seed_error(
+    values: numpy.ndarray, covariance: numpy.ndarray, k_ref: int, groups: int, fixed: bool = False
+) -> tuple[numpy.ndarray, numpy.ndarray, numpy.ndarray]:
+    """Loss, standard error √(s²_samples + s²_seed (1/k_ref + 1/k_new)) and its degrees of freedom (Satterthwaite's).
+
+    `values` (..., k_ref + k_new) are each seed's score, the reference's first; `covariance` (..., k, k) their sampling
+    covariance. Scores of equal seeds differ as well, because each errs on samples of its own: that part of their
+    variance is in s²_samples already, so s²_seed is what the seeds vary beyond it.
+    """
+    k_new = values.shape[-1] - k_ref
+    spread = (0 if fixed else 1 / k_ref) + 1 / k_new
+    seeds = k_ref + k_new - 2
+    if seeds < 1 or (fixed and k_ref > 1):
+        raise ValueError(f"{k_ref} and {k_new} seeds: a recipe's spread needs two of one side, an untuned model has one")
+    weights = numpy.concatenate([numpy.full(k_ref, 1 / k_ref), numpy.full(k_new, -1 / k_new)])
+    samples = numpy.einsum("...ij,i,j", covariance, weights, weights)
+    between, within = 0.0, 0.0
+    for side in (slice(0, k_ref), slice(k_ref, None)):
+        mine = values[..., side]
+        part = covariance[..., side, side]
+        between = between + ((mine - mine.mean(-1, keepdims=True)) ** 2).sum(-1) / seeds
+        within = within + (numpy.einsum("...ii", part) - part.sum((-2, -1)) / mine.shape[-1]) / seeds
+    variance = samples + numpy.maximum(between - within, 0) * spread
+    doubt = samples**2 / max(groups - 1, 1) + (numpy.maximum(between, within) * spread) ** 2 / seeds
+    freedom = numpy.divide(variance**2, doubt, out=numpy.full_like(doubt, numpy.inf), where=doubt > 0)
+    return values @ weights, numpy.sqrt(variance), freedom
+
+
+# What could have been seen
+
+
+def detectable(drop: float, error: float, alpha: float, power: float = 0.8, freedom: float = math.inf) -> float:
+    """The smallest true loss that a `drop` threshold tested at one-sided `alpha` catches with this power.
+
+    It fails where the loss exceeds both `drop` and c standard errors, c the critical value: max(drop, c·SE) + .84·SE.
+    With few degrees of freedom the error itself is in doubt, and the noncentral t tells how much more it takes.
+    """
+    from scipy.special import nctdtrinc
+
+    margin = NORMAL.inv_cdf(power)
+    critical = _critical(alpha, freedom)
+    reach = critical + margin if freedom > 1000 else float(nctdtrinc(freedom, 1 - power, critical))
+    return max(drop + margin * error, reach * error)

@@ -52,9 +52,7 @@ class Tokens:
     completion: int = 0
 
     def __add__(self, other: Tokens) -> Tokens:
-        return Tokens(
-            self.requests + other.requests, self.prompt + other.prompt, self.completion + other.completion
-        )
+        return Tokens(self.requests + other.requests, self.prompt + other.prompt, self.completion + other.completion)
 
     def __sub__(self, other: Tokens) -> Tokens:
         return self + Tokens(-other.requests, -other.prompt, -other.completion)

@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
@@ -23,14 +24,15 @@ from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
 
 from prism.errors import PrismError
-from prism.spending import Price, Spending
+from prism.judge.spending import Price, Spending
 
 NOT_CONFIGURED = (
     "no judge is configured: pass --prism-judge openai:gpt-4o-mini, --prism-judge http://HOST:PORT/v1#MODEL or "
     "--prism-judge local:FOLDER, or set PRISM_JUDGE"
 )
 OPENAI = "https://api.openai.com/v1"
-SHORTEST_WAIT = 5.0  # seconds: no request is given up sooner, however fast the others are
+SHORTEST_WAIT = 2.0  # seconds: no request is given up sooner, however fast the others are
+CONNECT = 10.0  # seconds for a connection; an answer may take longer
 KNOWN_AFTER = 10  # answers, from which on their median says how long an answer takes
 REPLY_TOKENS = 512  # a local judge's reply: a score and two sentences fit four times
 
@@ -68,12 +70,14 @@ class Choice:
 
     def identity(self) -> dict[str, str]:
         """What determines its grades. The address does not: the same model elsewhere is the same judge."""
-        if self.kind != "local":
-            return {"kind": self.kind, "model": self.model}
-        from prism.identity import base_identity, versions
+        return _local_identity(self.model) if self.kind == "local" else {"kind": self.kind, "model": self.model}
 
-        libraries = versions(["torch", "transformers"])
-        return {"kind": "local", **base_identity(self.model, Path.cwd()), **libraries}
+
+@cache  # a judge's weights are some gigabytes, and every set of grades asks for this
+def _local_identity(folder: str) -> dict[str, str]:
+    from prism.identity import base_identity, versions
+
+    return {"kind": "local", **base_identity(folder, Path.cwd()), **versions(["torch", "transformers"])}
 
 
 def choose(text: str | None, environ: Mapping[str, str] = os.environ) -> Choice | None:
@@ -119,23 +123,35 @@ async def connect(choice: Choice, spending: Spending) -> AsyncIterator[Judge]:
     if choice.kind == "local":
         yield await asyncio.to_thread(Folder, choice, spending)
         return
-    import httpx
+    import aiohttp  # httpx takes 8 ms of CPU a request where 32 are in flight, aiohttp 1
 
-    # A proxy of the environment is right for the outer world and wrong for a server on this machine.
-    outside = urlsplit(choice.address).hostname not in ("localhost", "127.0.0.1", "::1")
-    headers = {"Authorization": f"Bearer {choice.key}"} if choice.key else {}
-    limits = httpx.Limits(max_connections=choice.in_flight)
-    async with httpx.AsyncClient(headers=headers, timeout=None, limits=limits, trust_env=outside) as client:
-        yield Endpoint(choice, spending, client)
+    session = aiohttp.ClientSession(
+        headers={"Authorization": f"Bearer {choice.key}"} if choice.key else {},
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT),
+        connector=aiohttp.TCPConnector(limit=choice.in_flight),
+        # A proxy of the environment is right for the outer world and wrong for a server on this machine.
+        trust_env=urlsplit(choice.address).hostname not in ("localhost", "127.0.0.1", "::1"),
+    )
+    async with session:
+        yield Endpoint(choice, spending, session)
+
+
+@dataclass(frozen=True)
+class Response:
+    """What came back over HTTP."""
+
+    status: int
+    text: str
+    retry_after: float
 
 
 class Endpoint:
     """One OpenAI-compatible server, asked over and over."""
 
-    def __init__(self, choice: Choice, spending: Spending, client: Any) -> None:
+    def __init__(self, choice: Choice, spending: Spending, session: Any) -> None:
         self.choice = choice
         self.spending = spending
-        self.client = client
+        self.session = session
         self.seconds: deque[float] = deque(maxlen=200)  # how long the latest answers took
         self.reached = False
         self.next_turn = 0.0
@@ -145,8 +161,9 @@ class Endpoint:
 
         Raises JudgeError where no request can ever succeed, and NotGraded where this one did not.
         """
-        import httpx
+        import aiohttp
 
+        never = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL)
         message = {"role": "user", "content": prompt}
         body = {"model": self.choice.model, "messages": [message], "temperature": 0, **options}
         body = {name: value for name, value in body.items() if value is not None}
@@ -158,22 +175,21 @@ class Endpoint:
             pause = 0.0
             began = time.monotonic()
             try:
-                sent = self.client.post(f"{self.choice.address}/chat/completions", json=body)
-                response = await self._in_time(sent, attempt)
+                response = await self._in_time(self._post(body), attempt)
+            except aiohttp.ClientError as error:
+                problem = f"{self.choice.address} cannot be reached ({error or type(error).__name__})"
+                if not self.reached and isinstance(error, never):
+                    raise JudgeError(f"judge {problem}; start the server, or name another judge") from None
             except TimeoutError:
                 problem = f"no answer within {time.monotonic() - began:.0f} s"
-            except (httpx.TransportError, httpx.InvalidURL) as error:
-                problem = f"{self.choice.address} cannot be reached ({error or type(error).__name__})"
-                if not self.reached:
-                    raise JudgeError(f"judge {problem}; start the server, or name another judge") from None
             else:
                 self.reached = True
                 self._raise_for(response)
-                if response.status_code == 200 and (reply := self._read(response)):
+                if response.status == 200 and (reply := self._read(response, prompt)):
                     self.seconds.append(time.monotonic() - began)
                     return reply
-                problem = f"HTTP {response.status_code}" + (" without a chat completion" if response.is_success else "")
-                pause = _retry_after(response)
+                problem = f"HTTP {response.status}" + (" without a chat completion" if response.status == 200 else "")
+                pause = response.retry_after
             if attempt + 1 < self.choice.attempts:
                 backoff = min(30.0, 0.5 * 2**attempt) * random.uniform(0.5, 1.0)  # jitter keeps 32 from coming at once
                 await asyncio.sleep(max(backoff, pause))
@@ -189,15 +205,23 @@ class Endpoint:
             await asyncio.sleep(wait)
 
     def patience(self, attempt: int) -> float:
-        """How long to wait for an answer: ten times what answers take here, twice that at each further attempt.
+        """How long to wait for an answer: five times what answers take here, twice that at each further attempt.
 
         A fixed limit is either too short for a model on a CPU or lets every hang of a fast server cost minutes.
         """
         if len(self.seconds) < KNOWN_AFTER:
             return self.choice.timeout
-        return min(self.choice.timeout, max(SHORTEST_WAIT, 10 * median(self.seconds)) * 2**attempt)
+        return min(self.choice.timeout, max(SHORTEST_WAIT, 5 * median(self.seconds) * 2**attempt))
 
-    async def _in_time(self, request: Coroutine[Any, Any, Any], attempt: int) -> Any:
+    async def _post(self, body: Mapping[str, Any]) -> Response:
+        async with self.session.post(f"{self.choice.address}/chat/completions", json=body) as response:
+            try:
+                retry_after = min(60.0, float(response.headers.get("Retry-After", 0)))
+            except ValueError:  # a date: the backoff has to do
+                retry_after = 0.0
+            return Response(response.status, await response.text(errors="replace"), retry_after)
+
+    async def _in_time(self, request: Coroutine[Any, Any, Response], attempt: int) -> Response:
         """Await a request no longer than patience lasts, which may shorten while it is under way."""
         task = asyncio.ensure_future(request)
         began = time.monotonic()
@@ -210,9 +234,9 @@ class Endpoint:
         finally:
             task.cancel()
 
-    def _raise_for(self, response: Any) -> None:
+    def _raise_for(self, response: Response) -> None:
         """Raise where asking again cannot help. What is left (200, 408, 409, 429, 5xx) is the caller's."""
-        status, said = response.status_code, _error(response)
+        status, said = response.status, _error(response)
         at = f"judge {self.choice.address}"
         if status in (401, 403):
             variable = "OPENAI_API_KEY" if self.choice.kind == "openai" else "PRISM_JUDGE_API_KEY"
@@ -228,7 +252,7 @@ class Endpoint:
         if 300 <= status < 500 and status not in (408, 409, 429):
             raise NotGraded(f"the judge's endpoint refused the request (HTTP {status}{said})", final=False)
 
-    def _read(self, response: Any) -> Reply | None:
+    def _read(self, response: Response, prompt: str) -> Reply | None:
         """The reply in a response, its tokens counted; None where the response is no chat completion."""
         try:
             raw = json.loads(response.text, object_hook=lambda table: SimpleNamespace(**table))
@@ -238,7 +262,7 @@ class Endpoint:
             return None
         usage = getattr(raw, "usage", None)
         self.spending.add(
-            getattr(usage, "prompt_tokens", None) or len(response.request.content) // 4,
+            getattr(usage, "prompt_tokens", None) or len(prompt) // 4,
             getattr(usage, "completion_tokens", None) or len(text or "") // 4,
         )
         refusal = getattr(first.message, "refusal", None)
@@ -249,21 +273,12 @@ class Endpoint:
         return Reply(text, str(getattr(raw, "model", "") or self.choice.model), raw)
 
 
-def _retry_after(response: Any) -> float:
-    try:
-        return min(60.0, float(response.headers.get("retry-after", 0)))
-    except ValueError:  # a date: the backoff has to do
-        return 0.0
-
-
-def _error(response: Any) -> str:
+def _error(response: Response) -> str:
     """What the server says went wrong, as it stands in a sentence; servers differ in where they put it."""
-    if response.is_success:
-        return ""
-    with contextlib.suppress(ValueError, AttributeError):
-        found = response.json()
-        found = found.get("error", found)
-        found = found.get("message", found) if isinstance(found, dict) else found
+    with contextlib.suppress(ValueError):
+        found = json.loads(response.text)
+        for name in ("error", "message"):
+            found = found.get(name, found) if isinstance(found, dict) else found
         return f": {' '.join(str(found).split())[:200]}"
     return ""
 
@@ -281,8 +296,9 @@ class Folder:
         self.choice = choice
         self.spending = spending
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.tokenizer = AutoTokenizer.from_pretrained(choice.model)
-        self.model = AutoModelForCausalLM.from_pretrained(choice.model, dtype="auto").to(self.device).eval()
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(choice.model)
+        self.model: Any = AutoModelForCausalLM.from_pretrained(choice.model, dtype="auto").eval()
+        self.model.to(self.device)
         self.turn = asyncio.Lock()
 
     async def ask(self, prompt: str, **_: Any) -> Reply:
