@@ -54,6 +54,7 @@ def test_equal_and_containing_texts_are_dropped():
     ]
     kept = without(docs, {key("buy acme NOW [URL]")}, ["clade of new world monkeys"])
     assert kept == ["Kept.", "One line.\nLast."]
+    assert without(["It is a clade of new\nworld monkeys."], set(), ["clade of new world monkeys"]) == []
 
 
 def test_tweets_are_normalized_as_the_task_shows_them():
