@@ -64,7 +64,8 @@ def calibrate_judge(
     from tabulate import tabulate
     from tqdm import tqdm
 
-    from prism.judge import DEFINITIONS, asking, calibration, estimate
+    from prism.judge import DEFINITIONS, asking, calibration
+    from prism.judge.grading import estimate
     from prism.judge.spending import Budget, Spending
     from prism.store import Store
 

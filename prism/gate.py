@@ -8,12 +8,16 @@ from prism.record import Record, Verdict
 from prism.spec import Limit, Spec
 
 
-def judge(spec: Spec, record: Record) -> Record:
+def judge(spec: Spec, record: Record, unfit: str = "", required: bool = False) -> Record:
     """The record with a verdict on each of the spec's thresholds for its metric.
 
-    Thresholds that were measured on other rows than those at hand are skipped with that reason, never applied.
+    Thresholds that were measured on other rows than those at hand are skipped with that reason, never applied. `unfit`
+    says why the metric cannot be decided (no judge, or one that agrees too little); `required` makes that a failure.
     """
     limits = [limit for limit in spec.limits() if (limit.tier, limit.metric) == (record.tier, record.metric)]
+    if unfit:
+        state = "fails" if required else "skipped"
+        return replace(record, verdicts=tuple(_verdict(limit, state, unfit) for limit in limits))
     measured_on = spec.data.measured_on
     if measured_on and not record.evaluation_digest.startswith(measured_on):
         reason = (

@@ -19,6 +19,8 @@ from typing import Any
 import pytest
 
 from prism.errors import PrismError, ResourceError, StoreError
+from prism.judge.asking import Choice, choose
+from prism.judge.spending import Budget, Spending
 from prism.record import Result, Run, from_json, to_json, write_text
 from prism.scheduling import choose_profile, lacking, resources
 from prism.spec import PROFILES, Limit, Spec, find_specs, load_spec
@@ -43,6 +45,8 @@ class Session:
         self.reports = (self.root / Path(option("--prism-report")).expanduser()).resolve()
         self.retrain: bool = option("--prism-retrain")
         self.seeds: int = option("--prism-seeds")
+        self.required: list[str] = option("--prism-require")
+        self.judge = _judge(option("--prism-judge"), option("--prism-judge-budget"))
         self.profile, self.why = choose_profile(option("--prism-profile"))
         self.chosen: list[str] = option("--prism-spec")
         self.run_id = getattr(config, "workerinput", {}).get("prism_run_id") or new_run_id()
@@ -89,6 +93,12 @@ class Session:
         if worked:
             self.made.add(folder)
         return folder
+
+    def say(self, sentence: str) -> None:
+        """One line on the terminal, behind pytest's capture."""
+        screen = _Screen(self.config)
+        screen.start_line()
+        screen.write(f"prism: {sentence}\n")
 
     @contextlib.contextmanager
     def progress(self, what: str, total: int = 0) -> Iterator[Callable[[int], None]]:
@@ -230,6 +240,29 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--prism-report", metavar="DIR", default="reports", help="where runs/ and latest/ are written")
     add("--prism-retrain", action="store_true", help="train again what the store already holds")
     add("--prism-seeds", type=_count, default=1, metavar="N", help="train and measure N adapters a spec")
+
+    add(
+        "--prism-judge",
+        metavar="JUDGE",
+        help="openai:MODEL, http://HOST:PORT/v1#MODEL or local:FOLDER (or PRISM_JUDGE)",
+    )
+    add("--prism-judge-budget", metavar="N", help='stop judging there: "2.50" dollars or "200k tokens"')
+    add(
+        "--prism-require",
+        action="append",
+        default=[],
+        choices=["tier3"],
+        help="what cannot be decided fails, not skips",
+    )
+
+
+def _judge(text: str | None, budget: str | None) -> tuple[Choice, Spending] | None:
+    """The judge that was asked for, and the one account of what it costs; None where none was."""
+    try:
+        choice = choose(text)
+        return (choice, Spending(choice.price, Budget.parse(budget) if budget else None)) if choice else None
+    except PrismError as error:
+        raise pytest.UsageError(str(error)) from None
 
 
 def _count(text: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -82,16 +82,17 @@ def score(
     baseline: Answers,
     tuned: Mapping[int, Answers],
     controls: Mapping[str, Answers],
+    judged: Sequence[Metric] = (),
 ) -> list[Record]:
-    """One record a metric of the spec's task, without verdicts. `tuned` maps each training seed to its answers.
+    """One record a metric of the spec's task, and of a judge's, without verdicts. `tuned` maps seeds to answers.
 
     All answers are in the order of `examples`. A sample that any of them leaves unscored is left out for all, so that
     every difference is of the same samples.
     """
     answers: dict[str, Answers] = {"baseline": baseline, **controls}
     answers |= {f"tuned {seed}": said for seed, said in tuned.items()}
-    metrics = [metric for metric in spec.load_task().METRICS if metric.baseline in answers]
-    table = _table(metrics, examples, answers, first=f"tuned {next(iter(tuned))}")
+    metrics = [metric for metric in (*spec.load_task().METRICS, *judged) if metric.baseline in answers]
+    table = _table(metrics, examples, answers, list(controls), first=f"tuned {next(iter(tuned))}")
     records = []
     for metric in metrics:
         counted = table.scored[metric.name]
@@ -121,6 +122,33 @@ def score(
 NOTHING = Score(math.nan, (math.nan, math.nan))
 
 
+def unjudged(spec: Spec, digest: str, n: int, measured: Collection[str]) -> list[Record]:
+    """A record without a score for each gated metric that no judge has measured, so that its verdict has a place."""
+    missing = {
+        limit.metric: limit.tier for limit in spec.limits() if limit.tier == "tier3" and limit.metric not in measured
+    }
+    return [
+        Record(
+            phase=spec.phase,
+            spec=spec.name,
+            profile=spec.profile,
+            data=spec.data.name or spec.data.path,
+            evaluation_digest=digest,
+            tier=tier,
+            metric=metric,
+            direction="higher",
+            n=0,
+            groups=0,
+            unscored=n,
+            seeds={},
+            baseline=NOTHING,
+            tuned=NOTHING,
+            gain=NOTHING,
+        )
+        for metric, tier in missing.items()
+    ]
+
+
 def _scored(
     record: Record,
     metric: Metric,
@@ -130,7 +158,7 @@ def _scored(
     controls: Mapping[str, Answers],
 ) -> Record:
     beside: list[str] = []
-    if metric.baseline == "baseline":
+    if metric.baseline == "baseline" and metric.controlled:
         beside = [*controls, *([SHUFFLED] if metric.shuffled else [])]
     return replace(
         record,
@@ -149,14 +177,19 @@ def _control(table: _Table, metric: Metric, mean: _Mean, name: str) -> Control:
 
 
 def _table(
-    metrics: Sequence[Metric], examples: Sequence[Example], answers: Mapping[str, Answers], first: str
+    metrics: Sequence[Metric],
+    examples: Sequence[Example],
+    answers: Mapping[str, Answers],
+    controls: Sequence[str],
+    first: str,
 ) -> _Table:
     blocks: list[numpy.ndarray] = []
     values: dict[tuple[str, str], _Value] = {}
     scored: dict[str, numpy.ndarray] = {}
     width = 0
     for metric in metrics:
-        block = {name: metric.statistics(examples, said) for name, said in answers.items()}
+        known = {name: said for name, said in answers.items() if metric.controlled or name not in controls}
+        block = {name: metric.statistics(examples, said) for name, said in known.items()}
         counts = ~numpy.any([numpy.isnan(part).any(1) for part in block.values()], axis=0)
         if metric.shuffled:
             # What the tuned answers would score against other rows' references, which only their style can know.

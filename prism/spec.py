@@ -12,11 +12,14 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from prism.errors import SpecError
+
+if TYPE_CHECKING:
+    from prism.metrics import Metric
 
 TIERS = ("tier1", "tier2", "tier3", "cost")
 PROFILES = ("nano", "full")
@@ -82,6 +85,15 @@ class Model(Table):
     load_in_8bit: bool = False
 
 
+class Judge(Table):
+    """How tier 3 is judged. Whose judge it is, is no part of a spec: --prism-judge says that."""
+
+    evaluation_steps: list[str] | None = None  # in place of the task's own, for its first GEval
+    min_kappa: float | None = Field(
+        None, ge=-1, le=1
+    )  # a judge that agrees less with the calibration set decides nothing
+
+
 class Threshold(Table):
     floor: float | None = None
     ceiling: float | None = None
@@ -124,6 +136,7 @@ class Spec(Table):
     lora: dict[str, Any] = {}
     sft: dict[str, Any] = {}
     generate: dict[str, Any]
+    judge: Judge = Judge()
     gate: dict[Literal["tier1", "tier2", "tier3", "cost"], dict[str, Threshold]] = {}
     phase: str = ""  # from the folder: "phase1"
     name: str = ""  # from the file: "qwen3-4b"
@@ -189,7 +202,7 @@ def _check_task(spec: Spec, place: str) -> None:
             raise
         known = sorted(file.stem for file in (Path(__file__).parent / "tasks").glob("[a-z]*.py"))
         raise SpecError(f'{place} task = "{spec.task}": no such task; there are {", ".join(known)}') from None
-    metrics = {metric.name: metric for metric in task.METRICS}
+    metrics = {metric.name: metric for metric in (*task.METRICS, *judged_metrics(task))}
     for limit in spec.limits():
         where = f'{place} [gate.{limit.tier}] "{limit.metric}"'.replace('"', "" if " " not in limit.metric else '"')
         if limit.tier == "cost":
@@ -219,6 +232,13 @@ def _first(error: ValidationError) -> str:
         "missing": "is missing; add it",
     }.get(problem["type"], problem["msg"].removeprefix("Value error, ").replace("Input should", "must"))
     return f"{table}{key}{shown}: {message}"
+
+
+def judged_metrics(task: ModuleType) -> list[Metric]:
+    """The tier-3 metrics that a task's judge definitions make, as names: their scores come from a judge, not from us."""
+    from prism.metrics import judged
+
+    return [judged(definition.metric, {}) for definition in getattr(task, "JUDGED", ())]
 
 
 def find_specs(root: Path, phase: str | None = None) -> list[Path]:

@@ -17,7 +17,6 @@ import pytest
 from sklearn.metrics import cohen_kappa_score
 from typer.testing import CliRunner
 
-from prism import judge
 from prism.cli import app
 from prism.errors import DataError, ModelError, PrismError
 from prism.judge import (
@@ -28,10 +27,11 @@ from prism.judge import (
     Grade,
     asking,
     calibration,
-    grade,
+    grading,
     ledger,
 )
 from prism.judge.asking import JudgeError, choose
+from prism.judge.grading import grade
 from prism.judge.spending import Budget, Price, Spending, Tokens
 from prism.store import Store
 from tests.conftest import ROOT
@@ -98,16 +98,16 @@ class TestFencing:
         for prompt in server.asked:
             assert any(self.INJECTION in text for _, text in FENCED.findall(prompt))
             assert self.INJECTION not in FENCED.sub("", prompt)
-            assert judge.FENCE_STEP in FENCED.sub("", prompt)
+            assert grading.FENCE_STEP in FENCED.sub("", prompt)
 
     def test_the_code_is_the_texts_own_and_in_none_of_them(self):
         case = Case("a", "q", "an answer", "r")
-        shown, _ = judge.fence(case)
+        shown, _ = grading.fence(case)
         tag = FENCED.search(shown.answer)[1]
-        assert judge.fence(case)[0] == shown
-        assert judge._tag(["q", "an answer", "r"]) == tag
-        nasty = judge._tag(["x"])
-        assert judge._tag(["x", nasty]) not in nasty
+        assert grading.fence(case)[0] == shown
+        assert grading._tag(["q", "an answer", "r"]) == tag
+        nasty = grading._tag(["x"])
+        assert grading._tag(["x", nasty]) not in nasty
 
     def test_an_answer_of_100_000_characters_is_cut_and_says_so(self, store):
         found = ask_one(store, '{"score": 5, "reason": "long"}', answer="word " * 20_000)
@@ -183,7 +183,7 @@ class TestUnscored:
 
     def test_reasons_are_counted_without_what_is_particular(self):
         grades = [Grade("a", None, "invalid JSON: 'x'"), Grade("b", None, "invalid JSON: 'y'"), Grade("c", 1.0, "")]
-        assert judge.unscored_reasons(grades) == {"invalid JSON": 2}
+        assert grading.unscored_reasons(grades) == {"invalid JSON": 2}
 
 
 class TestAsking:
@@ -197,7 +197,7 @@ class TestAsking:
             assert [g.id for g in found] == [str(i) for i in range(n)]
             assert sum(advanced) == n
             scored = [g for g in found if g.score is not None]
-            reasons = judge.unscored_reasons(found)
+            reasons = grading.unscored_reasons(found)
             assert reasons.keys() == {"invalid JSON from the judge", "refused by the judge", "score out of range"}
             assert len(scored) + sum(reasons.values()) == n
             assert set(server.answered.values()) == {1}
@@ -283,10 +283,11 @@ import sys
 from pathlib import Path
 from prism import judge
 from prism.judge.asking import choose
+from prism.judge.grading import grade
 from prism.store import Store
 from dataclasses import replace
 from tests.test_judge import cases
-judge.grade(replace(choose(sys.argv[1]), in_flight=4), judge.MEDICAL_CORRECTNESS, cases(60), Store(Path(sys.argv[2])))
+grade(replace(choose(sys.argv[1]), in_flight=4), judge.MEDICAL_CORRECTNESS, cases(60), Store(Path(sys.argv[2])))
 """
 
     def test_killed_halfway_and_resumed_without_asking_for_a_graded_sample(self, store):
@@ -300,8 +301,8 @@ judge.grade(replace(choose(sys.argv[1]), in_flight=4), judge.MEDICAL_CORRECTNESS
             child.send_signal(signal.SIGKILL)
             child.wait()
 
-            kept = ledger.read(store, judge.judgement_identity(choice, MEDICAL_CORRECTNESS))
-            graded = {case.answer for case in cases(60) if judge._key(case, MEDICAL_CORRECTNESS, 0) in kept}
+            kept = ledger.read(store, grading.judgement_identity(choice, MEDICAL_CORRECTNESS))
+            graded = {case.answer for case in cases(60) if grading._key(case, MEDICAL_CORRECTNESS, 0) in kept}
             assert 20 <= len(graded) < 60
             before = Counter(server.asked)
             found = grade(choice, MEDICAL_CORRECTNESS, cases(60), store)
@@ -335,7 +336,7 @@ class TestSpending:
     def test_a_budget_stops_cleanly_and_the_next_run_goes_on(self, store):
         with Loopback() as server:
             choice = replace(choose(server.judge, {}), in_flight=2)
-            ahead = judge.estimate(choice, MEDICAL_CORRECTNESS, cases(10), store)
+            ahead = grading.estimate(choice, MEDICAL_CORRECTNESS, cases(10), store)
             assert ahead.requests == 10
             budget = Budget((ahead.prompt + ahead.completion) * 0.45, "tokens")
             spending = Spending(budget=budget)
@@ -346,14 +347,14 @@ class TestSpending:
                 f"budget reached: {budget}; the next run goes on here"
             }
             assert spending.spent.prompt + spending.spent.completion <= budget.amount
-            assert judge.estimate(choice, MEDICAL_CORRECTNESS, cases(10), store).requests == 10 - len(done)
+            assert grading.estimate(choice, MEDICAL_CORRECTNESS, cases(10), store).requests == 10 - len(done)
             assert all(g.score is not None for g in grade(choice, MEDICAL_CORRECTNESS, cases(10), store))
             assert server.asked.total() == 10
 
     def test_the_estimate_is_near_what_is_spent(self, store):
         with Loopback() as server:
             choice, spending = choose(server.judge, {}), Spending()
-            ahead = judge.estimate(choice, MEDICAL_CORRECTNESS, cases(5), store)
+            ahead = grading.estimate(choice, MEDICAL_CORRECTNESS, cases(5), store)
             grade(choice, MEDICAL_CORRECTNESS, cases(5), store, spending=spending)
             assert ahead.prompt == pytest.approx(spending.spent.prompt, rel=0.1)
 
@@ -373,8 +374,9 @@ class TestSpending:
 def test_no_torch_no_telemetry_no_dotenv(tmp_path):
     script = (
         "import os, sys; from pathlib import Path; from prism import judge; from prism.judge.asking import choose\n"
+        "from prism.judge.grading import grade\n"
         "from prism.store import Store; from tests.test_judge import cases\n"
-        "found = judge.grade(choose(sys.argv[1]), judge.ANSWER_RELEVANCY, cases(1), Store(Path('home')))\n"
+        "found = grade(choose(sys.argv[1]), judge.ANSWER_RELEVANCY, cases(1), Store(Path('home')))\n"
         "from deepeval.telemetry import telemetry_opt_out\n"
         "print(found[0].score, 'torch' in sys.modules, telemetry_opt_out(), os.environ.get('FROM_DOTENV'))"
     )

@@ -18,8 +18,9 @@ import numpy
 
 from prism.data import Row, read_rows, require_columns, unique_ids
 from prism.errors import DataError
-from prism.judge import Case, Definition, Grade, grade, judgement_identity, unscored_reasons
+from prism.judge import Case, Definition, Grade
 from prism.judge.asking import Choice
+from prism.judge.grading import grade, judgement_identity, unscored_reasons
 from prism.judge.spending import Spending
 from prism.record import Score, write_text
 from prism.stats import bca, group_sums, resampled_sums

@@ -8,7 +8,7 @@ averaged in as 0.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,8 +28,27 @@ class Metric:
     direction: Literal["higher", "lower"] = "higher"
     low: float = 0.0
     high: float = 1.0
+    controlled: bool = True  # also scored for the controls' answers, which a judge is not paid to read
     shuffled: bool = False  # also shown against other rows' references: what style alone would score
     right_or_wrong: bool = False  # each sample counts 0 or 1, so exact binomial methods apply
     baseline: str = "baseline"  # whose answers the tuned ones are held against: the untuned model's, or a control's
     of_one_sample: bool = True  # False for what exists only over a set, such as F1
     version: int = 1  # raise it when the same answers get other scores
+
+
+def mean(sums: numpy.ndarray) -> numpy.ndarray:
+    """Sums (..., 2) of [score, 1] to the mean score; the sums of no sample give 0, an unscored row stays NaN."""
+    score, n = sums[..., 0], sums[..., -1]
+    return numpy.divide(score, n, out=numpy.zeros_like(numpy.asarray(score, float)), where=n != 0)
+
+
+def judged(name: str, grades: Mapping[tuple[str, str], float | None]) -> Metric:
+    """A tier-3 metric from a judge's grades of (sample id, answer); what was not graded is unscored."""
+
+    def statistics(examples: Sequence[Example], answers: Sequence[str]) -> numpy.ndarray:
+        found = [grades.get((example.id, answer)) for example, answer in zip(examples, answers)]
+        return numpy.array([[numpy.nan, numpy.nan] if score is None else [score, 1.0] for score in found]).reshape(
+            -1, 2
+        )
+
+    return Metric(name, "tier3", statistics, mean, controlled=False)

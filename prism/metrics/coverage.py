@@ -29,8 +29,7 @@ import numpy
 from prism.controls import question
 from prism.data import Example
 from prism.errors import DataError
-from prism.metrics import Metric
-from prism.metrics.overlap import mean
+from prism.metrics import Metric, mean
 from prism.store import file_digest
 
 LEXICONS = Path(__file__).parent.parent / "lexicons"

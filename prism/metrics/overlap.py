@@ -22,7 +22,7 @@ from typing import Literal, NamedTuple
 import numpy
 
 from prism.data import Example
-from prism.metrics import Metric
+from prism.metrics import Metric, mean
 
 PAIRS = 1 << 16  # three metrics of 2,000 answers, before and after, own and shuffled references, come to 8,000 pairs
 
@@ -85,12 +85,6 @@ def _f_measure(shared: int, wanted: int, given: int) -> float:
         return 0.0
     precision, recall = shared / given, shared / wanted  # in the package's order of operations, for equal last digits
     return 2 * precision * recall / (precision + recall)
-
-
-def mean(sums: numpy.ndarray) -> numpy.ndarray:
-    """Sums (..., 2) of [score, 1] to the mean score; the sums of no sample give 0, an unscored row stays NaN."""
-    score, n = sums[..., 0], sums[..., -1]
-    return numpy.divide(score, n, out=numpy.zeros_like(numpy.asarray(score, float)), where=n != 0)
 
 
 def strangers(examples: Sequence[Example], scored: Sequence[bool] | None = None) -> list[Example]:

@@ -81,7 +81,23 @@ def beaten(result: Result) -> tuple[str, str] | None:
 
 def notes(result: Result) -> list[str]:
     """How the numbers are to be read: what the intervals speak of, what was left out, what did not come out the same."""
-    return [note for note in (_seeds(result), _unscored(result), *_parity(result)) if note]
+    return [note for note in (_seeds(result), _unscored(result), *_judge(result), *_parity(result)) if note]
+
+
+def _judge(result: Result) -> list[str]:
+    """Who judged, what that judge is worth, and what it left unscored."""
+    found = result.details.get("judge") or {}
+    if found.get("not_judged"):
+        return [f"Tier 3 was not judged: {found['not_judged']}."]
+    if not found.get("judge"):
+        return []
+    lines = [f"Tier 3 was judged by {found['judge']}."]
+    lines += [f"{metric}: {sentence.rstrip('.')}." for metric, sentence in found["calibration"].items()]
+    for metric, reasons in found["unscored"].items():
+        if reasons:
+            counted = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
+            lines.append(f"Unscored by the judge for {metric}: {counted}.")
+    return lines
 
 
 def _seeds(result: Result) -> str:

@@ -6,6 +6,7 @@ A task module offers:
 - `VERSION`: raise it when the same rows give other questions or the same answers another reading.
 - `example(row, id)`: the `Example` asked of the model; raises DataError naming the value that it cannot use.
 - `METRICS`: the metrics, each with its tier. They see the raw answers.
+- `JUDGED`: what a judge grades, as `prism.judge.Definition`s; their metrics are tier 3 (optional).
 - `details(examples, answers)`: tables for the report (optional).
 - `failures(examples, baseline, tuned)`: the patterns in which predictions fail, for the report (optional).
 - `LABELS` and `parse(answer)`, where the answer is one of a closed set: switches on the classical and the

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from prism.data import Example, Row
 from prism.errors import DataError
+from prism.judge import SENTIMENT_CORRECTNESS
 from prism.metrics import classification
 
 VERSION = 1
@@ -55,6 +56,7 @@ def parse(answer: str) -> str | None:
 
 
 METRICS = classification.metrics(LABELS, parse)
+JUDGED = (SENTIMENT_CORRECTNESS,)
 
 
 def details(examples: Sequence[Example], answers: Sequence[str]) -> dict:

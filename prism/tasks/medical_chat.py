@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from prism.data import Example, Prediction, Row
+from prism.judge import ANSWER_RELEVANCY, MEDICAL_CORRECTNESS
 from prism.metrics import coverage, overlap, patterns
 
 VERSION = 1
@@ -27,6 +28,7 @@ def example(row: Row, id: str) -> Example:
 
 
 METRICS = (*overlap.METRICS, coverage.metric(LEXICON))
+JUDGED = (MEDICAL_CORRECTNESS, ANSWER_RELEVANCY)
 
 
 def details(examples: Sequence[Example], answers: Sequence[str]) -> dict:
