@@ -27,7 +27,3 @@ class StoreError(PrismError):
 
 class ResourceError(PrismError):
     """The machine lacks the device, memory or disk that the spec needs."""
-
-
-class ReferenceFault(PrismError):
-    """A reference cannot be trusted, or a run cannot become one."""

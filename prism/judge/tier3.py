@@ -1,0 +1,65 @@
+"""A judge's grades on their way into a run: as metrics, with what the judge is worth, and why it may decide nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from prism.data import Example
+from prism.judge import Definition, Grade, calibration
+from prism.judge.asking import NOT_CONFIGURED, Choice
+from prism.judge.grading import unscored_reasons
+from prism.judge.spending import Spending
+from prism.metrics import Metric, judged
+from prism.spec import Spec
+from prism.store import Store
+
+Judge = tuple[Choice, Spending]
+
+
+def definitions(spec: Spec) -> list[Definition]:
+    """What the task has graded, its first GEval by the spec's own steps where it gives some."""
+    found = list(getattr(spec.load_task(), "JUDGED", ()))
+    if spec.judge.evaluation_steps and found:
+        found[0] = replace(found[0], steps=tuple(spec.judge.evaluation_steps))
+    return found
+
+
+def metric(
+    definition: Definition, grades: Sequence[Grade], held_out: Sequence[Example], answers: Sequence[Sequence[str]]
+) -> Metric:
+    """The metric of a judge's grades, which lie in the order of the answers: baseline first, then seed by seed."""
+    asked = [(example.id, answer) for said in answers for example, answer in zip(held_out, said)]
+    return judged(definition.metric, {key: grade.score for key, grade in zip(asked, grades)})
+
+
+def unfit(spec: Spec, judge: Judge | None, store: Store) -> dict[str, str]:
+    """Which judged metrics cannot be decided, and why: no judge, or one that agrees too little with the bundled grades."""
+    reasons = {}
+    for definition in definitions(spec):
+        if judge is None:
+            reasons[definition.metric] = NOT_CONFIGURED
+        elif spec.judge.min_kappa is not None and definition.steps:
+            known = calibration.load(judge[0], definition, store)
+            kappa = known.kappa.value if known and known.kappa else None
+            if kappa is None or kappa < spec.judge.min_kappa:
+                said = "is not calibrated; run prism calibrate-judge" if kappa is None else f"has kappa {kappa:.2f}"
+                reasons[definition.metric] = f"the judge {said}, and [judge].min_kappa = {spec.judge.min_kappa:g}"
+    return reasons
+
+
+def details(
+    grades: Mapping[Definition, Sequence[Grade]], unfit: Mapping[str, str], judge: Judge | None, store: Store
+) -> dict[str, Any]:
+    """Who judged, what went unscored and why, what the judge is worth and what it cost."""
+    if judge is None:
+        return {"not_judged": next(iter(unfit.values()), "")}
+    choice, spending = judge
+    known = {d.metric: calibration.load(choice, d, store) for d in grades}
+    return {
+        "judge": choice.name,
+        "unscored": {definition.metric: unscored_reasons(found) for definition, found in grades.items()},
+        "calibration": {name: found.sentence() if found else "not calibrated" for name, found in known.items()},
+        "spending": spending.summary(),
+    }
