@@ -10,20 +10,20 @@ Two models are held against each other by one of two questions, and a verdict sa
 and independent, else `difference` with `swap_p`. *This recipe is worse*: on other samples, and trained with other
 seeds? `recipes`, which needs several seeds. Both speak of the loss, reference minus new: positive is worse.
 
-Which method does what was settled by simulation (benchmarks/simulation/RESULTS.md). Between equal models a bootstrap's
+Which method does what was settled by simulation (benchmarks/simulation). Between equal models a bootstrap's
 p raises two to eight times the alarms that it should, at the levels that many thresholds ask for: from few groups it
 draws tails that are too short, and BCa's correction for skewness, estimated there, does more harm than good.
 
 Sources: Efron & Tibshirani, An Introduction to the Bootstrap, ch. 11 (jackknife), 14 (BCa) and 15 (swapping); Hesterberg
 2015, What Teachers Should Know About the Bootstrap (expanded percentiles); Wilson 1927; Fagerland, Lydersen & Laake 2013
-(McNemar's mid-p); Tango 1998 (score interval of a paired difference); Satterthwaite 1946.
+(McNemar's mid-p); Tango 1998 (score interval of a paired difference); Banerjee 1960 (a t quantile for each variance).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Any
 
@@ -37,18 +37,48 @@ Function = Callable[[numpy.ndarray], numpy.ndarray]
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A value with its interval; `p` is the one-sided p-value of a true value at or below 0.
+class Error:
+    """What a loss is uncertain by, as variances of it; numbers, or arrays of one shape.
 
-    `freedom` is the degrees of freedom behind `standard_error`: what `detectable` needs besides it.
+    `samples` is how it varies with the samples, known to groups - 1 `freedom`. With several seeds it was seen to vary
+    by `between` from seed to seed, known to `seed_freedom`, where samples alone let equal seeds vary by `within`, which
+    is part of `samples` already. `growth` is what a true loss of 1 adds to `samples`: right answers cannot get lost
+    without flips of their own.
     """
+
+    samples: Any
+    freedom: float = math.inf
+    between: Any = 0.0
+    within: Any = 0.0
+    seed_freedom: float = math.inf
+    growth: float = 0.0
+
+    @property
+    def standard(self) -> Any:
+        """√(s²_samples + s²_seed (1/k_ref + 1/k_new)), s²_seed being what seeds vary beyond what samples explain."""
+        return numpy.sqrt(self.samples + numpy.maximum(self.between - self.within, 0))
+
+    def reach(self, tail: float) -> Any:
+        """How far chance carries the loss with probability `tail`: c·SE, each part with the t quantile that it earns.
+
+        One quantile for both parts, at Satterthwaite's mean of their degrees of freedom, raises up to 12 % false alarms
+        over 40 thresholds and 5 seeds; with one each they stay under 5 %.
+        """
+        samples, seeds = _quantile(tail, self.freedom) ** 2, _quantile(tail, self.seed_freedom) ** 2
+        varied = samples * (self.samples - self.within) + seeds * self.between
+        return numpy.sqrt(numpy.maximum(varied, samples * self.samples))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its interval; `p` is the one-sided p-value of a true value at or below 0."""
 
     value: float
     low: float
     high: float
     p: float
     standard_error: float
-    freedom: float = math.inf
+    error: Error | None = None  # of a loss: what `detectable` reads
 
 
 # Sums, and what resampling makes of them
@@ -125,18 +155,17 @@ def bca(sums: numpy.ndarray, totals: numpy.ndarray, function: Function, level: f
     p = (1 + numpy.searchsorted(draws, 0.0, "right")) / (1 + len(draws))
     if spread == 0 or len(sums) < 2:
         return Estimate(value, value, value, float(p), spread)
-    freedom = len(sums) - 1
     moves = influence(sums, function)
     scale = float((moves**2).sum() ** 1.5)
     acceleration = float((moves**3).sum()) / (6 * scale) if scale else 0.0
     bias = NORMAL.inv_cdf(min(max(below, 1 / len(draws)), 1 - 1 / len(draws)))
-    reach = _critical((1 - level) / 2, freedom) * math.sqrt(len(sums) / freedom)
+    reach = _quantile((1 - level) / 2, len(sums) - 1) * math.sqrt(len(sums) / (len(sums) - 1))
     ends = []
     for tail in (-reach, reach):
         z = bias + tail
         share = NORMAL.cdf(bias + z / (1 - acceleration * z))
         ends.append(float(numpy.quantile(draws, share)))
-    return Estimate(value, ends[0], ends[1], float(p), spread, freedom)
+    return Estimate(value, ends[0], ends[1], float(p), spread)
 
 
 def wilson(right: float, n: float, level: float = 0.95) -> tuple[float, float]:
@@ -150,6 +179,8 @@ def wilson(right: float, n: float, level: float = 0.95) -> tuple[float, float]:
 
 def over_seeds(estimate: Estimate, values: Sequence[float], level: float = 0.95) -> Estimate:
     """Widen the interval of a mean over seeds by the spread between them: √(s²_samples + s²_seed / k), Student's t."""
+    from scipy.special import stdtr
+
     k = len(values)
     if k < 2:
         return estimate
@@ -159,38 +190,72 @@ def over_seeds(estimate: Estimate, values: Sequence[float], level: float = 0.95)
         return estimate
     # Welch and Satterthwaite: the sampling part has effectively unlimited degrees of freedom.
     freedom = (k - 1) * (error**2 / seeds) ** 2 if seeds else math.inf
-    return student(estimate.value, error, freedom, level)
+    half = _quantile((1 - level) / 2, freedom) * error
+    p = float(stdtr(freedom, -estimate.value / error))
+    return Estimate(estimate.value, estimate.value - half, estimate.value + half, p, error)
 
 
-def student(value: float, error: float, freedom: float, level: float = 0.95) -> Estimate:
-    """The value, its Student interval and its one-sided p. An error of 0: the interval is the value, p is 0 or 1."""
-    from scipy.special import stdtr
-
-    half = _critical((1 - level) / 2, freedom) * error
-    p = float(stdtr(freedom, -value / error)) if error else float(value <= 0)
-    return Estimate(value, value - half, value + half, p, error, freedom)
-
-
-def _critical(tail: float, freedom: float) -> float:
+def _quantile(tail: float, freedom: float) -> float:
+    """Student's upper quantile."""
     from scipy.special import stdtrit
 
-    return NORMAL.inv_cdf(1 - tail) if math.isinf(freedom) else float(stdtrit(freedom, 1 - tail))
+    return -float(stdtrit(freedom, tail)) if math.isfinite(freedom) else NORMAL.inv_cdf(1 - tail)
 
 
 # These two adapters differ
 
 
-def difference(reference: numpy.ndarray, new: numpy.ndarray, function: Function, level: float = 0.95) -> Estimate:
+def difference(
+    reference: numpy.ndarray,
+    new: numpy.ndarray,
+    function: Function,
+    level: float = 0.95,
+    right_or_wrong: bool = False,
+) -> Estimate:
     """The loss from `reference` to `new` on the same samples, with Student's interval over groups.
 
-    Both are (groups, d), or (seeds, groups, d), of which the mean over the seeds is taken: these adapters, no others.
+    Both are (groups, d), or (seeds, groups, d), of which the mean over the seeds is taken: these adapters, no others. A
+    single group says nothing: the interval is infinite.
     """
     sides = [side if side.ndim == 3 else side[None] for side in (reference, new)]
-    values = [function(side.sum(-2)).mean() for side in sides]
+    loss = float(function(sides[0].sum(-2)).mean() - function(sides[1].sum(-2)).mean())
+    groups = reference.shape[-2]
+    if groups < 2:
+        return _estimate(loss, Error(math.inf), level)
     moves = influence(sides[0], function).mean(0) - influence(sides[1], function).mean(0)
-    groups = len(moves)
-    error = float(moves.std(ddof=1)) / math.sqrt(groups) if groups > 1 else 0.0
-    return student(float(values[0] - values[1]), error, max(groups - 1, 1), level)
+    growth = loss_growth(sides[0], function) if right_or_wrong else 0.0
+    return _estimate(loss, Error(float((moves**2).sum()) / (groups * (groups - 1)), groups - 1, growth=growth), level)
+
+
+def loss_growth(reference: numpy.ndarray, function: Function) -> float:
+    """`Error.growth` of a right-or-wrong metric: 1/n, times what groups cost (the design effect); (seeds, groups, d)."""
+    groups = reference.shape[1]
+    right = function(reference.sum(-2))
+    chance = float((right * (1 - right)).mean())
+    variance = float((influence(reference, function) ** 2).mean()) / (groups - 1)
+    return variance / chance if chance > 0 else 1 / groups
+
+
+def _estimate(loss: float, error: Error, level: float) -> Estimate:
+    half = float(error.reach((1 - level) / 2))
+    return Estimate(loss, loss - half, loss + half, _p(loss, error), float(error.standard), error)
+
+
+def _p(loss: float, error: Error) -> float:
+    """The tail whose reach is the loss; where nothing varies, 0 or 1."""
+    from scipy.special import stdtr
+
+    if loss < 0:
+        return 1 - _p(-loss, error)
+    if loss == 0:
+        return 0.5 if error.standard else 1.0
+    if not error.between:
+        return float(stdtr(error.freedom, -loss / error.standard)) if error.standard else 0.0
+    low, high = -200.0, math.log10(0.5)
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if error.reach(10**middle) > loss else (low, middle)
+    return 10**high
 
 
 def swap_p(reference: numpy.ndarray, new: numpy.ndarray, swapped: numpy.ndarray, function: Function) -> float:
@@ -216,8 +281,8 @@ def flips(better: int, worse: int, n: int, level: float = 0.95) -> Estimate:
     """
     loss = (worse - better) / n
     low, high = tango(better, worse, n, level)
-    error = math.sqrt((worse + better) / n - loss**2) / math.sqrt(n)
-    return Estimate(loss, float(low), float(high), float(mcnemar_midp(better, worse)[0]), error)
+    error = Error(((worse + better) / n - loss**2) / n, growth=1 / n)
+    return Estimate(loss, float(low), float(high), float(mcnemar_midp(better, worse)[0]), float(error.standard), error)
 
 
 def mcnemar_midp(better: Any, worse: Any) -> tuple[numpy.ndarray, numpy.ndarray]:
@@ -265,60 +330,84 @@ def tango(better: Any, worse: Any, n: Any, level: float = 0.95) -> tuple[numpy.n
 
 
 def recipes(
-    reference: numpy.ndarray, new: numpy.ndarray, function: Function, level: float = 0.95, fixed: bool = False
+    reference: numpy.ndarray,
+    new: numpy.ndarray,
+    function: Function,
+    level: float = 0.95,
+    right_or_wrong: bool = False,
+    fixed: bool = False,
 ) -> Estimate:
     """The loss from one recipe to another, on other samples and with other seeds: (k_ref, groups, d), (k_new, groups, d).
 
-    `fixed`: the reference is not trained, so that no other seed could have made another one (the untuned model).
+    `fixed`: the reference was not trained, so that no seed could have made another of it (the untuned model).
     """
-    moves = numpy.vstack([influence(reference, function), influence(new, function)])
-    groups = moves.shape[1]
+    groups = reference.shape[1]
     values = numpy.concatenate([function(reference.sum(-2)), function(new.sum(-2))])
+    if groups < 2:
+        return _estimate(
+            float(values[: len(reference)].mean() - values[len(reference) :].mean()), Error(math.inf), level
+        )
+    moves = numpy.vstack([influence(reference, function), influence(new, function)])
     covariance = moves @ moves.T / (groups * (groups - 1))
-    loss, error, freedom = seed_error(values, covariance, len(reference), groups, fixed)
-    return student(float(loss), float(error), float(freedom), level)
+    growth = loss_growth(reference, function) if right_or_wrong else 0.0
+    return _estimate(*recipe_error(values, covariance, len(reference), groups, growth, fixed), level)
 
 
-def seed_error(
-    values: numpy.ndarray, covariance: numpy.ndarray, k_ref: int, groups: int, fixed: bool = False
-) -> tuple[numpy.ndarray, numpy.ndarray, numpy.ndarray]:
-    """Loss, standard error √(s²_samples + s²_seed (1/k_ref + 1/k_new)) and its degrees of freedom (Satterthwaite's).
+def recipe_error(
+    values: numpy.ndarray, covariance: numpy.ndarray, k_ref: int, groups: int, growth: float = 0.0, fixed: bool = False
+) -> tuple[Any, Error]:
+    """Loss and its error from each seed's score (..., k_ref + k_new), the reference's first, and their covariance.
 
-    `values` (..., k_ref + k_new) are each seed's score, the reference's first; `covariance` (..., k, k) their sampling
-    covariance. Scores of equal seeds differ as well, because each errs on samples of its own: that part of their
-    variance is in s²_samples already, so s²_seed is what the seeds vary beyond it.
+    `covariance` (..., k, k) says how the scores vary with the samples. The spread between seeds is taken to be the same
+    on both sides, and both sides' seeds estimate it.
     """
     k_new = values.shape[-1] - k_ref
-    spread = (0 if fixed else 1 / k_ref) + 1 / k_new
-    seeds = k_ref + k_new - 2
-    if seeds < 1 or (fixed and k_ref > 1):
-        raise ValueError(f"{k_ref} and {k_new} seeds: a recipe's spread needs two of one side, an untuned model has one")
-    weights = numpy.concatenate([numpy.full(k_ref, 1 / k_ref), numpy.full(k_new, -1 / k_new)])
-    samples = numpy.einsum("...ij,i,j", covariance, weights, weights)
-    between, within = 0.0, 0.0
+    freedom = k_ref + k_new - 2
+    if freedom < 1 or (fixed and k_ref > 1):
+        raise ValueError(f"{k_ref} and {k_new} seeds: two of one side are needed to see a spread, one of a fixed model")
+    shares = numpy.concatenate([numpy.full(k_ref, 1 / k_ref), numpy.full(k_new, -1 / k_new)])
+    spread = ((0 if fixed else 1 / k_ref) + 1 / k_new) / freedom
+    between: Any = 0.0
+    within: Any = 0.0
     for side in (slice(0, k_ref), slice(k_ref, None)):
-        mine = values[..., side]
-        part = covariance[..., side, side]
-        between = between + ((mine - mine.mean(-1, keepdims=True)) ** 2).sum(-1) / seeds
-        within = within + (numpy.einsum("...ii", part) - part.sum((-2, -1)) / mine.shape[-1]) / seeds
-    variance = samples + numpy.maximum(between - within, 0) * spread
-    doubt = samples**2 / max(groups - 1, 1) + (numpy.maximum(between, within) * spread) ** 2 / seeds
-    freedom = numpy.divide(variance**2, doubt, out=numpy.full_like(doubt, numpy.inf), where=doubt > 0)
-    return values @ weights, numpy.sqrt(variance), freedom
+        mine, part = values[..., side], covariance[..., side, side]
+        between = between + spread * ((mine - mine.mean(-1, keepdims=True)) ** 2).sum(-1)
+        within = within + spread * (numpy.einsum("...ii", part) - part.sum((-2, -1)) / mine.shape[-1])
+    samples = numpy.einsum("...ij,i,j", covariance, shares, shares)
+    return values @ shares, Error(samples, groups - 1, between, within, freedom, growth)
 
 
 # What could have been seen
 
 
-def detectable(drop: float, error: float, alpha: float, power: float = 0.8, freedom: float = math.inf) -> float:
-    """The smallest true loss that a `drop` threshold tested at one-sided `alpha` catches with this power.
+def detectable(drop: float, error: Error, alpha: float, power: float = 0.8) -> float:
+    """The smallest true loss that a `drop` threshold at one-sided `alpha` catches with this power.
 
-    It fails where the loss exceeds both `drop` and c standard errors, c the critical value: max(drop, c·SE) + .84·SE.
-    With few degrees of freedom the error itself is in doubt, and the noncentral t tells how much more it takes.
+    It fails where the loss found exceeds both `drop` and c·SE, c the critical value: max(drop, c·SE) + .84·SE, if SE is
+    known. It is estimated, so `c·SE` is averaged over what the estimate might have been; and where a true loss brings
+    flips of its own, SE is that of such a loss.
     """
-    from scipy.special import nctdtrinc
+    from scipy.special import chdtri, ndtr
 
-    margin = NORMAL.inv_cdf(power)
-    critical = _critical(alpha, freedom)
-    reach = critical + margin if freedom > 1000 else float(nctdtrinc(freedom, 1 - power, critical))
-    return max(drop + margin * error, reach * error)
+    if not math.isfinite(error.standard):
+        return math.inf
+    ranks = (numpy.arange(40) + 0.5) / 40
+
+    def might_be(freedom: float) -> numpy.ndarray:  # an estimated variance over the true one
+        return chdtri(freedom, ranks) / freedom if math.isfinite(freedom) else numpy.ones(1)
+
+    seen, seeds_seen = might_be(error.freedom)[:, None], might_be(error.seed_freedom)
+
+    def caught(loss: float) -> float:
+        true = replace(error, samples=error.samples + error.growth * loss)
+        found = replace(true, samples=true.samples * seen, within=true.within * seen, between=true.between * seeds_seen)
+        beyond = loss - numpy.maximum(drop, found.reach(alpha))
+        return float(ndtr(beyond / max(float(true.standard), 1e-12)).mean())
+
+    low, high = 0.0, max(drop, 1e-6)
+    while caught(high) < power:
+        low, high = high, 2 * high
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if caught(middle) < power else (low, middle)
+    return high
