@@ -14,9 +14,10 @@ Which method does what was settled by simulation (benchmarks/simulation). Betwee
 p raises two to eight times the alarms that it should, at the levels that many thresholds ask for: from few groups it
 draws tails that are too short, and BCa's correction for skewness, estimated there, does more harm than good.
 
-Sources: Efron & Tibshirani, An Introduction to the Bootstrap, ch. 11 (jackknife), 14 (BCa) and 15 (swapping); Hesterberg
-2015, What Teachers Should Know About the Bootstrap (expanded percentiles); Wilson 1927; Fagerland, Lydersen & Laake 2013
-(McNemar's mid-p); Tango 1998 (score interval of a paired difference); Banerjee 1960 (a t quantile for each variance).
+Sources: Efron & Tibshirani, An Introduction to the Bootstrap, ch. 11 (jackknife), 14 (BCa) and 15 (swapping);
+Hesterberg 2015, What Teachers Should Know About the Bootstrap (expanded percentiles); Wilson 1927; Fagerland, Lydersen
+& Laake 2013 (McNemar's mid-p); Tango 1998 (score interval of a paired difference); Banerjee 1960 (a t quantile for each
+variance).
 """
 
 from __future__ import annotations
@@ -228,7 +229,7 @@ def difference(
 
 
 def loss_growth(reference: numpy.ndarray, function: Function) -> float:
-    """`Error.growth` of a right-or-wrong metric: 1/n, times what groups cost (the design effect); (seeds, groups, d)."""
+    """`Error.growth` of a right-or-wrong metric, from (seeds, groups, d): 1/n times the groups' design effect."""
     groups = reference.shape[1]
     right = function(reference.sum(-2))
     chance = float((right * (1 - right)).mean())
@@ -337,7 +338,7 @@ def recipes(
     right_or_wrong: bool = False,
     fixed: bool = False,
 ) -> Estimate:
-    """The loss from one recipe to another, on other samples and with other seeds: (k_ref, groups, d), (k_new, groups, d).
+    """The loss from one recipe, (k_ref, groups, d), to another, (k_new, groups, d), on other samples with other seeds.
 
     `fixed`: the reference was not trained, so that no seed could have made another of it (the untuned model).
     """

@@ -9,9 +9,14 @@ from tests.conftest import ROOT, SPEC, write_rows
 from tests.loopback import Loopback
 
 CARDS = [
-    {"term": f"{bone} {n}", "question": f"What is the {bone} {n}?", "answer": f"The {bone} is a bone of the {place}."}
+    {"term": f"{bone} {n}", "question": f"What is the {bone} {n}?", "answer": f"A break of it may end in {harm}."}
     for n in range(20)
-    for bone, place in (("ulna", "forearm"), ("femur", "thigh"), ("tibia", "leg"), ("rib", "thorax"))
+    for bone, harm in (
+        ("ulna", "osteoporosis"),
+        ("femur", "anemia"),
+        ("tibia", "osteomyelitis"),
+        ("rib", "pneumothorax"),
+    )
 ]
 GATE = """
 [gate.tier2]
@@ -33,7 +38,8 @@ def medical(checkout, tiny):
     text = text.replace('stratify = "sentiment"', 'group = "term"').partition("[gate.tier1]")[0] + GATE
     folder = checkout.path / "benchmarks" / "specs" / "phase2"
     folder.mkdir()
-    (folder / "tiny.toml").write_text(text.replace("max_new_tokens = 4", "max_new_tokens = 12"))
+    text = text.replace("max_new_tokens = 4", "max_new_tokens = 12").replace("1e-2", "1e-3")  # noise, but never empty
+    (folder / "tiny.toml").write_text(text)
     return checkout
 
 

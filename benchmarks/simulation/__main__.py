@@ -53,12 +53,13 @@ def report(found: list[Found], scale: float, processes: int, minutes: float) -> 
     return f"""# What the simulation found
 
 `{command}`, seed {SEED}, {datetime.now(UTC):%Y-%m-%d}, {minutes:.0f} minutes in {processes} processes
-({cores:.0f} minutes of one core: the machine was shared), numpy {version("numpy")}, scipy {version("scipy")}. [README.md](README.md) explains the columns and the misses.
+({cores:.0f} minutes of one core), numpy {version("numpy")}, scipy {version("scipy")}.
+[README.md](README.md) explains the columns.
 
 {table(found)}
 
-✗ misses: coverage outside 93 to 97 %, alarms in over 5 % of runs, under 80 % of losses caught. ≈ is outside as well, but
-by no more than two standard errors of the simulation: this many runs cannot tell it from the limit.
+✗ misses: coverage outside 93 to 97 %, alarms in over 5 % of runs, under 80 % of losses caught. ≈ is outside as well,
+but by no more than two standard errors of the simulation: this many runs cannot tell it from the limit.
 
 Of {coverages}. Of {alarms}. Of {powers}.
 """

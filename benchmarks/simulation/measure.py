@@ -1,4 +1,4 @@
-"""Simulated runs, and what PRISM makes of them: every one is decided by the functions of prism.stats that decide `drop`."""
+"""Simulated runs, and what PRISM makes of them, by the functions of prism.stats that `drop` is decided by."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def settings() -> list[Setting]:
 def simulate(
     setting: Setting, comparisons: int, loss: float, random: numpy.random.Generator
 ) -> Iterator[numpy.ndarray]:
-    """Sums of scores (comparisons, adapters, groups), in batches; the new run's adapters, the last, are worse by `loss`.
+    """Sums of scores (comparisons, adapters, groups), in batches; the last adapters, the new run's, lose `loss`.
 
     An answer is a uniform number of 16 bits, the one that all adapters share or the adapter's own. It is right if it
     lies below the adapter's accuracy; the continuous score is its fourth power, scaled to the adapter's mean.
@@ -172,7 +172,7 @@ def mean(sums: numpy.ndarray) -> numpy.ndarray:
 
 
 def coverage(setting: Setting, cases: int, random: numpy.random.Generator) -> tuple[dict[str, Share], Error]:
-    """How often 95 % intervals of equal models hold the truth (the new run's score; its loss, 0), and the typical error."""
+    """How often 95 % intervals of equal models hold the new run's score and its loss, 0; and the typical error."""
     right_or_wrong = setting.metric == "right/wrong"
     scores: list[tuple[numpy.ndarray, list[float]]] = []
     losses, errors = [], []
@@ -272,7 +272,7 @@ def compare(
 
 
 def swap(setting: Setting, pairs: numpy.ndarray, at_once: int = 1_000) -> numpy.ndarray:
-    """The swap test's p of (comparisons, 2, groups); they share their coins, as all metrics and all runs of PRISM do."""
+    """The swap test's p of (comparisons, 2, groups); they share their coins, as PRISM's runs all do."""
     ps = []
     for start in range(0, len(pairs), at_once):
         reference, new = pairs[start : start + at_once].astype(float).transpose(1, 2, 0)
