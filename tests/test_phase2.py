@@ -38,7 +38,12 @@ def medical(checkout, tiny):
     text = text.replace('stratify = "sentiment"', 'group = "term"').partition("[gate.tier1]")[0] + GATE
     folder = checkout.path / "benchmarks" / "specs" / "phase2"
     folder.mkdir()
-    text = text.replace("max_new_tokens = 4", "max_new_tokens = 12").replace("1e-2", "1e-3")  # noise, but never empty
+    # Noise, but never an empty answer, which no judge is asked about: nothing but letters can be said.
+    vocabulary = json.loads((tiny / "tokenizer.json").read_text())["model"]["vocab"]
+    blank = [*range(max(vocabulary.values()) + 1, 400), 0, 1, 2] + [
+        number for token, number in vocabulary.items() if not (token.isascii() and token.isalpha())
+    ]
+    text = text.replace("max_new_tokens = 4", f"max_new_tokens = 12\nsuppress_tokens = {blank}")
     (folder / "tiny.toml").write_text(text)
     return checkout
 
