@@ -12,7 +12,7 @@ import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from prism.errors import DataError
 from prism.spec import Spec
 
 Row = dict[str, Any]
+Places = Callable[[Sequence[Row], Mapping[str, Any], int], tuple[list[int], list[int]]]
 SUFFIXES = (".jsonl.gz", ".jsonl", ".csv", ".parquet")
 
 
@@ -107,7 +108,13 @@ def unique_ids(rows: Sequence[Row]) -> list[str]:
 
 
 def split_rows(rows: Sequence[Row], split: Mapping[str, Any], seed: int) -> tuple[list[Row], list[Row]]:
-    """Shuffle and divide rows into (training, held out) with scikit-learn's splitters.
+    """Rows divided into (training, held out) as `split_places` says."""
+    train, test = split_places(rows, split, seed)
+    return [rows[i] for i in train], [rows[i] for i in test]
+
+
+def split_places(rows: Sequence[Row], split: Mapping[str, Any], seed: int) -> tuple[list[int], list[int]]:
+    """Shuffle and divide rows with scikit-learn's splitters: the places of the training and of the held-out rows.
 
     `split` holds test_size (a share, or a number of rows) and at most one of `stratify` (a column whose shares stay
     equal: train_test_split) and `group` (a column whose values stay whole: GroupShuffleSplit). Both parts come out
@@ -125,20 +132,22 @@ def split_rows(rows: Sequence[Row], split: Mapping[str, Any], seed: int) -> tupl
             raise DataError(f'[data].split group = "{split["group"]}": one value only, so nothing can be held out')
         train, test = next(GroupShuffleSplit(1, test_size=test_size, random_state=seed).split(rows, groups=groups))
         shuffle = numpy.random.default_rng(seed).permutation
-        return [rows[i] for i in shuffle(train)], [rows[i] for i in shuffle(test)]
+        return shuffle(train).tolist(), shuffle(test).tolist()
     labels = [str(row[split["stratify"]]) for row in rows] if split.get("stratify") else None
     try:
         train, test = train_test_split(range(len(rows)), test_size=test_size, random_state=seed, stratify=labels)
     except ValueError as error:
         raise DataError(f"[data].split of {len(rows)} rows: {error}; lower test_size or add rows") from None
-    return [rows[i] for i in train], [rows[i] for i in test]
+    return list(train), list(test)
 
 
-def load_examples(spec: Spec, root: Path, data: Path | None = None) -> tuple[list[Example], list[Example]]:
+def load_examples(
+    spec: Spec, root: Path, data: Path | None = None, places: Places = split_places
+) -> tuple[list[Example], list[Example]]:
     """The training and the held-out examples of a spec, in a fixed order.
 
-    `data` is --prism-data: a folder whose subfolder [data].name stands in for the spec's own path. Raises DataError
-    where rows, columns or classes are missing.
+    `data` is --prism-data: a folder whose subfolder [data].name stands in for the spec's own path. `places` splits rows
+    that come without official parts. Raises DataError where rows, columns or classes are missing.
     """
     task = spec.load_task()
     split = spec.data.split
@@ -147,7 +156,8 @@ def load_examples(spec: Spec, root: Path, data: Path | None = None) -> tuple[lis
         order = _shuffled(parts[0], spec.seed), _shuffled(parts[1], spec.seed)
     else:
         rows = _rename(spec, _rows(spec, root, data, "train"))
-        order = split_rows(rows, split.model_dump(exclude_none=True), spec.seed)
+        train, test = places(rows, split.model_dump(exclude_none=True), spec.seed)
+        order = [rows[i] for i in train], [rows[i] for i in test]
     chosen = order[0][: spec.data.train_rows], order[1][: spec.data.eval_rows]
     training, held_out = ([task.example(row, row_name) for row, row_name in _named(part)] for part in chosen)
     for part, name in ((training, "training"), (held_out, "held-out")):

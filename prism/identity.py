@@ -59,6 +59,14 @@ def versions(packages: Sequence[str]) -> dict[str, str]:
     return found
 
 
+@cache
+def own_source() -> str:
+    """The digest of PRISM's own code and lexicons."""
+    package = Path(__file__).parent
+    files = sorted(file for file in package.rglob("*") if file.suffix in (".py", ".txt"))  # .txt: the lexicons
+    return digest({str(file.relative_to(package)): file_digest(file) for file in files})
+
+
 def is_folder_name(name: str) -> bool:
     """A model name that means a local folder: a hub id is "owner/name" and nothing else."""
     return name.startswith((".", "/", "~", "fixtures/")) or name.count("/") != 1

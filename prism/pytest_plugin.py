@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from prism.errors import PrismError, ResourceError, StoreError
+from prism.identity import own_source, versions
 from prism.judge.asking import Choice, choose
 from prism.judge.spending import Budget, Spending
 from prism.record import Result, Run, from_json, to_json, write_text
@@ -93,6 +94,20 @@ class Session:
         if worked:
             self.made.add(folder)
         return folder
+
+    def remember(self, identity: Mapping[str, Any], compute: Callable[[], Any]) -> Any:
+        """A small result that scikit-learn computes, as JSON in the store: its import takes longer than a cached run.
+
+        Made again whenever a line of PRISM changes, which costs seconds and needs no list of what it depends on.
+        """
+
+        def work(folder: Path) -> dict:
+            write_text(folder / "value.json", json.dumps(compute()))
+            return {}
+
+        made_by = {"source": own_source(), "versions": versions(["scikit-learn"])}
+        folder = self.store.make("tables", {**identity, **made_by}, work)
+        return json.loads((folder / "value.json").read_text(encoding="utf-8"))
 
     def say(self, sentence: str) -> None:
         """One line on the terminal, behind pytest's capture."""

@@ -113,13 +113,13 @@ def test_a_run_and_its_cached_repetition(checkout):
     """Baseline, training, tuned answers, verdicts, report; then the same without loading a model library."""
     (checkout.path / "conftest.py").write_text(
         (checkout.path / "conftest.py").read_text()
-        + "import sys\ndef pytest_unconfigure(): print('torch imported:', 'torch' in sys.modules)\n"
+        + "import sys\ndef pytest_unconfigure(): print('heavy:', sorted({'torch', 'sklearn'} & set(sys.modules)))\n"
     )
     first = run(checkout, "--junitxml=junit.xml")
     assert first.ret == pytest.ExitCode.TESTS_FAILED  # the gain of .9 is out of reach
     first.assert_outcomes(passed=2, failed=1)
     first.stdout.fnmatch_lines(
-        ["*profile nano (--prism-profile)*", "*phase1/tiny accuracy gain = 0.9: *", "torch imported: True"]
+        ["*profile nano (--prism-profile)*", "*phase1/tiny accuracy gain = 0.9: *", "heavy: *sklearn*torch*"]
     )
     first.stdout.fnmatch_lines(
         ["baseline * → tuned *, n = 40, gain * with 95 % interval*", "report: *latest/report.md*"]
@@ -143,7 +143,7 @@ def test_a_run_and_its_cached_repetition(checkout):
 
     again = run(checkout)
     again.assert_outcomes(passed=2, failed=1)
-    again.stdout.fnmatch_lines(["torch imported: False"])
+    again.stdout.fnmatch_lines(["heavy: [[][]]"])
     repeated = results(checkout)
     assert repeated["records"] == table["records"]
     assert repeated["cost"][0]["cached"] == ["baseline", "training, seed 42", "tuned, seed 42"]
