@@ -1,9 +1,6 @@
 """Tier 2: how many words an answer shares with its reference, and how much of that is content rather than style.
 
-ROUGE is rouge-score's, F-measures with `use_stemmer=True`: its own tokenizer (lower case, a-z and 0-9, the rest is
-space) and Porter's stemmer on words of over three letters. Only the counting is ours: equal to the package to the last
-digit, but the longest common subsequence takes one step a word in place of one a pair of words, so that 2,000 answers
-take a second and one of 100,000 characters cannot exhaust the memory.
+ROUGE is rouge-score's, F-measures with `use_stemmer=True`, its tokenizer and stemmer included.
 
 `content_gain` is ROUGE-L against the own reference minus ROUGE-L against another row's: an adapter that learned only
 how answers sound raises both. Its gain is the gain in ROUGE-L minus the same gain against shuffled references.
@@ -12,12 +9,12 @@ how answers sound raises both. Its gain is the gain in ROUGE-L minus the same ga
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache, lru_cache
 from types import SimpleNamespace
-from typing import Literal, NamedTuple
+from typing import Any
 
 import numpy
 
@@ -27,64 +24,36 @@ from prism.metrics import Metric, mean
 PAIRS = 1 << 16  # three metrics of 2,000 answers, before and after, own and shuffled references, come to 8,000 pairs
 
 
-class Rouge(NamedTuple):
-    rouge1: float
-    rouge2: float
-    rougeL: float
+ROUGE = ("rouge1", "rouge2", "rougeL")
 
 
 @lru_cache(PAIRS)
-def rouge(reference: str, answer: str) -> Rouge:
-    """The three F-measures of `RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True).score(reference, answer)`."""
-    wanted, given = stems(reference), stems(answer)
-    return Rouge(_shared_ngrams(wanted, given, 1), _shared_ngrams(wanted, given, 2), _in_order(wanted, given))
+def rouge(reference: str, answer: str) -> Mapping[str, float]:
+    """The F-measure of each of ROUGE."""
+    return {name: score.fmeasure for name, score in _scorer().score(reference, answer).items()}
+
+
+@cache
+def _scorer() -> Any:
+    from rouge_score.rouge_scorer import RougeScorer  # pulls in nltk, over a second: only where something is scored
+
+    return RougeScorer(ROUGE, tokenizer=SimpleNamespace(tokenize=stems))
 
 
 @lru_cache(PAIRS)
 def stems(text: str) -> tuple[str, ...]:
-    """The words of a text as rouge-score reads them; none for a text without Latin letters and digits."""
-    from rouge_score.tokenize import tokenize
+    """The words of a text as rouge-score reads them with `use_stemmer=True`, each text once.
 
-    return tuple(tokenize(text, _stemmer()))
+    Lower case, a-z and 0-9, the rest is space; Porter's stemmer on words of over three letters.
+    """
+    return tuple(_tokenizer().tokenize(text))
 
 
 @cache
-def _stemmer() -> SimpleNamespace:
-    """The package's stemmer, which remembers its words: stemming is most of the work and answers share most words."""
-    from nltk.stem.porter import PorterStemmer  # pulls in nltk, over a second: only where something is scored
+def _tokenizer() -> Any:
+    from rouge_score.tokenizers import DefaultTokenizer
 
-    return SimpleNamespace(stem=lru_cache(PAIRS)(PorterStemmer().stem))
-
-
-def _shared_ngrams(wanted: Sequence[str], given: Sequence[str], n: int) -> float:
-    theirs, ours = (Counter(zip(*(words[i:] for i in range(n)))) for words in (wanted, given))
-    return _f_measure((theirs & ours).total(), theirs.total(), ours.total())
-
-
-def _in_order(wanted: Sequence[str], given: Sequence[str]) -> float:
-    return _f_measure(_common_subsequence(wanted, given), len(wanted), len(given))
-
-
-def _common_subsequence(first: Sequence[str], second: Sequence[str]) -> int:
-    """Length of the longest common subsequence, by Hyyrö's bit-parallel recurrence (2004).
-
-    Bit i of `row` is 0 where the table's row for the words read so far rises at first[i], so the zeros count its end.
-    """
-    places: defaultdict[str, int] = defaultdict(int)
-    for i, word in enumerate(first):
-        places[word] |= 1 << i
-    full = row = (1 << len(first)) - 1
-    for word in second:
-        matches = row & places.get(word, 0)
-        row = ((row + matches) | (row - matches)) & full
-    return len(first) - row.bit_count()
-
-
-def _f_measure(shared: int, wanted: int, given: int) -> float:
-    if not shared:
-        return 0.0
-    precision, recall = shared / given, shared / wanted  # in the package's order of operations, for equal last digits
-    return 2 * precision * recall / (precision + recall)
+    return DefaultTokenizer(use_stemmer=True)
 
 
 def strangers(examples: Sequence[Example], scored: Sequence[bool] | None = None) -> list[Example]:
@@ -105,13 +74,13 @@ def strangers(examples: Sequence[Example], scored: Sequence[bool] | None = None)
     return found
 
 
-def _metric(name: Literal["rouge1", "rouge2", "rougeL"]) -> Metric:
+def _metric(name: str) -> Metric:
     def statistics(examples: Sequence[Example], answers: Sequence[str]) -> numpy.ndarray:
         """[score, 1] a sample; an empty reference is unscored, an empty answer scores 0."""
         rows = numpy.full((len(examples), 2), numpy.nan)
         for row, (example, answer) in enumerate(zip(examples, answers)):
             if stems(example.reference):
-                rows[row] = getattr(rouge(example.reference, answer), name), 1
+                rows[row] = rouge(example.reference, answer)[name], 1
         return rows
 
     return Metric(name, "tier2", statistics, mean, shuffled=True)

@@ -129,7 +129,7 @@ def analysis(
     before, after = find(examples, baseline, lexicon), find(examples, tuned, lexicon)
     counts = [Counter(finding.main for finding in findings) for findings in (before, after)]
     lacking = missing(lexicon, examples, [prediction.answer for prediction in tuned])
-    scores = [rouge(example.reference, said.answer).rougeL for example, said in zip(examples, tuned)]
+    scores = [rouge(example.reference, said.answer)["rougeL"] for example, said in zip(examples, tuned)]
     ranked = sorted((i for i, example in enumerate(examples) if stems(example.reference)), key=scores.__getitem__)
 
     def shown(i: int) -> dict[str, Any]:
@@ -140,7 +140,7 @@ def analysis(
             "reference": _clip(example.reference),
             "baseline": _clip(baseline[i].answer),
             "tuned": _clip(tuned[i].answer),
-            "rougeL": [rouge(example.reference, baseline[i].answer).rougeL, scores[i]],
+            "rougeL": [rouge(example.reference, baseline[i].answer)["rougeL"], scores[i]],
             "baseline_pattern": before[i].main,
             "also": list(finding.found[1:]),
             "missing": lacking[i],
