@@ -1,5 +1,7 @@
 """Phase 2's task: how a flashcard is asked, what groups it, and what the report gets."""
 
+import json
+
 import numpy
 import pytest
 
@@ -7,7 +9,9 @@ from prism.data import Prediction
 from prism.metrics import coverage
 from prism.spec import load_spec
 from prism.tasks import medical_chat as task
+from tests.conftest import ROOT
 
+CARDS = ROOT / "fixtures" / "data" / "medical-flashcards" / "train.jsonl"
 ROW = {"question": " What is  the\nulna? ", "answer": "The medial bone of the forearm.\n"}
 
 
@@ -16,6 +20,19 @@ def test_a_row_becomes_a_question_under_a_system_prompt():
     assert [message["role"] for message in example.messages] == ["system", "user"]
     assert example.messages[1]["content"] == "What is the ulna?"
     assert example.reference == "The medial bone of the forearm."
+
+
+@pytest.mark.parametrize(
+    ("row", "asked"),
+    [
+        (ROW, "Answer the medical question in one sentence."),
+        (ROW | {"topic": None}, "Answer the medical question in one sentence."),
+        (ROW | {"topic": "  "}, "Answer the medical question in one sentence."),
+        (ROW | {"topic": " drug  classes\n"}, "Answer the drug classes question in one sentence."),
+    ],
+)
+def test_the_system_prompt_names_the_topic_of_a_row_that_has_one(row, asked):
+    assert task.example(row, "id").messages[0]["content"] == asked
 
 
 @pytest.mark.parametrize(
@@ -40,6 +57,13 @@ def test_the_bundled_lexicons_load_and_know_their_false_friends():
     medical, financial = (coverage.load(coverage.LEXICONS / f"{name}.txt") for name in ("medical", "financial"))
     assert medical.find("An MI, that is two heart attacks.") == ("myocardial infarction",)
     assert medical.find("The nurse aids patients of all ages, or so mi says; a cold compress; rice and cola.") == ()
+    assert medical.find("A gall bladder; the bladder; a breastbone; azole antifungals and their bones.") == (
+        "gallbladder",
+        "urinary bladder",
+        "sternum",
+        "azole antifungal",
+        "bone",
+    )
     assert financial.find("Please see the sec column, all in one car; she eps.") == ()
 
 
@@ -98,3 +122,14 @@ def test_a_row_without_an_answer_is_unscored():
     examples.append(task.example(ROW | {"answer": "  "}, "empty"))
     rouge = task.METRICS[0].statistics(examples, ["a", "a", "a"])
     assert numpy.isnan(rouge[:, 0]).tolist() == [False, False, True]
+
+
+def test_the_bundled_cards_can_be_asked_and_scored():
+    rows = [json.loads(line) for line in CARDS.read_text(encoding="ascii").splitlines()]
+    for column in ("term", "question", "answer"):
+        assert len({row[column].lower() for row in rows}) == len(rows) == 1_680
+    assert [row["answer"] for row in rows if row["answer"].rstrip(".").count(". ") or row["answer"][-1] != "."] == []
+    built = [task.example(row, row["term"]) for row in rows if row["topic"] in ("terminology", "drug classes")]
+    lexicon = coverage.load(task.LEXICON)
+    assert len(built) == 520
+    assert [example.id for example in built if not coverage.asked_for(lexicon, example)] == []

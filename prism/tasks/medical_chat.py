@@ -3,7 +3,8 @@
 Rows: `medalpaca/medical_meadow_medical_flashcards` (33,955 flashcards of the Anki decks of medical students, rewritten
 as questions by GPT-3.5), columns `instruction` (the same in every row: ours stands in the system prompt), `input` and
 `output`, which a spec maps by `[data].columns = { question = "input", answer = "output" }`; or any file of questions
-and answers. Rows with a `term` are grouped by it, since two books define one term in much the same words.
+and answers. Rows with a `term` are grouped by it, since two books define one term in much the same words. The optional
+column `topic` conditions the system prompt, which then names it in place of "medical".
 """
 
 from __future__ import annotations
@@ -14,16 +15,17 @@ from prism.data import Example, Prediction, Row
 from prism.judge import ANSWER_RELEVANCY, MEDICAL_CORRECTNESS
 from prism.metrics import coverage, overlap, patterns
 
-VERSION = 1
+VERSION = 2
 COLUMNS = ("question", "answer")
-SYSTEM = "Answer the medical question in one sentence."  # every word is paid for in each training step
+SYSTEM = "Answer the {topic} question in one sentence."  # every word is paid for in each training step
 LEXICON = coverage.LEXICONS / "medical.txt"
 
 
 def example(row: Row, id: str) -> Example:
     asked = " ".join(str(row["question"]).split())
     group = " ".join(str(row.get("term") or asked).lower().split())
-    messages = ({"role": "system", "content": SYSTEM}, {"role": "user", "content": asked})
+    topic = " ".join(str(row.get("topic") or "").split()) or "medical"
+    messages = ({"role": "system", "content": SYSTEM.format(topic=topic)}, {"role": "user", "content": asked})
     return Example(id, messages, str(row["answer"]).strip(), group)
 
 
