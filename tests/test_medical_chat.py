@@ -28,7 +28,7 @@ def test_a_row_becomes_a_question_under_a_system_prompt():
         (ROW, "Answer the medical question in one sentence."),
         (ROW | {"topic": None}, "Answer the medical question in one sentence."),
         (ROW | {"topic": "  "}, "Answer the medical question in one sentence."),
-        (ROW | {"topic": " drug  classes\n"}, "Answer the drug classes question in one sentence."),
+        (ROW | {"topic": " drug  class\n"}, "Answer the drug class question in one sentence."),
     ],
 )
 def test_the_system_prompt_names_the_topic_of_a_row_that_has_one(row, asked):
@@ -129,7 +129,7 @@ def test_the_bundled_cards_can_be_asked_and_scored():
     for column in ("term", "question", "answer"):
         assert len({row[column].lower() for row in rows}) == len(rows) == 1_680
     assert [row["answer"] for row in rows if row["answer"].rstrip(".").count(". ") or row["answer"][-1] != "."] == []
-    built = [task.example(row, row["term"]) for row in rows if row["topic"] in ("terminology", "drug classes")]
+    built = [task.example(row, row["term"]) for row in rows if row["topic"] in ("terminology", "drug class")]
     lexicon = coverage.load(task.LEXICON)
     assert len(built) == 520
     assert [example.id for example in built if not coverage.asked_for(lexicon, example)] == []
