@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from prism.record import Record, Score
+from prism.record import Record, Score, empty_record
 from prism.spec import Spec
 
 
@@ -59,23 +59,6 @@ def records(spec: Spec, evaluation: str, n: int, spent: dict[str, Any]) -> list[
     found = []
     for name in spec.gate.get("cost", {}):
         exact = Score(float(spent[name]), (float(spent[name]), float(spent[name])))
-        found.append(
-            Record(
-                phase=spec.phase,
-                spec=spec.name,
-                profile=spec.profile,
-                data=spec.data.name or spec.data.path,
-                evaluation_digest=evaluation,
-                tier="cost",
-                metric=name,
-                direction="lower",
-                n=n,
-                groups=n,
-                unscored=0,
-                seeds={},
-                baseline=exact,
-                tuned=exact,
-                gain=Score(0.0, (0.0, 0.0)),
-            )
-        )
+        given = {"n": n, "groups": n, "direction": "lower", "baseline": exact, "tuned": exact}
+        found.append(empty_record(spec, evaluation, "cost", name, 0, **given, gain=Score(0.0, (0.0, 0.0))))
     return found

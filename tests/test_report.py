@@ -459,6 +459,18 @@ def test_flips_are_counted_and_unscored_samples_left_out():
     assert moves == sorted(moves), "the worst loss first"
 
 
+def test_a_reason_that_several_thresholds_share_is_said_once():
+    skipped = tuple(Verdict(key, 0.5, "skipped", "no judge is configured") for key in ("floor", "gain"))
+    judged = record("Correctness [GEval]", tier="tier3", verdicts=skipped)
+    found = replace(sentiment(), records=(judged,), details={"judge": {"not_judged": "no judge is configured"}})
+    assert [(point.about, point.text) for point in findings.open_points(found)] == [
+        ("Correctness [GEval] floor ≥ .5, Correctness [GEval] gain ≥ +.5", "no judge is configured")
+    ]
+    assert not any("judged" in note for note in findings.notes(found))
+    ungated = replace(found, records=(record(),))
+    assert findings.notes(ungated)[-1] == "Tier 3 was not judged."
+
+
 def test_terminal_fits_and_says_what_does_not_hold():
     lines = terminal.lines(made_up_run())
     assert max(map(len, lines)) <= 120

@@ -28,15 +28,16 @@ def counts(run: Run) -> dict[str, int]:
 
 
 def open_points(result: Result) -> list[Finding]:
-    """Every verdict that does not hold, the gravest first."""
-    found = [
-        Finding(verdict.state, f"{record.metric} {words.threshold(verdict)}", verdict.reason + power(verdict))
-        for record in result.records
-        for verdict in record.verdicts
-        if verdict.state != "holds"
-    ]
+    """Every verdict that does not hold, the gravest first; those of one reason in one line."""
+    found: dict[tuple[State, str], list[str]] = {}
+    for record in result.records:
+        for verdict in record.verdicts:
+            if verdict.state != "holds":
+                about = f"{record.metric} {words.threshold(verdict)}"
+                found.setdefault((verdict.state, verdict.reason + power(verdict)), []).append(about)
     order = list(words.MARKS)
-    return sorted(found, key=lambda finding: order.index(finding.state))
+    points = [Finding(state, ", ".join(about), text) for (state, text), about in found.items()]
+    return sorted(points, key=lambda point: order.index(point.state))
 
 
 def power(verdict: Verdict) -> str:
@@ -88,7 +89,8 @@ def _judge(result: Result) -> list[str]:
     """Who judged, what that judge is worth, and what it left unscored."""
     found = result.details.get("judge") or {}
     if found.get("not_judged"):
-        return [f"Tier 3 was not judged: {found['not_judged']}."]
+        gated = any(record.tier == "tier3" and record.verdicts for record in result.records)
+        return [] if gated else ["Tier 3 was not judged."]  # a gated metric's verdict says why
     if not found.get("judge"):
         return []
     lines = [f"Tier 3 was judged by {found['judge']}."]
