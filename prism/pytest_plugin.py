@@ -171,7 +171,7 @@ class Session:
         for result in results:
             path = self.run_folder / "samples" / f"{result.phase}-{result.spec}.jsonl"
             samples[result.id] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        report.write(self.run_folder, run, samples)
+        report.write(self.run_folder, run, samples, self.store)
         if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
             with open(summary, "a", encoding="utf-8") as file:
                 file.write((self.run_folder / "report.md").read_text(encoding="utf-8"))

@@ -113,7 +113,8 @@ def test_a_run_and_its_cached_repetition(checkout):
     """Baseline, training, tuned answers, verdicts, report; then the same without loading a model library."""
     (checkout.path / "conftest.py").write_text(
         (checkout.path / "conftest.py").read_text()
-        + "import sys\ndef pytest_unconfigure(): print('heavy:', sorted({'torch', 'sklearn'} & set(sys.modules)))\n"
+        + "import sys\nheavy = {'matplotlib', 'sklearn', 'torch'}\n"
+        + "def pytest_unconfigure(): print('heavy:', sorted(heavy & set(sys.modules)))\n"
     )
     first = run(checkout, "--junitxml=junit.xml")
     assert first.ret == pytest.ExitCode.TESTS_FAILED  # the gain of .9 is out of reach
@@ -138,12 +139,14 @@ def test_a_run_and_its_cached_repetition(checkout):
     assert [verdict["key"] for verdict in accuracy["verdicts"]] == ["floor", "gain"]
     folder = checkout.path / "reports" / "latest"
     assert sorted(path.name for path in folder.iterdir()) == ["report.html", "report.md", "results.json", "samples"]
+    page = (folder / "report.html").read_text()
     assert len((folder / "samples" / "phase1-tiny.jsonl").read_text().splitlines()) == 40
     assert '<property name="tuned"' in (checkout.path / "junit.xml").read_text()
 
     again = run(checkout)
     again.assert_outcomes(passed=2, failed=1)
     again.stdout.fnmatch_lines(["heavy: [[][]]"])
+    assert (folder / "report.html").read_text().count("<svg") == page.count("<svg") == 7
     repeated = results(checkout)
     assert repeated["records"] == table["records"]
     assert repeated["cost"][0]["cached"] == ["baseline", "training, seed 42", "tuned, seed 42"]
@@ -242,7 +245,7 @@ def test_kill_while_the_report_is_written(checkout):
     conftest.write_text(
         whole
         + "import os, signal\nimport prism.report\n"
-        + "def half(folder, run, samples):\n"
+        + "def half(folder, run, samples, store):\n"
         + "    (folder / 'results.json').write_text('{\"half')\n"
         + "    os.kill(os.getpid(), signal.SIGKILL)\n"
         + "prism.report.write = half\n"

@@ -16,9 +16,10 @@ import pytest
 
 from prism import report
 from prism.record import Control, Record, Result, Run, Score, Verdict
-from prism.report import findings, terminal, words
+from prism.report import findings, plots, terminal, words
 from prism.report.markdown import code, prose, render
 from prism.report.samples import changes
+from prism.store import Store
 
 HOSTILE = (
     "<script>alert(1)</script> | a `tick` and ```three```\n@someone #12 [x](https://evil.example) \x1b[31m\u202e\ud800"
@@ -119,6 +120,19 @@ def sentiment(phase: str = "phase1", spec: str = "nano") -> Result:
             "tuned": answered([[201, 30, 19, 0], [42, 138, 20, 0], [29, 19, 101, 1]]),
             "label_likelihood": answered([[150, 60, 40, 0], [90, 80, 30, 0], [60, 49, 41, 0]]),
         },
+        "calibration": {
+            "baseline": {
+                "n": 600,
+                "ece": 0.214,
+                "probability": 0.612,
+                "right": 0.452,
+                "bins": [
+                    {"n": 200, "probability": 0.44, "right": 0.41, "ci": [0.343, 0.479]},
+                    {"n": 250, "probability": 0.63, "right": 0.46, "ci": [0.399, 0.522]},
+                    {"n": 150, "probability": 0.81, "right": 0.49, "ci": [0.411, 0.569]},
+                ],
+            }
+        },
         "loss": {seed: [[step, value * (1 + (int(seed) - 43) / 20)] for step, value in curve] for seed in seeds},
         "training": {
             "42": {"steps": 300, "seconds": 93.2, "tokens": 180_000, "trainable": 190_000, "resumed_at": None}
@@ -209,10 +223,13 @@ def made_up_flashcards(n: int = 40) -> list[dict]:
     ]
 
 
+SAMPLES = {"phase1/nano": made_up_samples(), "phase2/medical": made_up_flashcards()}
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
-    report.write(folder, made_up_run(), {"phase1/nano": made_up_samples(), "phase2/medical": made_up_flashcards()})
+    report.write(folder, made_up_run(), SAMPLES)
     return folder
 
 
@@ -375,11 +392,12 @@ def test_html_is_balanced_and_its_ids_are_unique(html):
 def test_html_pictures_have_alternative_text(html):
     page = Page(html)
     pictures = page.all("svg") + page.all("img")
-    assert len(pictures) >= 6, "gains, controls, three confusion matrices, loss"
+    assert len(pictures) >= 7, "gains, controls, three confusion matrices, calibration, loss"
     assert all(picture["role"] == "img" and picture["aria-label"] for picture in pictures)
     labels = " ".join(picture["aria-label"] for picture in pictures)
     assert "accuracy +.422 [+.372, +.471]" in labels
     assert "bullish: 138 of 200 right" in labels
+    assert "baseline, expected calibration error .214: .410 right at .440" in labels
 
 
 def test_html_runs_nothing_and_loads_nothing(html):
@@ -407,9 +425,32 @@ def test_html_has_only_sections_with_data(tmp_path):
 
 
 def test_html_is_the_same_bytes_twice(folder, tmp_path):
-    report.write(tmp_path, made_up_run(), {"phase1/nano": made_up_samples(), "phase2/medical": made_up_flashcards()})
+    report.write(tmp_path, made_up_run(), SAMPLES)
     for name in ("report.html", "report.md", "results.json"):
         assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
+
+
+def test_a_picture_is_drawn_once_and_again_when_its_numbers_change(folder, tmp_path, monkeypatch):
+    store = Store(tmp_path / "home")
+    drawn = []
+    original = plots._svg
+    monkeypatch.setattr(plots, "_svg", lambda plot: drawn.append(plot.name) or original(plot))
+    report.write(tmp_path / "first", made_up_run(), SAMPLES, store)
+    assert (tmp_path / "first" / "report.html").read_bytes() == (folder / "report.html").read_bytes()
+    assert len(drawn) == 8
+    report.write(tmp_path / "second", made_up_run(reason="another"), SAMPLES, store)
+    assert len(drawn) == 8
+    other = sentiment()
+    other.details["calibration"]["baseline"]["ece"] = 0.3
+    report.write(tmp_path / "third", made_up_run(results=(other, flashcards())), SAMPLES, store)
+    assert drawn[8:] == ["phase1-nano-calibration"]
+    assert "error .300" in (tmp_path / "third" / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_store_that_cannot_be_written_costs_no_picture(folder, tmp_path):
+    (tmp_path / "home").write_text("a file")
+    report.write(tmp_path / "out", made_up_run(), SAMPLES, Store(tmp_path / "home"))
+    assert (tmp_path / "out" / "report.html").read_bytes() == (folder / "report.html").read_bytes()
 
 
 def test_a_run_without_results_still_reports(tmp_path):

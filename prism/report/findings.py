@@ -80,6 +80,19 @@ def beaten(result: Result) -> tuple[str, str] | None:
     return "Not shown", text + ", which holds 0" if ahead.ci[0] <= 0 <= ahead.ci[1] else text
 
 
+def calibrated(result: Result) -> str:
+    """How far label probabilities are from how often they are right, and of which model they are known."""
+    found = result.details.get("calibration") or {}
+    said = [
+        f"{name}: mean probability {words.number(part['probability'])} of the likeliest label, right "
+        f"{words.number(part['right'])}, expected calibration error {words.number(part['ece'])}"
+        for name, part in found.items()
+    ]
+    if found and "tuned" not in found:
+        said.append("the tuned model's label likelihoods are not measured")
+    return "; ".join(said) + "." if said else ""
+
+
 def notes(result: Result) -> list[str]:
     """How the numbers are to be read: what the intervals speak of, what was left out, what did not come out the same."""
     return [note for note in (_seeds(result), _unscored(result), *_judge(result), *_parity(result)) if note]

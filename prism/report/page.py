@@ -9,6 +9,7 @@ from typing import Any
 from prism.record import Result, Run
 from prism.report import findings, plots, tables, words
 from prism.report.samples import Change, Sample
+from prism.store import Store
 
 SHOWN = 20  # samples that became better, and that became worse
 STUCK = 10  # samples that stayed wrong
@@ -21,8 +22,8 @@ CONFUSIONS = {  # of the first seed, whose answers the samples show too
 QUESTION, ANSWER = 800, 300  # characters; the whole texts lie in samples/*.jsonl
 
 
-def render(run: Run, changes: Mapping[str, Sequence[Change]]) -> str:
-    """The whole page."""
+def render(run: Run, changes: Mapping[str, Sequence[Change]], store: Store | None = None) -> str:
+    """The whole page; `store` keeps its pictures."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -38,7 +39,7 @@ def render(run: Run, changes: Mapping[str, Sequence[Change]]) -> str:
         words=words,
         provenance=tables.provenance(run),
         counts=findings.counts(run),
-        specs=[_spec(result, changes.get(result.id, ())) for result in run.results],
+        specs=[_spec(result, changes.get(result.id, ()), store) for result in run.results],
         cost=tables.cost(run.results),
         stored=any(result.cost.get("cached") for result in run.results),
     )
@@ -49,7 +50,7 @@ def _visible(value: Any) -> Any:
     return words.visible(value) if type(value) is str else value
 
 
-def _spec(result: Result, changes: Sequence[Change]) -> dict[str, Any]:
+def _spec(result: Result, changes: Sequence[Change], store: Store | None) -> dict[str, Any]:
     """What the template shows of one spec; what is missing is empty there, and its section left out."""
     answers = tables.labelled(result)
     return {
@@ -63,7 +64,9 @@ def _spec(result: Result, changes: Sequence[Change]) -> dict[str, Any]:
         "open": findings.open_points(result),
         "provisional": findings.provisional(result),
         "metrics": tables.metrics([result]) if result.records else None,
-        "figures": _figures(result, answers),
+        "figures": [
+            (title, caption, plots.picture(plot, store)) for title, caption, plot in _figures(result, answers) if plot
+        ],
         "per_class": tables.per_class(answers),
         "failures": tables.failures(result),
         "failing": _failing(result),
@@ -77,9 +80,9 @@ def _spec(result: Result, changes: Sequence[Change]) -> dict[str, Any]:
     }
 
 
-def _figures(result: Result, answers: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Title, caption and picture of each plot that has data."""
-    found = [
+def _figures(result: Result, answers: Mapping[str, Any]) -> list[tuple[str, str, plots.Plot | None]]:
+    """Title, caption and plot; None where there is nothing to plot."""
+    return [
         ("Gain over the baseline", GAINS, plots.gains(result)),
         ("Beside its controls", "Value and 95 % interval; dashed: the floor or ceiling.", plots.controls(result)),
         *(
@@ -87,9 +90,9 @@ def _figures(result: Result, answers: Mapping[str, Any]) -> list[tuple[str, str,
             for name, title in CONFUSIONS.items()
             if name in answers
         ),
+        ("Is it as sure as it may be?", findings.calibrated(result), plots.calibration(result)),
         ("Training loss", "", plots.loss(result)),
     ]
-    return [figure for figure in found if figure[-1]]
 
 
 def _lists(change: Change) -> list[dict[str, Any]]:
