@@ -146,6 +146,7 @@ def sentiment(phase: str = "phase1", spec: str = "nano") -> Result:
     cost = {
         "seconds": {"baseline": 12.3, "training, seed 42": 93.2, "tuned, seed 42": 4210.0},
         "tokens_per_second": {"training, seed 42": 1931.4, "tuned, seed 42": 512.0},
+        "energy_wh": {"training, seed 42": 4.31},
         "peak_memory_gib": 2.412,
         "cached": ["baseline"],
     }
@@ -305,6 +306,8 @@ def test_markdown_tables_have_constant_column_counts(markdown):
         "90 → 201",
         "1 h 10 min",
         "12 s \\*",
+        "energy, Wh",
+        "4.31",
         "seed 43",
         "samples/phase1-nano.jsonl",
     ],
