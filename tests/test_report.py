@@ -331,10 +331,34 @@ def test_markdown_renders_nothing_that_a_model_wrote(markdown):
 
 
 def test_markdown_fits_a_pull_request_comment():
-    results = tuple(sentiment(f"phase{i}") for i in range(8))
-    long = [sample | {"question": "why? " * 300, "tuned": "`|" * 300} for sample in made_up_samples(50)]
+    """What is folded away goes first; every phase keeps its table, and the page says that it was cut."""
+    results = tuple(sentiment(f"phase{i}", f"spec{j}") for i in range(8) for j in range(2))
+    long = [sample | {"question": "why? " * 300, "tuned": "`|é" * 300} for sample in made_up_samples(50)]
     page = render(made_up_run(results=results), {result.id: changes(result, long) for result in results})
-    assert len(page) < 65_536, "GitHub's limit"
+    assert len(page.encode()) <= 60_000, "GitHub takes 65,536 characters"
+    cut = next(line for line in page.splitlines() if "Cut to what GitHub takes" in line)
+    assert int(re.search(r"(\d+) parts left out; report.html holds all", cut)[1]) > 10
+    assert all(f"## phase{i}" in page for i in range(8))
+    assert page.count("<details>") == page.count("</details>") < 16 * 5
+    short = render(made_up_run(), {})
+    assert "Cut to" not in short
+
+
+def test_markdown_is_cut_to_its_verdict_where_nothing_else_fits():
+    many = replace(sentiment(), records=sentiment().records * 200)
+    page = render(made_up_run(results=(many,)), {})
+    assert len(page.encode()) <= 60_000
+    assert page.startswith("# ❌ FAIL: 4 of 9 thresholds do not hold")
+    assert "Cut to what GitHub takes" in page
+
+
+def test_a_title_tells_reports_apart(tmp_path):
+    report.write(tmp_path, made_up_run(title="Nightly <b> @H200"), {})
+    head = (tmp_path / "report.md").read_text(encoding="utf-8").splitlines()[0]
+    assert head.startswith("# ❌ FAIL · Nightly &lt;b&gt; @&#8288;H200: 4 of 9")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<title>FAIL · Nightly &lt;b&gt; @H200" in page
+    assert '<p class="brand">Nightly &lt;b&gt; @H200</p>' in page
 
 
 @pytest.mark.parametrize("text", ["", "`", "``` `", "a\nb", "\x1b[2J", "|", "\\|", "\ud800", " x "])
