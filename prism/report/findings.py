@@ -81,16 +81,16 @@ def beaten(result: Result) -> tuple[str, str] | None:
 
 
 def calibrated(result: Result) -> str:
-    """How far label probabilities are from how often they are right, and of which model they are known."""
+    """How far the probability of the likeliest label is from how often it is right, and of which model that is known."""
     found = result.details.get("calibration") or {}
     said = [
-        f"{name}: mean probability {words.number(part['probability'])} of the likeliest label, right "
-        f"{words.number(part['right'])}, expected calibration error {words.number(part['ece'])}"
+        f"{name.capitalize()}: {words.number(part['probability'])} sure on average, right {words.number(part['right'])}; "
+        f"expected calibration error {words.number(part['ece'])}."
         for name, part in found.items()
     ]
     if found and "tuned" not in found:
-        said.append("the tuned model's label likelihoods are not measured")
-    return "; ".join(said) + "." if said else ""
+        said.append("Not measured for the tuned model.")
+    return " ".join([*said, "Dashed: as sure as right."]) if said else ""
 
 
 def notes(result: Result) -> list[str]:

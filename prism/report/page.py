@@ -63,7 +63,7 @@ def _spec(result: Result, changes: Sequence[Change], store: Store | None) -> dic
         "notes": findings.notes(result),
         "open": findings.open_points(result),
         "provisional": findings.provisional(result),
-        "metrics": tables.metrics([result]) if result.records else None,
+        "metrics": _metrics(tables.metrics([result])) if result.records else None,
         "figures": [
             (title, caption, plots.picture(plot, store)) for title, caption, plot in _figures(result, answers) if plot
         ],
@@ -80,6 +80,17 @@ def _spec(result: Result, changes: Sequence[Change], store: Store | None) -> dic
     }
 
 
+def _metrics(shown: tables.Table) -> dict[str, Any]:
+    """The table of scores with one row a metric, its thresholds and their verdicts together in the last cell."""
+    rows: list[dict[str, Any]] = []
+    for *cells, threshold, state in shown.rows:
+        if cells[0]:
+            rows.append({"metric": cells[0], "cells": cells[1:], "verdicts": []})
+        if state:
+            rows[-1]["verdicts"].append((threshold, state))
+    return {"headers": shown.headers[1:-2], "rows": rows}
+
+
 def _figures(result: Result, answers: Mapping[str, Any]) -> list[tuple[str, str, plots.Plot | None]]:
     """Title, caption and plot; None where there is nothing to plot."""
     return [
@@ -90,7 +101,7 @@ def _figures(result: Result, answers: Mapping[str, Any]) -> list[tuple[str, str,
             for name, title in CONFUSIONS.items()
             if name in answers
         ),
-        ("Is it as sure as it may be?", findings.calibrated(result), plots.calibration(result)),
+        ("Calibration of label probabilities", findings.calibrated(result), plots.calibration(result)),
         ("Training loss", "", plots.loss(result)),
     ]
 
