@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import sys
@@ -27,6 +28,7 @@ from prism.scheduling import choose_profile, lacking, resources
 from prism.spec import PROFILES, Limit, Spec, find_specs, load_spec
 from prism.store import Store, unwritable
 
+JOB_SUMMARY = 2**20  # bytes: GitHub shows a step's summary whole or, above this, not at all
 PHASES = [f"phase{n}" for n in range(8)]
 
 
@@ -53,7 +55,8 @@ class Session:
         self.run_id = getattr(config, "workerinput", {}).get("prism_run_id") or new_run_id()
         self.made: set[Path] = set()
         self.states: dict[str, dict[str, str]] = {}  # spec id: threshold id: state, from the test reports
-        self.broken: list[str] = []  # items that raised before they could decide
+        self.broken: list[str] = []  # items that raised before they could decide, or took their worker down
+        self.asked = False  # whether any item stood for a threshold
         self.interrupted = ""
         self.report_folder: Path | None = None
         self._specs: dict[str, list[Spec]] = {}
@@ -166,21 +169,32 @@ class Session:
             reason=reason,
             command="pytest " + " ".join(self.config.invocation_params.args),
             provenance=provenance(self.root),
+            title=self.config.getoption("--prism-report-title"),
         )
         samples = {}
         for result in results:
             path = self.run_folder / "samples" / f"{result.phase}-{result.spec}.jsonl"
             samples[result.id] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        report.write(self.run_folder, run, samples)
-        if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
-            with open(summary, "a", encoding="utf-8") as file:
-                file.write((self.run_folder / "report.md").read_text(encoding="utf-8"))
+        report.write(self.run_folder, run, samples, self.store)
         shutil.rmtree(self.run_folder / "results")
         folder = self.reports / "runs" / self.run_id
         os.replace(self.run_folder, folder)
         point_latest(self.reports, folder)
         self.report_folder = folder
+        if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
+            self._add_to_job_summary(Path(summary), (folder / "report.md").read_text(encoding="utf-8"))
         return run
+
+    def _add_to_job_summary(self, path: Path, page: str) -> None:
+        try:
+            held = path.stat().st_size if path.exists() else 0
+            if held + len(page.encode()) > JOB_SUMMARY:
+                self.say(f"{path} holds {held:,} bytes, and GitHub shows none of a summary above 1 MiB: left as it is")
+                return
+            with path.open("a", encoding="utf-8") as file:
+                file.write(page)
+        except OSError as error:
+            self.say(f"$GITHUB_STEP_SUMMARY {path}: {error.strerror}; the report itself is written")
 
     def _partial(self, results: Sequence[Result]) -> str:
         if self.interrupted:
@@ -192,19 +206,23 @@ class Session:
             left = declared - self.states.get(result.id, {}).keys()
             if left:
                 return f"{len(left)} of {len(declared)} thresholds of {result.id} were not selected or not reached"
-        return "" if not self.broken else f"{len(self.broken)} items ended in an error"
+        return f"{_items(self.broken)} ended in an error" if self.broken else ""
 
     def _verdict(self, results: Sequence[Result]) -> tuple[Any, str]:
         states = [state for thresholds in self.states.values() for state in thresholds.values()]
         bad = [state for state in states if state not in ("holds", "skipped")]
         if self.broken:
-            return "fail", f"{len(self.broken)} items ended in an error, {self.broken[0]} the first"
+            return "fail", f"{_items(self.broken)} ended in an error, {self.broken[0]} the first"
         if bad:
             return "fail", f"{len(bad)} of {len(states)} thresholds do not hold"
         held = states.count("holds")
         if not held:
             return "fail", "no threshold was decided, and an empty set is never a pass"
         return "pass", f"all {held} decided thresholds hold"
+
+
+def _items(names: Sequence[str]) -> str:
+    return "1 item" if len(names) == 1 else f"{len(names)} items"
 
 
 class _Screen:
@@ -253,6 +271,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--prism-data", metavar="DIR", help="read DIR/<[data].name>/<split>.jsonl.gz in place of [data].path")
     add("--prism-home", metavar="DIR", help="the store of adapters and answers (default: $PRISM_HOME, ~/.cache/prism)")
     add("--prism-report", metavar="DIR", default="reports", help="where runs/ and latest/ are written")
+    add("--prism-report-title", metavar="TITLE", default="PRISM", help="heads the reports: tells one of several apart")
     add("--prism-retrain", action="store_true", help="train again what the store already holds")
     add("--prism-seeds", type=_count, default=1, metavar="N", help="train and measure N adapters a spec")
 
@@ -315,8 +334,11 @@ class _Watcher:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         known = dict(report.user_properties)
+        if report.when not in ("setup", "call", "teardown"):  # xdist's report of an item that took its worker down
+            self.session.broken.append(report.nodeid)
         if "threshold" not in known:
             return
+        self.session.asked = True
         if report.when == "call" and "state" in known:
             self.session.states.setdefault(str(known["spec"]), {})[str(known["threshold"])] = str(known["state"])
         elif report.failed:
@@ -439,13 +461,18 @@ def pytest_report_collectionfinish(config: pytest.Config, items: Sequence[pytest
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Generator[None, Any, Any]:
     limit, run = _parameter(item, "threshold"), getattr(item, "funcargs", {}).get("run")
     if call.when == "call" and limit and run:
-        record = run.record(limit)
+        record, verdict = run.record(limit), run.verdict(limit)
+        measured = {
+            "baseline": record.baseline.value,
+            "tuned": record.tuned.value,
+            "gain": record.gain.value,
+            "gain_low": record.gain.ci[0],
+            "gain_high": record.gain.ci[1],
+            "p": verdict.p,
+        }
+        item.user_properties += [("metric", record.metric), ("state", verdict.state), ("n", record.n)]
         item.user_properties += [
-            ("state", run.verdict(limit).state),
-            ("baseline", round(record.baseline.value, 6)),
-            ("tuned", round(record.tuned.value, 6)),
-            ("gain_ci", f"[{record.gain.ci[0]:.6f}, {record.gain.ci[1]:.6f}]"),
-            ("n", record.n),
+            (name, round(value, 6)) for name, value in measured.items() if value is not None and math.isfinite(value)
         ]
     report = yield
     if call.excinfo is not None and isinstance(call.excinfo.value, PrismError):
@@ -466,8 +493,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         state.config.stash[_ERROR] = f"no report was written: {sentence}".replace("--prism-home", "--prism-report")
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
     decided = [s for states in state.states.values() for s in states.values() if s != "skipped"]
-    asked = any(_parameter(item, "threshold") for item in session.items)
-    if asked and not decided and session.exitstatus == pytest.ExitCode.OK:
+    if state.asked and not decided and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
         state.config.stash[_ERROR] = "no threshold was decided: every one was skipped, and an empty set is never a pass"
 

@@ -9,7 +9,10 @@ import math
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from prism.spec import Spec
 
 SCHEMA = 1
 State = Literal["holds", "fails", "inconclusive", "not_comparable", "skipped"]
@@ -22,6 +25,9 @@ class Score:
     value: float
     ci: tuple[float, float]
     p: float | None = None
+
+
+NOTHING = Score(math.nan, (math.nan, math.nan))
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,24 @@ class Record:
     reference: dict[str, Any] | None = None
     verdicts: tuple[Verdict, ...] = ()
     against: str = "baseline"  # whose answers `baseline` scores: the untuned model's, or a control's
+
+
+def empty_record(spec: Spec, evaluation: str, tier: str, metric: str, unscored: int, **known: Any) -> Record:
+    """A metric's record before anything is scored: whose it is, and what is `known`."""
+    head: dict[str, Any] = {
+        "phase": spec.phase,
+        "spec": spec.name,
+        "profile": spec.profile,
+        "data": spec.data.name or spec.data.path,
+        "direction": "higher",
+        "n": 0,
+        "groups": 0,
+        "seeds": {},
+        "baseline": NOTHING,
+        "tuned": NOTHING,
+        "gain": NOTHING,
+    }
+    return Record(evaluation_digest=evaluation, tier=tier, metric=metric, unscored=unscored, **(head | known))
 
 
 @dataclass(frozen=True)

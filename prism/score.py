@@ -13,7 +13,7 @@ from prism.controls import question
 from prism.data import Example
 from prism.metrics import Metric
 from prism.metrics.overlap import strangers
-from prism.record import Control, Record, Score
+from prism.record import Control, Record, Score, empty_record
 from prism.spec import Spec
 from prism.stats import bca, group_sums, over_seeds, resampled_sums, wilson
 
@@ -97,29 +97,19 @@ def score(
     for metric in metrics:
         counted = table.scored[metric.name]
         mean = _Mean([table.values[metric.name, f"tuned {seed}"] for seed in tuned])
-        record = Record(
-            phase=spec.phase,
-            spec=spec.name,
-            profile=spec.profile,
-            data=spec.data.name or spec.data.path,
-            evaluation_digest=digest,
-            tier=metric.tier,
-            metric=metric.name,
+        record = empty_record(
+            spec,
+            digest,
+            metric.tier,
+            metric.name,
+            int((~counted).sum()),
             direction=metric.direction,
             n=int(counted.sum()),
             groups=len({group for group, counts in zip(table.groups, counted) if counts}),
-            unscored=int((~counted).sum()),
-            seeds={},
-            baseline=NOTHING,
-            tuned=NOTHING,
-            gain=NOTHING,
             against=metric.baseline,
         )
         records.append(_scored(record, metric, table, mean, tuned, controls) if record.n else record)
     return records
-
-
-NOTHING = Score(math.nan, (math.nan, math.nan))
 
 
 def unjudged(spec: Spec, digest: str, n: int, measured: Collection[str]) -> list[Record]:
@@ -127,26 +117,7 @@ def unjudged(spec: Spec, digest: str, n: int, measured: Collection[str]) -> list
     missing = {
         limit.metric: limit.tier for limit in spec.limits() if limit.tier == "tier3" and limit.metric not in measured
     }
-    return [
-        Record(
-            phase=spec.phase,
-            spec=spec.name,
-            profile=spec.profile,
-            data=spec.data.name or spec.data.path,
-            evaluation_digest=digest,
-            tier=tier,
-            metric=metric,
-            direction="higher",
-            n=0,
-            groups=0,
-            unscored=n,
-            seeds={},
-            baseline=NOTHING,
-            tuned=NOTHING,
-            gain=NOTHING,
-        )
-        for metric, tier in missing.items()
-    ]
+    return [empty_record(spec, digest, tier, metric, n) for metric, tier in missing.items()]
 
 
 def _scored(

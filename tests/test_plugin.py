@@ -3,10 +3,12 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from xml.etree import ElementTree
 
 import pytest
 
@@ -79,10 +81,12 @@ def test_mistakes_end_with_exit_code_4_and_one_sentence(checkout, old, new, opti
     assert "Traceback" not in out.stderr.str() + out.stdout.str()
 
 
-def test_spec_that_needs_a_gpu_is_skipped_with_reason_and_is_no_pass(checkout):
+@pytest.mark.parametrize("options", [[], ["-n", "2"]], ids=["alone", "workers"])
+def test_spec_that_needs_a_gpu_is_skipped_with_reason_and_is_no_pass(checkout, options):
     change(checkout, "[data]", "[requires]\nvram_gb = 8\n[data]")
-    out = run(checkout, "-rs")
-    out.stdout.fnmatch_lines(["*needs a CUDA device with 8 GiB, and there is none*", "*no threshold was decided*"])
+    out = run(checkout, "-rs", *options)
+    out.stdout.fnmatch_lines(["*needs a CUDA device with 8 GiB, and there is none*"])
+    out.stdout.fnmatch_lines(["*no threshold was decided*"])
     assert out.ret == pytest.ExitCode.NO_TESTS_COLLECTED
 
 
@@ -113,7 +117,8 @@ def test_a_run_and_its_cached_repetition(checkout):
     """Baseline, training, tuned answers, verdicts, report; then the same without loading a model library."""
     (checkout.path / "conftest.py").write_text(
         (checkout.path / "conftest.py").read_text()
-        + "import sys\ndef pytest_unconfigure(): print('heavy:', sorted({'torch', 'sklearn'} & set(sys.modules)))\n"
+        + "import sys\nheavy = {'matplotlib', 'sklearn', 'torch'}\n"
+        + "def pytest_unconfigure(): print('heavy:', sorted(heavy & set(sys.modules)))\n"
     )
     first = run(checkout, "--junitxml=junit.xml")
     assert first.ret == pytest.ExitCode.TESTS_FAILED  # the gain of .9 is out of reach
@@ -138,12 +143,21 @@ def test_a_run_and_its_cached_repetition(checkout):
     assert [verdict["key"] for verdict in accuracy["verdicts"]] == ["floor", "gain"]
     folder = checkout.path / "reports" / "latest"
     assert sorted(path.name for path in folder.iterdir()) == ["report.html", "report.md", "results.json", "samples"]
+    page = (folder / "report.html").read_text()
     assert len((folder / "samples" / "phase1-tiny.jsonl").read_text().splitlines()) == 40
-    assert '<property name="tuned"' in (checkout.path / "junit.xml").read_text()
+    junit = ElementTree.parse(checkout.path / "junit.xml")
+    gain = {p.get("name"): p.get("value") for p in junit.find(".//testcase[2]/properties").iter("property")}
+    assert (gain["spec"], gain["threshold"], gain["metric"]) == ("phase1/tiny", "tier1-accuracy-gain", "accuracy")
+    assert (gain["state"], gain["n"]) == ("fails", "40")
+    scores = {"baseline": accuracy["baseline"]["value"], "tuned": accuracy["tuned"]["value"]}
+    scores |= {"gain": accuracy["gain"]["value"], "p": accuracy["gain"]["p"]}
+    scores |= dict(zip(("gain_low", "gain_high"), accuracy["gain"]["ci"]))
+    assert {name: float(gain[name]) for name in scores} == pytest.approx(scores, abs=1e-6)
 
     again = run(checkout)
     again.assert_outcomes(passed=2, failed=1)
     again.stdout.fnmatch_lines(["heavy: [[][]]"])
+    assert (folder / "report.html").read_text().count("<svg") == page.count("<svg") == 7
     repeated = results(checkout)
     assert repeated["records"] == table["records"]
     assert repeated["cost"][0]["cached"] == ["baseline", "training, seed 42", "tuned, seed 42"]
@@ -165,6 +179,60 @@ def test_part_of_a_run_says_so(checkout):
     table = results(checkout)
     assert table["complete"] is False
     assert table["partial"] == "2 of 3 thresholds of phase1/tiny were not selected or not reached"
+
+
+def test_what_failed_last_time_and_where_to_stop(checkout):
+    """--lf decides the one that failed, -x leaves off after it; both reports say that they are parts."""
+    run(checkout)
+    run(checkout, "--lf").assert_outcomes(failed=1)
+    table = results(checkout)
+    assert (table["complete"], table["verdict"]) == (False, "fail")
+    assert table["partial"] == "2 of 3 thresholds of phase1/tiny were not selected or not reached"
+    assert table["reason"] == "1 of 1 thresholds do not hold"
+    run(checkout, "-x").assert_outcomes(passed=1, failed=1)
+    table = results(checkout)
+    assert (table["complete"], table["verdict"]) == (False, "fail")
+    assert table["partial"] == "1 of 3 thresholds of phase1/tiny were not selected or not reached"
+
+
+@pytest.mark.parametrize("moment", ["setup", "call"])
+def test_a_worker_that_dies_fails_the_run_and_the_others_report(checkout, moment):
+    """As its first item begins, before anything is measured; and after its spec was, before the verdict is told."""
+    run(checkout)
+    shutil.rmtree(checkout.path / "reports")
+    (checkout.path / "conftest.py").write_text(
+        (checkout.path / "conftest.py").read_text()
+        + "import os\n"
+        + f"def pytest_runtest_{moment}(item):\n"
+        + "    if 'accuracy-floor' in item.name: os._exit(1)\n"
+    )
+    out = run(checkout, "-n", "2", "--junitxml=junit.xml")
+    assert out.ret == pytest.ExitCode.TESTS_FAILED
+    out.assert_outcomes(passed=1, failed=2)
+    table = results(checkout)
+    assert (table["complete"], table["verdict"]) == (False, "fail")
+    assert table["partial"] == "1 of 3 thresholds of phase1/tiny were not selected or not reached"
+    assert re.fullmatch(r"1 item ended in an error, .*tiny-tier1-accuracy-floor\] the first", table["reason"])
+    assert len(list((checkout.path / "reports" / "runs").iterdir())) == 1
+    assert "crashed while running" in (checkout.path / "junit.xml").read_text()
+
+
+def test_the_job_summary_gets_the_report_while_github_shows_it(checkout, monkeypatch):
+    summary = checkout.path / "summary.md"
+    summary.write_text("what an earlier command said\n")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    run(checkout, "--prism-report-title", "Nightly")
+    text = summary.read_text()
+    assert text.startswith("what an earlier command said\n# ❌ FAIL · Nightly: 1 of 3 thresholds")
+    assert text.endswith((checkout.path / "reports" / "latest" / "report.md").read_text())
+    summary.write_text("x" * (2**20 - 1000))
+    out = run(checkout)
+    assert summary.stat().st_size == 2**20 - 1000
+    out.stderr.fnmatch_lines(["*summary.md holds 1,047,576 bytes, and GitHub shows none of a summary above 1 MiB*"])
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(checkout.path / "none" / "summary.md"))
+    out = run(checkout)
+    out.stderr.fnmatch_lines(["*none/summary.md: No such file or directory; the report itself is written"])
+    out.stdout.fnmatch_lines(["report: *latest/report.md*"])
 
 
 def test_several_seeds(checkout):
@@ -242,7 +310,7 @@ def test_kill_while_the_report_is_written(checkout):
     conftest.write_text(
         whole
         + "import os, signal\nimport prism.report\n"
-        + "def half(folder, run, samples):\n"
+        + "def half(folder, run, samples, store):\n"
         + "    (folder / 'results.json').write_text('{\"half')\n"
         + "    os.kill(os.getpid(), signal.SIGKILL)\n"
         + "prism.report.write = half\n"

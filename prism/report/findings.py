@@ -28,15 +28,16 @@ def counts(run: Run) -> dict[str, int]:
 
 
 def open_points(result: Result) -> list[Finding]:
-    """Every verdict that does not hold, the gravest first."""
-    found = [
-        Finding(verdict.state, f"{record.metric} {words.threshold(verdict)}", verdict.reason + power(verdict))
-        for record in result.records
-        for verdict in record.verdicts
-        if verdict.state != "holds"
-    ]
+    """Every verdict that does not hold, the gravest first; those of one reason in one line."""
+    found: dict[tuple[State, str], list[str]] = {}
+    for record in result.records:
+        for verdict in record.verdicts:
+            if verdict.state != "holds":
+                about = f"{record.metric} {words.threshold(verdict)}"
+                found.setdefault((verdict.state, verdict.reason + power(verdict)), []).append(about)
     order = list(words.MARKS)
-    return sorted(found, key=lambda finding: order.index(finding.state))
+    points = [Finding(state, ", ".join(about), text) for (state, text), about in found.items()]
+    return sorted(points, key=lambda point: order.index(point.state))
 
 
 def power(verdict: Verdict) -> str:
@@ -79,6 +80,19 @@ def beaten(result: Result) -> tuple[str, str] | None:
     return "Not shown", text + ", which holds 0" if ahead.ci[0] <= 0 <= ahead.ci[1] else text
 
 
+def calibrated(result: Result) -> str:
+    """How far the probability of the likeliest label is from how often it is right, and of which model that is known."""
+    found = result.details.get("calibration") or {}
+    said = [
+        f"{name.capitalize()}: {words.number(part['probability'])} sure on average, right {words.number(part['right'])}; "
+        f"expected calibration error {words.number(part['ece'])}."
+        for name, part in found.items()
+    ]
+    if found and "tuned" not in found:
+        said.append("Not measured for the tuned model.")
+    return " ".join([*said, "Dashed: as sure as right."]) if said else ""
+
+
 def notes(result: Result) -> list[str]:
     """How the numbers are to be read: what the intervals speak of, what was left out, what did not come out the same."""
     return [note for note in (_seeds(result), _unscored(result), *_judge(result), *_parity(result)) if note]
@@ -88,7 +102,8 @@ def _judge(result: Result) -> list[str]:
     """Who judged, what that judge is worth, and what it left unscored."""
     found = result.details.get("judge") or {}
     if found.get("not_judged"):
-        return [f"Tier 3 was not judged: {found['not_judged']}."]
+        gated = any(record.tier == "tier3" and record.verdicts for record in result.records)
+        return [] if gated else ["Tier 3 was not judged."]  # a gated metric's verdict says why
     if not found.get("judge"):
         return []
     lines = [f"Tier 3 was judged by {found['judge']}."]

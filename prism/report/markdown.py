@@ -23,25 +23,43 @@ STATES = {
 }
 EXAMPLES = 5
 CHARACTERS = 160
+LONGEST = 60_000  # bytes; GitHub refuses a comment of more than 65,536 characters
+FOLDED = "<details>"
 WIDE = 80
 JOINER = "&#8288;"  # a word joiner: invisible, and no name or number after it becomes a GitHub link
 
 
 def render(run: Run, changes: Mapping[str, Sequence[Change]]) -> str:
     """The whole page."""
-    blocks = _verdict(run)
+    head = _verdict(run)
+    blocks = []
     for phase, results in findings.by_phase(run.results).items():
         blocks += _phase(phase, results, changes)
     blocks += _cost(run)
     blocks.append(details("Provenance", [table(tables.provenance(run)), *_facts(run)]))
-    return "\n\n".join(blocks) + "\n"
+    return _fitted(head, blocks)
+
+
+def _fitted(head: Sequence[str], blocks: Sequence[str]) -> str:
+    """The page, short enough for a comment: the longest folded parts are left out first, then blocks from the end."""
+    kept = list(blocks)
+    while (page := _page(head, kept, len(blocks) - len(kept))) and len(page.encode()) > LONGEST and kept:
+        folded = [i for i, block in enumerate(kept) if block.startswith(FOLDED)]
+        del kept[max(folded, key=lambda i: len(kept[i])) if folded else -1]
+    return page
+
+
+def _page(head: Sequence[str], blocks: Sequence[str], left_out: int) -> str:
+    said = f"✂️ Cut to what GitHub takes as a comment: {words.count(left_out, 'part')} left out; report.html holds all."
+    return "\n\n".join([*head, *([said] if left_out else []), *blocks]) + "\n"
 
 
 def _verdict(run: Run) -> list[str]:
     mark = "✅ PASS" if run.verdict == "pass" else "❌ FAIL"
     partial = "" if run.complete else f" · ⚠️ PARTIAL: {prose(run.partial)}"
     counted = " · ".join(f"{STATES[state]}: {n}" for state, n in findings.counts(run).items())
-    return [f"# {mark}: {prose(run.reason)}{partial}", *([counted] if counted else []), code(run.command, 300)]
+    titled = "" if run.title == Run.title else f" · {prose(run.title)}"
+    return [f"# {mark}{titled}: {prose(run.reason)}{partial}", *([counted] if counted else []), code(run.command, 300)]
 
 
 def _phase(phase: str, results: Sequence[Result], changes: Mapping[str, Sequence[Change]]) -> list[str]:
@@ -147,7 +165,7 @@ def _facts(run: Run) -> list[str]:
 def details(summary: str, blocks: Sequence[str]) -> str:
     """A part that is folded away until someone asks. The blank lines make GitHub read Markdown inside HTML."""
     inside = "\n\n".join(blocks)
-    return f"<details><summary>{inert(words.visible(summary))}</summary>\n\n{inside}\n\n</details>"
+    return f"{FOLDED}<summary>{inert(words.visible(summary))}</summary>\n\n{inside}\n\n</details>"
 
 
 def table(shown: Table, escape: Callable[[str], str] | None = None) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from prism.record import Result, Run
 from prism.report import findings, plots, tables, words
 from prism.report.samples import Change, Sample
+from prism.store import Store
 
 SHOWN = 20  # samples that became better, and that became worse
 STUCK = 10  # samples that stayed wrong
@@ -21,8 +22,8 @@ CONFUSIONS = {  # of the first seed, whose answers the samples show too
 QUESTION, ANSWER = 800, 300  # characters; the whole texts lie in samples/*.jsonl
 
 
-def render(run: Run, changes: Mapping[str, Sequence[Change]]) -> str:
-    """The whole page."""
+def render(run: Run, changes: Mapping[str, Sequence[Change]], store: Store | None = None) -> str:
+    """The whole page; `store` keeps its pictures."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -38,7 +39,7 @@ def render(run: Run, changes: Mapping[str, Sequence[Change]]) -> str:
         words=words,
         provenance=tables.provenance(run),
         counts=findings.counts(run),
-        specs=[_spec(result, changes.get(result.id, ())) for result in run.results],
+        specs=[_spec(result, changes.get(result.id, ()), store) for result in run.results],
         cost=tables.cost(run.results),
         stored=any(result.cost.get("cached") for result in run.results),
     )
@@ -49,7 +50,7 @@ def _visible(value: Any) -> Any:
     return words.visible(value) if type(value) is str else value
 
 
-def _spec(result: Result, changes: Sequence[Change]) -> dict[str, Any]:
+def _spec(result: Result, changes: Sequence[Change], store: Store | None) -> dict[str, Any]:
     """What the template shows of one spec; what is missing is empty there, and its section left out."""
     answers = tables.labelled(result)
     return {
@@ -62,8 +63,10 @@ def _spec(result: Result, changes: Sequence[Change]) -> dict[str, Any]:
         "notes": findings.notes(result),
         "open": findings.open_points(result),
         "provisional": findings.provisional(result),
-        "metrics": tables.metrics([result]) if result.records else None,
-        "figures": _figures(result, answers),
+        "metrics": _metrics(tables.metrics([result])) if result.records else None,
+        "figures": [
+            (title, caption, plots.picture(plot, store)) for title, caption, plot in _figures(result, answers) if plot
+        ],
         "per_class": tables.per_class(answers),
         "failures": tables.failures(result),
         "failing": _failing(result),
@@ -77,9 +80,20 @@ def _spec(result: Result, changes: Sequence[Change]) -> dict[str, Any]:
     }
 
 
-def _figures(result: Result, answers: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Title, caption and picture of each plot that has data."""
-    found = [
+def _metrics(shown: tables.Table) -> dict[str, Any]:
+    """The table of scores with one row a metric, its thresholds and their verdicts together in the last cell."""
+    rows: list[dict[str, Any]] = []
+    for *cells, threshold, state in shown.rows:
+        if cells[0]:
+            rows.append({"metric": cells[0], "cells": cells[1:], "verdicts": []})
+        if state:
+            rows[-1]["verdicts"].append((threshold, state))
+    return {"headers": shown.headers[1:-2], "rows": rows}
+
+
+def _figures(result: Result, answers: Mapping[str, Any]) -> list[tuple[str, str, plots.Plot | None]]:
+    """Title, caption and plot; None where there is nothing to plot."""
+    return [
         ("Gain over the baseline", GAINS, plots.gains(result)),
         ("Beside its controls", "Value and 95 % interval; dashed: the floor or ceiling.", plots.controls(result)),
         *(
@@ -87,9 +101,9 @@ def _figures(result: Result, answers: Mapping[str, Any]) -> list[tuple[str, str,
             for name, title in CONFUSIONS.items()
             if name in answers
         ),
+        ("Calibration of label probabilities", findings.calibrated(result), plots.calibration(result)),
         ("Training loss", "", plots.loss(result)),
     ]
-    return [figure for figure in found if figure[-1]]
 
 
 def _lists(change: Change) -> list[dict[str, Any]]:

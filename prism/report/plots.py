@@ -9,11 +9,16 @@ import io
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prism.record import Record, Result
+from prism.errors import StoreError
+from prism.identity import versions
+from prism.record import Record, Result, write_text
 from prism.report import words
+from prism.store import Store, file_digest
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,18 +67,49 @@ SETTINGS = {
 }
 
 
-def _svg(name: str, description: str, height: float, draw: Callable[[Axes], None]) -> str:
-    """Draw one picture; `name` keeps its ids apart from those of the others on the page."""
+@dataclass(frozen=True)
+class Plot:
+    """A picture yet to be drawn. `draw` sees `data`, JSON types, and nothing else: what it draws can be kept by them."""
+
+    name: str  # keeps its ids apart from those of the others on the page
+    said: str  # the alternative text
+    height: float  # inches
+    draw: Callable[[Axes, Any], None]
+    data: Any
+
+
+def picture(plot: Plot, store: Store | None) -> str:
+    """The plot as inline SVG: one that was drawn before comes from the store, and then matplotlib is not imported."""
+    if store is None:
+        return _svg(plot)
+    identity = {
+        "draw": plot.draw.__name__,
+        **{key: getattr(plot, key) for key in ("name", "said", "height", "data")},
+        "source": file_digest(Path(__file__)),
+        "versions": versions(["matplotlib"]),
+    }
+
+    def work(folder: Path) -> dict[str, Any]:
+        write_text(folder / "figure.svg", _svg(plot))
+        return {}
+
+    try:
+        return (store.make("figures", identity, work) / "figure.svg").read_text(encoding="utf-8")
+    except StoreError:  # a store that others fill and this process may not: no reason to go without a picture
+        return _svg(plot)
+
+
+def _svg(plot: Plot) -> str:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     with rc_context(SETTINGS):  # type: ignore[arg-type]
-        figure = Figure(figsize=(WIDTH, height), layout="constrained")
-        draw(figure.subplots())
+        figure = Figure(figsize=(WIDTH, plot.height), layout="constrained")
+        plot.draw(figure.subplots(), plot.data)
         file = io.StringIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(file, format="svg", transparent=True, metadata=nothing)
-    return _inline(file.getvalue(), name, description)
+    return _inline(file.getvalue(), plot.name, plot.said)
 
 
 def _inline(svg: str, name: str, description: str) -> str:
@@ -94,59 +130,74 @@ def _inline(svg: str, name: str, description: str) -> str:
 XLINK = "http://www.w3.org/1999/xlink"
 
 
-def gains(result: Result) -> str:
+def gains(result: Result) -> Plot | None:
     """A forest plot: one row a metric, its gain as a dot on its interval, beside the line of no gain."""
     shown = [record for record in result.records if record.tier != "cost" and math.isfinite(record.gain.value)]
     if not shown:
-        return ""
+        return None
     scores = [words.in_favour(record.gain, record) for record in shown]
-
-    def draw(axes: Axes) -> None:
-        axes.axvline(0, color=COLOURS["muted"], linewidth=1)
-        for row, (record, score) in enumerate(zip(shown, scores)):
-            clear = score.ci[0] > 0 or score.ci[1] < 0
-            colour = COLOURS["muted" if not clear else "accent" if score.value > 0 else "bad"]
-            fill = colour if clear else COLOURS["card"]
-            axes.plot(score.ci, (row, row), color=colour, linewidth=2, solid_capstyle="round")
-            axes.plot(score.value, row, "o", color=colour, markerfacecolor=fill, markersize=7)
-            for verdict in record.verdicts:
-                if verdict.key == "gain":
-                    axes.plot(verdict.threshold, row, "|", color=COLOURS["control"], markersize=16, markeredgewidth=2)
-        axes.set_yticks(range(len(shown)), [words.visible(words.metric_name(record), 24) for record in shown])
-        axes.set_ylim(len(shown) - 0.5, -0.5)
-        axes.grid(axis="x")
-        axes.set_xlabel("gain: worse ← 0 → better")
-
+    rows = [
+        {
+            "name": words.visible(words.metric_name(record), 24),
+            "value": score.value,
+            "ci": score.ci,
+            "asked": [verdict.threshold for verdict in record.verdicts if verdict.key == "gain"],
+        }
+        for record, score in zip(shown, scores)
+    ]
     said = "; ".join(f"{record.metric} {words.difference(score)}" for record, score in zip(shown, scores))
-    return _svg(_name(result, "gains"), f"Gains with 95 % intervals: {said}", 0.7 + 0.36 * len(shown), draw)
+    height = 0.7 + 0.36 * len(shown)
+    return Plot(_name(result, "gains"), f"Gains with 95 % intervals: {said}", height, _gains, rows)
 
 
-def controls(result: Result) -> str:
+def _gains(axes: Axes, rows: Any) -> None:
+    axes.axvline(0, color=COLOURS["muted"], linewidth=1)
+    for place, row in enumerate(rows):
+        clear = row["ci"][0] > 0 or row["ci"][1] < 0
+        colour = COLOURS["muted" if not clear else "accent" if row["value"] > 0 else "bad"]
+        fill = colour if clear else COLOURS["card"]
+        axes.plot(row["ci"], (place, place), color=colour, linewidth=2, solid_capstyle="round")
+        axes.plot(row["value"], place, "o", color=colour, markerfacecolor=fill, markersize=7)
+        for asked in row["asked"]:
+            axes.plot(asked, place, "|", color=COLOURS["control"], markersize=16, markeredgewidth=2)
+    axes.set_yticks(range(len(rows)), [row["name"] for row in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.grid(axis="x")
+    axes.set_xlabel("gain: worse ← 0 → better")
+
+
+def controls(result: Result) -> Plot | None:
     """Baseline, controls and tuned of the first metric that has controls, each with its interval."""
     record = next((record for record in result.records if record.controls and record.n), None)
-    if record is None:
-        return ""
-    rows = _beside(record)
-    if not rows:
-        return ""
-
-    def draw(axes: Axes) -> None:
-        for verdict in record.verdicts:
-            if verdict.key in ("floor", "ceiling"):
-                axes.axvline(verdict.threshold, color=COLOURS["control"], linewidth=1.5, linestyle=(0, (4, 3)))
-        for row, (name, value, ends) in enumerate(rows):
-            colour = COLOURS["accent" if name == "tuned" else "muted"]
-            axes.plot(ends, (row, row), color=colour, linewidth=2, solid_capstyle="round")
-            axes.plot(value, row, "o", color=colour, markersize=7)
-            axes.annotate(words.number(value), (value, row), (0, 7), textcoords="offset points", ha="center")
-        axes.set_yticks(range(len(rows)), [words.visible(name, 24) for name, _, _ in rows])
-        axes.set_ylim(len(rows) - 0.5, -0.7)
-        axes.margins(x=0.08)
-        axes.grid(axis="x")
-        axes.set_xlabel(words.visible(record.metric, 40))
-
+    rows = _beside(record) if record else []
+    if record is None or not rows:
+        return None
+    data = {
+        "metric": words.visible(record.metric, 40),
+        "limits": [verdict.threshold for verdict in record.verdicts if verdict.key in ("floor", "ceiling")],
+        "rows": [
+            {"name": words.visible(name, 24), "value": value, "said": words.number(value), "ci": ends}
+            for name, value, ends in rows
+        ],
+    }
     said = "; ".join(f"{name} {words.number(value)}" for name, value, _ in rows)
-    return _svg(_name(result, "controls"), f"{record.metric}: {said}", 0.7 + 0.42 * len(rows), draw)
+    return Plot(_name(result, "controls"), f"{record.metric}: {said}", 0.7 + 0.42 * len(rows), _controls, data)
+
+
+def _controls(axes: Axes, data: Any) -> None:
+    rows = data["rows"]
+    for limit in data["limits"]:
+        axes.axvline(limit, color=COLOURS["control"], linewidth=1.5, linestyle=(0, (4, 3)))
+    for place, row in enumerate(rows):
+        colour = COLOURS["accent" if row["name"] == "tuned" else "muted"]
+        axes.plot(row["ci"], (place, place), color=colour, linewidth=2, solid_capstyle="round")
+        axes.plot(row["value"], place, "o", color=colour, markersize=7)
+        axes.annotate(row["said"], (row["value"], place), (0, 7), textcoords="offset points", ha="center")
+    axes.set_yticks(range(len(rows)), [row["name"] for row in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.7)
+    axes.margins(x=0.08)
+    axes.grid(axis="x")
+    axes.set_xlabel(data["metric"])
 
 
 def _beside(record: Record) -> list[tuple[str, float, tuple[float, float]]]:
@@ -156,71 +207,100 @@ def _beside(record: Record) -> list[tuple[str, float, tuple[float, float]]]:
     return [row for row in rows if math.isfinite(row[1])]
 
 
-def confusion(result: Result, name: str, answers: Mapping[str, Any]) -> str:
+def confusion(result: Result, name: str, answers: Mapping[str, Any]) -> Plot:
     """One confusion matrix: counts, and the share of each true class as the depth of the colour."""
     counts, columns = answers["confusion"], answers["labels"]
     truths = columns[: len(counts)]
-    shares = [[cell / max(1, sum(row)) for cell in row] for row in counts]
-    labels = [words.visible(label, 14) for label in columns]
-
-    def draw(axes: Axes) -> None:
-        from matplotlib.patches import Rectangle
-
-        for i, row in enumerate(shares):
-            for j, share in enumerate(row):
-                place = (j - 0.47, i - 0.47)
-                axes.add_patch(Rectangle(place, 0.94, 0.94, color=COLOURS["line"], alpha=0.4, linewidth=0))
-                axes.add_patch(Rectangle(place, 0.94, 0.94, color=COLOURS["heat"], alpha=share, linewidth=0))
-                if len(columns) <= CLASSES:
-                    ink = COLOURS["card" if share > DEEP else "ink"]
-                    axes.text(
-                        j, i, f"{counts[i][j]:,}", color=ink, ha="center", va="bottom", fontsize=11, in_layout=False
-                    )
-                    axes.text(
-                        j, i + 0.08, f"{share:.0%}", color=ink, ha="center", va="top", fontsize=8, in_layout=False
-                    )
-        axes.set_xlim(-0.5, len(columns) - 0.5)
-        axes.set_ylim(len(truths) - 0.5, -0.5)
-        turn = 0 if max(map(len, labels)) * len(labels) <= 40 else 35
-        axes.set_xticks(range(len(columns)), labels, rotation=turn, ha="right" if turn else "center")
-        axes.set_yticks(range(len(truths)), labels[: len(truths)])
-        axes.tick_params(length=0, labelsize=10 if len(columns) <= CLASSES else 5)
-        axes.set_xlabel("answered")
-        axes.set_ylabel("truth")
-        axes.spines["bottom"].set_visible(False)
-
     right = "; ".join(
         f"{truth}: {row[i]:,} of {sum(row):,} right" for i, (truth, row) in enumerate(zip(truths, counts))
     )
+    said = f"Confusion matrix, {words.control_name(name)}: {right}"
+    data = {"counts": counts, "labels": [words.visible(label, 14) for label in columns]}
     height = 0.9 + 0.62 * min(len(truths), 8)
-    return _svg(
-        _name(result, f"confusion-{name}"), f"Confusion matrix, {words.control_name(name)}: {right}", height, draw
+    return Plot(_name(result, f"confusion-{name}"), said, height, _confusion, data)
+
+
+def _confusion(axes: Axes, data: Any) -> None:
+    from matplotlib.patches import Rectangle
+
+    counts, labels = data["counts"], data["labels"]
+    for i, row in enumerate(counts):
+        for j, cell in enumerate(row):
+            share = cell / max(1, sum(row))
+            place = (j - 0.47, i - 0.47)
+            axes.add_patch(Rectangle(place, 0.94, 0.94, color=COLOURS["line"], alpha=0.4, linewidth=0))
+            axes.add_patch(Rectangle(place, 0.94, 0.94, color=COLOURS["heat"], alpha=share, linewidth=0))
+            if len(labels) <= CLASSES:
+                known: dict[str, Any] = {"ha": "center", "in_layout": False}
+                known["color"] = COLOURS["card" if share > DEEP else "ink"]
+                axes.text(j, i, f"{cell:,}", va="bottom", fontsize=11, **known)
+                axes.text(j, i + 0.08, f"{share:.0%}", va="top", fontsize=8, **known)
+    axes.set_xlim(-0.5, len(labels) - 0.5)
+    axes.set_ylim(len(counts) - 0.5, -0.5)
+    turn = 0 if max(map(len, labels)) * len(labels) <= 40 else 35
+    axes.set_xticks(range(len(labels)), labels, rotation=turn, ha="right" if turn else "center")
+    axes.set_yticks(range(len(counts)), labels[: len(counts)])
+    axes.tick_params(length=0, labelsize=10 if len(labels) <= CLASSES else 5)
+    axes.set_xlabel("answered")
+    axes.set_ylabel("truth")
+    axes.spines["bottom"].set_visible(False)
+
+
+def calibration(result: Result) -> Plot | None:
+    """A reliability diagram: how often the likeliest label is right, by the probability that the model gave it."""
+    found = result.details.get("calibration") or {}
+    if not found:
+        return None
+    said = "; ".join(
+        f"{name}, expected calibration error {words.number(part['ece'])}: "
+        + ", ".join(f"{words.number(row['right'])} right at {words.number(row['probability'])}" for row in part["bins"])
+        for name, part in found.items()
     )
+    return Plot(_name(result, "calibration"), f"Reliability of label probabilities: {said}", 2.9, _calibration, found)
 
 
-def loss(result: Result) -> str:
+def _calibration(axes: Axes, data: Any) -> None:
+    axes.plot((0, 1), (0, 1), color=COLOURS["muted"], linewidth=1, linestyle=(0, (4, 3)))
+    for (name, part), colour in zip(data.items(), CURVES * len(data)):
+        for row in part["bins"]:
+            axes.plot((row["probability"],) * 2, row["ci"], color=COLOURS[colour], linewidth=1.6)
+            size = 4 + 8 * math.sqrt(row["n"] / part["n"])
+            axes.plot(row["probability"], row["right"], "o", color=COLOURS[colour], markersize=size)
+        line = [(row["probability"], row["right"]) for row in part["bins"]]
+        axes.plot(*zip(*line), color=COLOURS[colour], linewidth=1, label=name)
+    if len(data) > 1:
+        axes.legend()
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    axes.grid()
+    axes.tick_params(axis="y", labelcolor=COLOURS["muted"])
+    axes.set_xlabel("probability of the likeliest label")
+    axes.set_ylabel("share right")
+
+
+def loss(result: Result) -> Plot | None:
     """Training loss by step, one curve a seed."""
     curves = {seed: _finite(curve) for seed, curve in (result.details.get("loss") or {}).items()}
     curves = {seed: curve for seed, curve in curves.items() if len(curve) > 1}
     if not curves:
-        return ""
-
-    def draw(axes: Axes) -> None:
-        for (seed, curve), colour in zip(curves.items(), CURVES * len(curves)):
-            steps, losses = zip(*curve)
-            axes.plot(steps, losses, color=COLOURS[colour], linewidth=1.6, label=f"seed {seed}")
-        if len(curves) > 1:
-            axes.legend()
-        axes.tick_params(axis="y", labelcolor=COLOURS["muted"])
-        axes.grid(axis="y")
-        axes.set_xlabel("step")
-        axes.set_ylabel("training loss")
-
+        return None
     said = "; ".join(
         f"seed {seed} from {words.number(curve[0][1])} to {words.number(curve[-1][1])} in {curve[-1][0]:,} steps"
         for seed, curve in curves.items()
     )
-    return _svg(_name(result, "loss"), f"Training loss: {said}", 2.6, draw)
+    return Plot(_name(result, "loss"), f"Training loss: {said}", 2.6, _loss, curves)
+
+
+def _loss(axes: Axes, curves: Any) -> None:
+    for (seed, curve), colour in zip(curves.items(), CURVES * len(curves)):
+        steps, losses = zip(*curve)
+        axes.plot(steps, losses, color=COLOURS[colour], linewidth=1.6, label=f"seed {seed}")
+    if len(curves) > 1:
+        axes.legend()
+    axes.tick_params(axis="y", labelcolor=COLOURS["muted"])
+    axes.grid(axis="y")
+    axes.set_xlabel("step")
+    axes.set_ylabel("training loss")
 
 
 def _finite(curve: Sequence[Sequence[float]]) -> list[Sequence[float]]:

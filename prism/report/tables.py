@@ -138,22 +138,19 @@ def seeds(result: Result) -> Table | None:
 
 
 def cost(results: Sequence[Result]) -> Table | None:
-    """One row a stage; peak memory is the spec's own."""
+    """One row a stage; peak memory is the spec's own, and energy has a column where any was measured."""
     rows = []
     for result in results:
         seconds, speeds = result.cost.get("seconds", {}), result.cost.get("tokens_per_second", {})
-        peak = result.cost.get("peak_memory_gib")
+        energy = result.cost.get("energy_wh", {})
         for stage in dict.fromkeys([*seconds, *speeds]):
-            rows.append(
-                [
-                    result.id,
-                    stage,
-                    words.duration(seconds.get(stage)) + (" *" if stage in result.cost.get("cached", ()) else ""),
-                    words.number(speeds.get(stage)),
-                    words.number(peak),
-                ]
-            )
-    headers = ["spec", "stage", "time", "tokens/s", "peak memory, GiB"]
+            cached = " *" if stage in result.cost.get("cached", ()) else ""
+            taken = [words.duration(seconds.get(stage)) + cached, words.number(speeds.get(stage))]
+            held = words.number(result.cost.get("peak_memory_gib"))
+            rows.append([result.id, stage, *taken, held, words.number(energy.get(stage))])
+    headers = ["spec", "stage", "time", "tokens/s", "peak memory, GiB", "energy, Wh"]
+    if not any(result.cost.get("energy_wh") for result in results):
+        headers, rows = headers[:-1], [row[:-1] for row in rows]
     return Table(headers, rows, numbers=2) if rows else None
 
 
