@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from prism.record import Result, Run, State, Verdict
 from prism.report import words
 
-UNDERPOWERED = 2  # a comparison that catches only losses of twice the threshold is too small for it
-
 
 @dataclass(frozen=True)
 class Finding:
@@ -44,7 +42,7 @@ def power(verdict: Verdict) -> str:
     if verdict.key != "drop" or verdict.detectable is None or not math.isfinite(verdict.detectable):
         return ""
     said = f"; it catches a loss of {words.number(verdict.detectable)} with 80 % power"
-    if verdict.detectable > UNDERPOWERED * verdict.threshold:
+    if words.underpowered(verdict):
         said += ": n is too small to see this"
     return said
 
@@ -77,6 +75,23 @@ def beaten(result: Result) -> tuple[str, str] | None:
     if ahead.ci[1] < 0:
         return "No", text + ": this adapter has not earned its GPU"
     return "Not shown", text + ", which holds 0" if ahead.ci[0] <= 0 <= ahead.ci[1] else text
+
+
+def reference(result: Result) -> str:
+    """What the run was held against, and which question that answers."""
+    told = result.details.get("reference")
+    if not told:
+        return ""
+    origin = told["origin"]
+    commit = f", commit {origin['commit'][:8]}" if origin.get("commit") else ""
+    mine = max((len(record.seeds) for record in result.records), default=0)
+    asked = {
+        "these adapters differ": "Asked: do these two adapters differ on other samples? Not: what would other seeds give?",
+        "this recipe is worse": "Asked: is this recipe worse, on other samples and with other seeds?",
+    }[told["question"]]
+    same = "" if told["differences"] else " The training sides do not differ."
+    seeds = words.count(len(told["seeds"]), "seed")
+    return f"Against {told['file']} ({origin.get('date', 'no date')}{commit}), {seeds} and here {mine}. {asked}{same}"
 
 
 def notes(result: Result) -> list[str]:
