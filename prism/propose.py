@@ -23,6 +23,7 @@ from prism.report.words import number, signed
 from prism.spec import Spec
 
 TAIL = 0.01  # one next seed in a hundred may miss a floor by chance
+NOTHING = "these seeds bear no floor or ceiling within its range, and show no gain"
 FEWEST = 3  # seeds: two to see a spread in, one to hold against them
 
 Record = Mapping[str, Any]  # of results.json
@@ -31,19 +32,20 @@ Number = tuple[str, float, str]  # key, value, reason
 
 def propose(spec: Spec, records: Sequence[Record], scores: Reference, other_drops: int) -> str:
     """The TOML. `other_drops` is what the profile's other specs declare: it shares the false alarms with these."""
+    bounds = {metric.name: (metric.low, metric.high) for metric in metrics(scores)}
     known = [
         r for r in records if r["tier"] != "cost" and r["metric"] in scores.measures and r["tuned"]["value"] is not None
     ]
     headlines = set(_headlines(spec, known))
     tiers: dict[str, list[str]] = {}
     for record in known:
-        numbers = [*_level(record), *_gain(record)]
+        numbers = [*_level(record, *bounds[record["metric"]]), *_gain(record)]
         if record["metric"] in headlines:
             numbers += _drop(record["metric"], scores, other_drops + len(headlines))
-        if numbers:
-            table = ", ".join(f"{key} = {value:g}" for key, value, _ in numbers)
-            reasons = (f"# {record['metric']} {key}: {reason}\n" for key, _, reason in numbers)
-            tiers.setdefault(record["tier"], []).append(f"{''.join(reasons)}{_key(record['metric'])} = {{ {table} }}\n")
+        table = ", ".join(f"{key} = {value:g}" for key, value, _ in numbers)
+        reasons = (f"# {record['metric']} {key}: {reason}\n" for key, _, reason in numbers)
+        line = f"{_key(record['metric'])} = {{ {table} }}\n" if numbers else f"# {record['metric']}: {NOTHING}\n"
+        tiers.setdefault(record["tier"], []).append("".join(reasons) + line)
     evaluation = scores.evaluation_digest[:8]
     head = f'# {spec.id}: seeds {", ".join(scores.seeds)}. In [data]: measured_on = "{evaluation}"\n'
     return head + "".join(f"\n[gate.{tier}]\n{''.join(lines)}" for tier, lines in tiers.items())
@@ -58,7 +60,7 @@ def _headlines(spec: Spec, records: Sequence[Record]) -> Iterator[str]:
         yield next((name for name in names if name in gated), names[0])
 
 
-def _level(record: Record) -> Iterator[Number]:
+def _level(record: Record, low: float, high: float) -> Iterator[Number]:
     """A floor, or a ceiling where lower is better, that the next seed keeps with 99 % chance."""
     if record["against"] != "baseline":  # the same value as of the metric that it repeats
         return
@@ -71,7 +73,7 @@ def _level(record: Record) -> Iterator[Number]:
     else:
         bound = stats.wilson(mean * record["n"], record["n"])[0 if sign > 0 else 1]
         reason = f"no seed differs; the 95 % interval of n = {record['n']:,} ends at {number(bound)}"
-    if sign * bound > 0 or sign < 0:
+    if low < bound < high:
         yield key, _rounded(bound, -sign), f"mean {number(mean)}, sd {number(spread)} of {len(values)} seeds; {reason}"
 
 

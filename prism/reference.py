@@ -31,7 +31,9 @@ from prism.store import digest
 SCHEMA = 1
 FOLDER = Path("reports/reference")  # from the root: accepted results are committed, wherever reports are written
 RUNS = Path("reports/runs")
-DIGITS = 6  # decimals of a statistic: more would be noise to git, and both sides of a comparison are rounded alike
+DIGITS = (
+    6  # decimals of a value or statistic: more would be noise to git, and both sides of a comparison are rounded alike
+)
 
 
 @dataclass(frozen=True)
@@ -101,9 +103,9 @@ def measured(
                 metric.tier,
                 metric.version,
                 judges.get(metric.name, ""),
-                record.tuned.value,
-                record.tuned.ci,
-                record.seeds,
+                round(record.tuned.value, DIGITS),
+                (round(record.tuned.ci[0], DIGITS), round(record.tuned.ci[1], DIGITS)),
+                {seed: round(value, DIGITS) for seed, value in record.seeds.items()},
                 shared[metric.statistics],
             )
     ids = tuple(examples[i].id for i in order)
@@ -188,7 +190,7 @@ def _content(reference: Reference) -> dict[str, Any]:
 
 
 def _number(value: float) -> float | None:
-    return round(value, DIGITS) if math.isfinite(value) else None
+    return value if math.isfinite(value) else None
 
 
 def _pack(statistics: numpy.ndarray) -> tuple[list[list[float]], list[list[int | None]]]:
@@ -281,6 +283,8 @@ def _build(content: Mapping[str, Any]) -> Reference:
 
 def _unpack(rows: Sequence[Sequence[float]], index: Sequence[Sequence[int | None]], width: int) -> numpy.ndarray:
     table = numpy.array([*rows, [math.nan] * width], dtype=float)
+    if not numpy.isfinite(table[:-1]).all():
+        raise ValueError("a score is infinite")
     return table[[[-1 if number is None else number for number in line] for line in zip(*index, strict=True)]]
 
 
