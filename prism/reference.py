@@ -139,14 +139,11 @@ def write(reference: Reference, path: Path) -> None:
 
 
 def _lines(key: str, value: Any) -> str:
+    compact = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
     if key == "rows":
-        families = (
-            "[\n" + ",\n".join(json.dumps(row, separators=(",", ":")) for row in rows) + "\n]" for rows in value
-        )
-        return "[" + ", ".join(families) + "]"
+        return "[" + ", ".join("[\n" + ",\n".join(map(compact, rows)) + "\n]" for rows in value) + "]"
     if key in ("metrics", "samples"):
-        lines = (f"{json.dumps(name)}:{json.dumps(line, separators=(',', ':'))}" for name, line in value.items())
-        return "{\n" + ",\n".join(lines) + "\n}"
+        return "{\n" + ",\n".join(f"{compact(name)}:{compact(line)}" for name, line in value.items()) + "\n}"
     return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
 
 
