@@ -27,3 +27,11 @@ class StoreError(PrismError):
 
 class ResourceError(PrismError):
     """The machine lacks the device, memory or disk that the spec needs."""
+
+
+class MetricFault(PrismError):
+    """A metric gave what is no score."""
+
+
+class ReferenceFault(PrismError):
+    """An accepted result, or the run held against it, cannot be read, compared or replaced."""

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
+from prism.compare import Against, Comparison
 from prism.record import Record, Verdict
 from prism.spec import Limit, Spec
 
 
-def judge(spec: Spec, record: Record, unfit: str = "", required: bool = False) -> Record:
+def judge(
+    spec: Spec, record: Record, unfit: str = "", required: bool = False, against: Against | None = None
+) -> Record:
     """The record with a verdict on each of the spec's thresholds for its metric.
 
     Thresholds that were measured on other rows than those at hand are skipped with that reason, never applied. `unfit`
     says why the metric cannot be decided (no judge, or one that agrees too little); `required` makes that a failure.
+    `against` is the accepted reference that a `drop` reads.
     """
     limits = [limit for limit in spec.limits() if (limit.tier, limit.metric) == (record.tier, record.metric)]
     if unfit:
@@ -25,20 +30,30 @@ def judge(spec: Spec, record: Record, unfit: str = "", required: bool = False) -
             f"measure it again for these"
         )
         return replace(record, verdicts=tuple(_verdict(limit, "skipped", reason) for limit in limits))
-    return replace(record, verdicts=tuple(decide(limit, record) for limit in limits))
+    return replace(record, verdicts=tuple(decide(limit, record, against) for limit in limits))
 
 
-def decide(limit: Limit, record: Record) -> Verdict:
+def decide(limit: Limit, record: Record, against: Against | None = None) -> Verdict:
     """Hold one threshold against one metric's record.
 
     A floor or ceiling reads the tuned value itself; a gain must reach its threshold *and* its paired 95 % interval must
-    lie above 0. Where lower is better, a gain is a fall. `drop` compares with an accepted reference on the same samples.
+    lie above 0. Where lower is better, a gain is a fall. A `drop` fails where the loss against an accepted reference, on
+    the same samples, exceeds it *and* is more than chance. What is not a number fails.
     """
-    if limit.key == "drop" and record.reference is None:
-        return _verdict(limit, "skipped", f"no accepted reference for evaluation {record.evaluation_digest[:8]} yet")
+    if limit.key == "drop" and against is None:
+        reason = (
+            f"no accepted reference for evaluation {record.evaluation_digest[:8]}; `prism accept` a run to make one"
+        )
+        return _verdict(limit, "skipped", reason)
     if record.n == 0:
         return _verdict(limit, "fails", f"none of {record.unscored} samples could be scored")
+    if against and limit.key == "drop":
+        return _drop(limit, record, against)
     tuned, gain = record.tuned.value, record.gain
+    if not math.isfinite(tuned) or (limit.key == "gain" and not math.isfinite(gain.value + gain.ci[0] + gain.ci[1])):
+        return _verdict(
+            limit, "fails", f"{record.metric} is not a number; mend the metric, or the answers that it reads"
+        )
     if limit.key == "floor":
         holds = tuned >= limit.value
         return _verdict(limit, "holds" if holds else "fails", f"{tuned:.4f} {'≥' if holds else '<'} {limit.value:g}")
@@ -61,6 +76,36 @@ def _gain(limit: Limit, record: Record, gain: float) -> Verdict:
         )
         return _verdict(limit, "inconclusive", reason, record.gain.p)
     return _verdict(limit, "holds", f"gain {gain:+.4f} ≥ {limit.value:+g}, {interval} above 0", record.gain.p)
+
+
+def _drop(limit: Limit, record: Record, against: Against) -> Verdict:
+    if against.fault:
+        return _verdict(limit, "fails", against.fault)
+    comparison = against.comparisons.get(record.metric)
+    if comparison is None:
+        reason = against.without.get(record.metric, "has no statistics that could be compared")
+        return _verdict(limit, "not_comparable", reason)
+    loss = comparison.loss
+    if not math.isfinite(loss.value) or math.isnan(loss.p):
+        reason = f"the loss of {record.metric} is not a number; mend the metric, or the answers that it reads"
+        return _verdict(limit, "fails", reason)
+    found = f"{comparison.question}? loss {loss.value:+.4f}"
+    seen = comparison.detectable(limit.value)
+    if not math.isfinite(seen):
+        reason = f"{found} on samples of one group, from which no chance can be told; widen the held-out rows"
+        return _compared(limit, "inconclusive", reason, comparison, seen)
+    if loss.value <= limit.value:
+        return _compared(limit, "holds", f"{found} ≤ {limit.value:g}", comparison, seen)
+    if comparison.is_worse(limit.value):
+        interval = f"{100 * comparison.level:.3g} % interval [{loss.low:+.4f}, {loss.high:+.4f}]"
+        reason = f"{found} > {limit.value:g}, p = {loss.p:.2g} ≤ {comparison.alpha:.2g}, {interval}"
+        return _compared(limit, "fails", reason, comparison, seen)
+    reason = f"{found} > {limit.value:g}, but p = {loss.p:.2g} > {comparison.alpha:.2g}: chance may have made it"
+    return _compared(limit, "holds", reason, comparison, seen)
+
+
+def _compared(limit: Limit, state: str, reason: str, comparison: Comparison, seen: float) -> Verdict:
+    return replace(_verdict(limit, state, reason, comparison.loss.p), detectable=seen)
 
 
 def _verdict(limit: Limit, state: str, reason: str, p: float | None = None) -> Verdict:

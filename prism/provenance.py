@@ -17,7 +17,8 @@ def provenance(root: Path) -> dict[str, Any]:
 
     return {
         "commit": _git(root, "rev-parse", "HEAD"),
-        "dirty": bool(_git(root, "status", "--porcelain")),
+        # What lies in reports/ does not change what is measured: accepting one run leaves the next one's tree clean.
+        "dirty": bool(_git(root, "status", "--porcelain", "--", ":/", ":(exclude)reports")),
         "python": platform.python_version(),
         "versions": versions(("prism-bench", *TRAINING, "deepeval", "scikit-learn", "pytest")),
         "machine": {

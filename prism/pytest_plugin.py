@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -24,9 +24,12 @@ from prism.identity import own_source, versions
 from prism.judge.asking import Choice, choose
 from prism.judge.spending import Budget, Spending
 from prism.record import Result, Run, from_json, to_json, write_text
-from prism.scheduling import choose_profile, lacking, resources
-from prism.spec import PROFILES, Limit, Spec, find_specs, load_spec
+from prism.scheduling import choose_profile, lacking, resources, training_seeds
+from prism.spec import PROFILES, Limit, Spec, declared_drops, find_specs, load_spec
 from prism.store import Store, unwritable
+
+if TYPE_CHECKING:
+    from prism.reference import Reference
 
 JOB_SUMMARY = 2**20  # bytes: GitHub shows a step's summary whole or, above this, not at all
 PHASES = [f"phase{n}" for n in range(8)]
@@ -47,7 +50,7 @@ class Session:
         self.store = Store(Path(home).expanduser().resolve())
         self.reports = (self.root / Path(option("--prism-report")).expanduser()).resolve()
         self.retrain: bool = option("--prism-retrain")
-        self.seeds: int = option("--prism-seeds")
+        self._seeds: str = option("--prism-seeds")
         self.required: list[str] = option("--prism-require")
         self.judge = _judge(option("--prism-judge"), option("--prism-judge-budget"))
         self.profile, self.why = choose_profile(option("--prism-profile"))
@@ -72,6 +75,14 @@ class Session:
         if self.chosen:
             return spec.name in self.chosen or spec.id in self.chosen
         return spec.profile == self.profile
+
+    def seeds(self, spec: Spec) -> list[int]:
+        """The seeds that adapters of a spec are trained with."""
+        return [spec.seed] if spec.adapter else training_seeds(self._seeds, spec.seed)
+
+    def drops(self, profile: str) -> int:
+        """How many drop thresholds a profile declares, whatever was selected for this run."""
+        return declared_drops(self.root, profile)
 
     def lacking(self, spec: Spec) -> str:
         return lacking(spec, self.root, self.data)
@@ -139,12 +150,15 @@ class Session:
         """Where this run's finished specs lie until the report is whole. Hidden: it is no report yet."""
         return self.reports / "runs" / f".{self.run_id}"
 
-    def keep(self, result: Result, samples: Sequence[Mapping[str, Any]]) -> None:
+    def keep(self, result: Result, samples: Sequence[Mapping[str, Any]], scores: Reference) -> None:
         """Write a finished spec down at once, so that nothing waits for the end of the run."""
+        from prism import reference
+
         name = f"{result.phase}-{result.spec}"
         try:
             lines = (json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
             write_text(self.run_folder / "samples" / f"{name}.jsonl", "".join(lines))
+            reference.write(scores, self.run_folder / "scores" / f"{name}.json")
             write_text(self.run_folder / "results" / f"{name}.json", json.dumps(to_json(result)))
         except OSError as error:
             raise StoreError(str(unwritable(self.reports, error)).replace("--prism-home", "--prism-report")) from error
@@ -273,8 +287,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--prism-report", metavar="DIR", default="reports", help="where runs/ and latest/ are written")
     add("--prism-report-title", metavar="TITLE", default="PRISM", help="heads the reports: tells one of several apart")
     add("--prism-retrain", action="store_true", help="train again what the store already holds")
-    add("--prism-seeds", type=_count, default=1, metavar="N", help="train and measure N adapters a spec")
-
+    add(
+        "--prism-seeds",
+        type=_seeds,
+        default="1",
+        metavar="SEEDS",
+        help="train and measure several adapters a spec: how many (5), or which (47-51, or 42,47)",
+    )
     add(
         "--prism-judge",
         metavar="JUDGE",
@@ -299,10 +318,12 @@ def _judge(text: str | None, budget: str | None) -> tuple[Choice, Spending] | No
         raise pytest.UsageError(str(error)) from None
 
 
-def _count(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise pytest.UsageError(f"--prism-seeds {text}: must be a whole number of at least 1")
-    return int(text)
+def _seeds(text: str) -> str:
+    try:
+        training_seeds(text, 0)
+    except PrismError as error:
+        raise pytest.UsageError(str(error)) from None
+    return text
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -414,6 +435,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         for limit in spec.limits():
             tier = getattr(pytest.mark, limit.tier)
             parameters.append(pytest.param(spec, limit, id=f"{spec.name}-{limit.id}", marks=[*marks, tier]))
+        if not spec.gate:  # measured all the same: that is where thresholds come from
+            parameters.append(pytest.param(spec, None, id=f"{spec.name}-measured", marks=marks))
     names = "spec, threshold" if "threshold" in metafunc.fixturenames else "spec"
     metafunc.parametrize(names, parameters, scope="session")
 
@@ -450,7 +473,7 @@ def pytest_report_collectionfinish(config: pytest.Config, items: Sequence[pytest
     lines = []
     running = [spec for spec in specs.values() if not state.lacking(spec)]
     if running:
-        minutes = sum(spec.requires.minutes or 0 for spec in running) * state.seeds
+        minutes = sum((spec.requires.minutes or 0) * len(state.seeds(spec)) for spec in running)
         names = ", ".join(spec.id for spec in running)
         lines.append(f"prism: {names}" + (f"; about {minutes:g} min where nothing is cached" if minutes else ""))
     lines += [f"prism: skipped {spec.id}: {why}" for spec in specs.values() if (why := state.lacking(spec))]
@@ -474,6 +497,13 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Gener
         item.user_properties += [
             (name, round(value, 6)) for name, value in measured.items() if value is not None and math.isfinite(value)
         ]
+        if record.reference:
+            loss = record.reference["loss"]
+            item.user_properties += [
+                ("reference", round(record.reference["value"], 6)),
+                ("loss_ci", "[{:.6f}, {:.6f}]".format(*loss["ci"])),
+                ("loss_p", f"{loss['p']:.3g}"),
+            ]
     report = yield
     if call.excinfo is not None and isinstance(call.excinfo.value, PrismError):
         report.longrepr = f"{type(call.excinfo.value).__name__}: {call.excinfo.value}"

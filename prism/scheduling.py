@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import shutil
 from pathlib import Path
 
 from prism.data import has_local_rows
+from prism.errors import SpecError
 from prism.identity import cuda_devices
 from prism.spec import Spec
 
@@ -45,3 +47,18 @@ def lacking(spec: Spec, root: Path, data: Path | None) -> str:
     if spec.profile == "nano" and not has_local_rows(spec, root, data):
         return f"its rows are not bundled; pass --prism-data DIR, where DIR holds {spec.data.name}/"
     return ""
+
+
+def training_seeds(asked: str, first: int) -> list[int]:
+    """The seeds that are trained: "5" is five from the spec's own on; "47-51" and "42,47-49" are these and no others.
+
+    The split is made with the spec's own seed, whichever these are.
+    """
+    if asked.isdecimal() and int(asked) > 0:
+        return list(range(first, first + int(asked)))
+    parts = [re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip()) for part in asked.split(",")]
+    ranges = [range(int(part[1]), int(part[2] or part[1]) + 1) for part in parts if part]
+    found = [seed for seeds in ranges for seed in seeds]
+    if asked.isdecimal() or not all(parts) or not all(ranges) or len(set(found)) < len(found):
+        raise SpecError(f"--prism-seeds {asked}: must be a count of at least 1, a range (47-51) or a list (42,47-49)")
+    return found

@@ -11,6 +11,7 @@ import numpy
 
 from prism.controls import question
 from prism.data import Example
+from prism.errors import MetricFault
 from prism.metrics import Metric
 from prism.metrics.overlap import strangers
 from prism.record import Control, Record, Score, empty_record
@@ -161,6 +162,10 @@ def _table(
     for metric in metrics:
         known = {name: said for name, said in answers.items() if metric.controlled or name not in controls}
         block = {name: metric.statistics(examples, said) for name, said in known.items()}
+        for name, part in block.items():
+            if numpy.isinf(part).any():
+                where = examples[int(numpy.isinf(part).any(1).argmax())].id
+                raise MetricFault(f"{metric.name}: gives sample {where} ({name}) an infinite score; mend the metric")
         counts = ~numpy.any([numpy.isnan(part).any(1) for part in block.values()], axis=0)
         if metric.shuffled:
             # What the tuned answers would score against other rows' references, which only their style can know.

@@ -206,6 +206,8 @@ def _check_task(spec: Spec, place: str) -> None:
     for limit in spec.limits():
         where = f'{place} [gate.{limit.tier}] "{limit.metric}"'.replace('"', "" if " " not in limit.metric else '"')
         if limit.tier == "cost":
+            if limit.key == "drop":
+                raise SpecError(f"{where}.drop: a cost has no samples to compare; give it a ceiling")
             continue
         metric = metrics.get(limit.metric)
         if metric is None or metric.tier != limit.tier:
@@ -244,3 +246,9 @@ def judged_metrics(task: ModuleType) -> list[Metric]:
 def find_specs(root: Path, phase: str | None = None) -> list[Path]:
     """The spec files under `root` (benchmarks/specs), by phase and name."""
     return sorted(root.glob(f"{phase or 'phase*'}/*.toml"))
+
+
+def declared_drops(root: Path, profile: str) -> int:
+    """How many `drop` thresholds the profile's spec files declare: what each of them shares its false alarms with."""
+    specs = (load_spec(path) for path in find_specs(root / "benchmarks" / "specs"))
+    return sum(limit.key == "drop" for spec in specs if spec.profile == profile for limit in spec.limits())

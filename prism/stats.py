@@ -374,8 +374,18 @@ def recipe_error(
         mine, part = values[..., side], covariance[..., side, side]
         between = between + spread * ((mine - mine.mean(-1, keepdims=True)) ** 2).sum(-1)
         within = within + spread * (numpy.einsum("...ii", part) - part.sum((-2, -1)) / mine.shape[-1])
-    samples = numpy.einsum("...ij,i,j", covariance, shares, shares)
-    return values @ shares, Error(samples, groups - 1, between, within, freedom, growth)
+    # The same seeds on both sides cancel out but for the last bits, whose sign is anybody's.
+    samples = _or_nothing(
+        numpy.einsum("...ij,i,j", covariance, shares, shares),
+        numpy.einsum("...ij,i,j", numpy.abs(covariance), numpy.abs(shares), numpy.abs(shares)),
+    )
+    loss = _or_nothing(values @ shares, numpy.abs(values) @ numpy.abs(shares))
+    return loss, Error(samples, groups - 1, between, within, freedom, growth)
+
+
+def _or_nothing(found: Any, terms: Any) -> Any:
+    """A sum, or 0 where it is no more than what rounding leaves of its terms."""
+    return numpy.where(numpy.abs(found) > 1e-12 * terms, found, 0.0)[()]
 
 
 # What could have been seen

@@ -1,10 +1,15 @@
 """Every key of a threshold, at its border."""
 
+import math
+
 import pytest
 
+from prism.compare import Against, Comparison
 from prism.gate import decide, judge
+from prism.metrics import Metric, mean
 from prism.record import Record, Score
 from prism.spec import Limit, load_spec
+from prism.stats import Error, Estimate
 from tests.conftest import SPEC, write_spec
 
 
@@ -41,6 +46,10 @@ CASES = {
     "rise where lower is better": ("gain", 0.0, {"gain": 0.1, "direction": "lower"}, "fails"),
     "nothing scored": ("floor", 0.0, {"n": 0}, "fails"),
     "drop without reference": ("drop", 0.01, {}, "skipped"),
+    "floor under what is no number": ("floor", 0.0, {"tuned": math.nan}, "fails"),
+    "ceiling over what is no number": ("ceiling", 1.0, {"tuned": math.nan}, "fails"),
+    "gain that is no number": ("gain", 0.0, {"gain": math.nan, "ci": (math.nan, math.nan)}, "fails"),
+    "gain without an interval": ("gain", 0.1, {"ci": (math.nan, math.nan)}, "fails"),
 }
 
 
@@ -49,6 +58,46 @@ def test_decide(key, value, given, state):
     verdict = decide(Limit(tier="tier1", metric="accuracy", key=key, value=value), record(**given))
     assert verdict.state == state
     assert verdict.reason
+
+
+def against(loss=0.02, p=0.01, alpha=0.05, error=None, **given):
+    """A comparison of accuracy that found this loss with this p."""
+    known = Estimate(loss, loss - 0.01, loss + 0.01, p, 0.005, error or Error(0.005**2))
+    metric = Metric("accuracy", "tier1", lambda *_: None, mean)
+    found = Comparison(metric, "these adapters differ", 400, (1, 1), 0.8, 0.8 - loss, known, 0.9, alpha, (), ())
+    return Against(**({"comparisons": {"accuracy": found}} | given))
+
+
+DROPS = {
+    "no loss": ({"loss": -0.1, "p": 0.99}, "holds", "-0.1000 ≤ 0.01"),
+    "loss that is put up with, however sure": ({"loss": 0.01, "p": 1e-9}, "holds", "≤ 0.01"),
+    "loss at the level": ({"p": 0.05}, "fails", "+0.0200 > 0.01, p = 0.05 ≤ 0.05"),
+    "loss that may be chance": ({"p": 0.0501}, "holds", "chance may have made it"),
+    "five thresholds share the level": ({"p": 0.02, "alpha": 0.05 / 5}, "holds", "p = 0.02 > 0.01"),
+    "loss that is no number": ({"loss": math.nan, "p": 0.01}, "fails", "is not a number"),
+    "p that is no number": ({"p": math.nan}, "fails", "is not a number"),
+    "one group": ({"error": Error(math.inf)}, "inconclusive", "one group"),
+    "damaged reference": ({"fault": "x.json: was edited by hand"}, "fails", "was edited by hand"),
+    "metric that the reference lacks": (
+        {"comparisons": {}, "without": {"accuracy": "the reference has no accuracy"}},
+        "not_comparable",
+        "the reference has no accuracy",
+    ),
+}
+
+
+@pytest.mark.parametrize(("given", "state", "reason"), DROPS.values(), ids=DROPS)
+def test_drop(given, state, reason):
+    limit = Limit(tier="tier1", metric="accuracy", key="drop", value=0.01)
+    verdict = decide(limit, record(), against(**given))
+    assert verdict.state == state
+    assert reason in verdict.reason
+
+
+def test_drop_says_what_it_would_have_caught():
+    limit = Limit(tier="tier1", metric="accuracy", key="drop", value=0.0)
+    verdict = decide(limit, record(), against())
+    assert verdict.detectable == pytest.approx((1.645 + 0.842) * 0.005, rel=0.01)
 
 
 def test_thresholds_measured_on_other_rows_are_skipped_never_applied(tmp_path):

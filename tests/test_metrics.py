@@ -5,7 +5,12 @@ import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
 from prism.data import Example
+from prism.errors import MetricFault
+from prism.metrics import Metric, mean
+from prism.score import score
 from prism.tasks.financial_sentiment import LABELS, METRICS
+from tests.scored import answers, tiny_spec
+from tests.scored import examples as made
 
 
 def examples_and_answers(n, seed):
@@ -46,3 +51,10 @@ def test_values_of_many_sums_at_once():
         statistics = metric.statistics(examples, answers)
         both = numpy.stack([statistics.sum(0), statistics[:25].sum(0)])
         assert metric.value(both).tolist() == [metric.value(both[0]), metric.value(both[1])]
+
+
+def test_an_infinite_score_is_named_and_never_summed(tmp_path):
+    spec = tiny_spec(tmp_path)
+    broken = Metric("depth", "tier3", lambda examples, answers: numpy.full((len(examples), 2), numpy.inf), mean)
+    with pytest.raises(MetricFault, match=r"depth: gives sample 0+ \(baseline\) an infinite score; mend the metric"):
+        score(spec, made(10), "ab" * 32, answers(10), {42: answers(10)}, {}, [broken])

@@ -68,7 +68,7 @@ MISTAKES = {
         "ERROR: --prism-spec tiny: needs a CUDA device with 8 GiB, and there is none",
     ),
     "data folder": ("tiny", "tiny", ["--prism-data", "nowhere"], "no such folder"),
-    "seeds": ("tiny", "tiny", ["--prism-seeds", "0"], "--prism-seeds 0: must be a whole number"),
+    "seeds": ("tiny", "tiny", ["--prism-seeds", "0"], "--prism-seeds 0: must be a count of at least 1"),
 }
 
 
@@ -142,7 +142,13 @@ def test_a_run_and_its_cached_repetition(checkout):
     assert accuracy["controls"].keys() == {"label_likelihood", "classical"}
     assert [verdict["key"] for verdict in accuracy["verdicts"]] == ["floor", "gain"]
     folder = checkout.path / "reports" / "latest"
-    assert sorted(path.name for path in folder.iterdir()) == ["report.html", "report.md", "results.json", "samples"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "report.html",
+        "report.md",
+        "results.json",
+        "samples",
+        "scores",
+    ]
     page = (folder / "report.html").read_text()
     assert len((folder / "samples" / "phase1-tiny.jsonl").read_text().splitlines()) == 40
     junit = ElementTree.parse(checkout.path / "junit.xml")
@@ -241,6 +247,22 @@ def test_several_seeds(checkout):
     assert accuracy["seeds"].keys() == {"42", "43"}
     assert accuracy["tuned"]["value"] == pytest.approx(sum(accuracy["seeds"].values()) / 2)
     assert len(list((checkout.path / "home" / "adapters").glob("*/manifest.json"))) == 2
+    run(checkout, "--prism-seeds", "43,51")
+    other = next(record for record in results(checkout)["records"] if record["metric"] == "accuracy")
+    assert other["seeds"].keys() == {"43", "51"}
+    assert other["evaluation_digest"] == accuracy["evaluation_digest"], "the split never changes with the seed"
+    assert len(list((checkout.path / "home" / "adapters").glob("*/manifest.json"))) == 3
+
+
+def test_spec_without_gate_is_measured_and_is_no_pass(checkout):
+    path = checkout.path / "benchmarks" / "specs" / "phase1" / "tiny.toml"
+    path.write_text(path.read_text().partition("[gate.tier1]")[0])
+    out = run(checkout, "-rs")
+    out.stdout.fnmatch_lines(
+        ["*phase1/tiny has no [[]gate]: `prism thresholds phase1/tiny` measures and proposes one*"]
+    )
+    assert out.ret == pytest.ExitCode.NO_TESTS_COLLECTED
+    assert results(checkout)["records"][0]["n"] == 40
 
 
 def test_retrain(checkout):

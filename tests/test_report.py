@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from prism import report
-from prism.record import Control, Record, Result, Run, Score, Verdict
+from prism.record import Control, Record, Result, Run, Score, Verdict, from_json, to_json
 from prism.report import findings, plots, terminal, words
 from prism.report.markdown import code, prose, render
 from prism.report.samples import changes
@@ -260,6 +260,68 @@ def test_results_json_holds_the_records_and_no_nan(folder):
     assert {"key", "threshold", "state", "reason", "p", "detectable", "provisional"} == first["verdicts"][0].keys()
     assert judged["tuned"]["value"] is None, "an unscored metric is null"
     assert json.loads(json.dumps(table)) == table
+
+
+def referenced() -> Result:
+    """The sentiment spec, held against an accepted reference that it lost .031 to; one flipped sample is hostile."""
+    found = sentiment()
+    told = {
+        "file": "phase1/nano@abababab.json",
+        "commit": "cd" * 20,
+        "question": "this recipe is worse",
+        "value": 0.765,
+        "ci": [0.73, 0.8],
+        "seeds": {"42": 0.76, "43": 0.77},
+        "n": 600,
+        "loss": {"value": 0.0309, "ci": [0.004, 0.058], "level": 0.98, "p": 0.0081},
+        "alpha": 0.01,
+        "detectable": 0.03,
+        "worse": 41,
+        "better": 22,
+    }
+    failed = Verdict("drop", 0.01, "fails", "this recipe is worse? loss +0.0309 > 0.01", 0.0081, detectable=0.045)
+    accuracy = replace(found.records[0], reference=told, verdicts=(*found.records[0].verdicts[:2], failed))
+    flipped = {"id": HOSTILE, "question": HOSTILE, "reference": "bullish", "tuned": HOSTILE}
+    details = {
+        "file": told["file"],
+        "origin": {"commit": told["commit"], "date": "2026-01-02", "run": "20260102-030405-1f"},
+        "seeds": ["42", "43"],
+        "question": told["question"],
+        "differences": [["sft.learning_rate", "0.002", "0.0002"], ["seeds", "42, 43", "42, 43, 44"]],
+        "without": {},
+        "flipped": {
+            "metric": "accuracy",
+            "right_or_wrong": True,
+            "counts": {"worse": 41, "better": 22},
+            "worse": [flipped],
+            "better": [],
+        },
+    }
+    return replace(found, records=(accuracy, *found.records[1:]), details=found.details | {"reference": details})
+
+
+def test_a_loss_since_the_reference_is_shown_everywhere(tmp_path):
+    run = made_up_run(results=(referenced(),))
+    report.write(tmp_path, run, {"phase1/nano": made_up_samples()})
+    markdown = (tmp_path / "report.md").read_text(encoding="utf-8")
+    html = re.sub(r"<[^>]+>", " ", (tmp_path / "report.html").read_text(encoding="utf-8"))
+    row = next(line for line in markdown.splitlines() if "| .765 |" in line)
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[:6] == ["accuracy", ".312", ".765", ".734", "+.031 [+.004, +.058]", ".008"]
+    assert cells[6] == ".045 (n too small for drop ≤ .01)"
+    assert cells[7] == "41 / 22"
+    for page in (markdown, html):
+        assert "loss [98 %]" in re.sub(r"\s+", " ", page)
+        assert "2 seeds and here 3. Asked: is this recipe worse" in page
+        assert "sft.learning" in page
+        assert "Since the reference right → wrong by accuracy: 1 of 41" in page
+    assert "\x1b" not in markdown
+    assert "<script>alert" not in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert from_json(to_json(referenced())).records[0].reference == run.results[0].records[0].reference
+    shown = "\n".join(terminal.lines(run))
+    assert "reference .765 → .734" in shown
+    assert "loss +.031 [+.004, +.058]" in shown
+    assert "it catches a loss of .045 with 80 % power: n is too small to see this" in " ".join(shown.split())
 
 
 def test_markdown_says_the_verdict_and_that_it_is_partial_first(markdown):

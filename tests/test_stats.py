@@ -334,3 +334,15 @@ def test_detectable_counts_the_flips_that_a_loss_brings():
     flipped = scipy.stats.binom(150, found)
     power = sum(flipped.pmf(k) for k in range(151) if mcnemar_midp(0, k)[0] <= 0.05)
     assert 0.8 <= power < 0.95
+
+
+def test_the_same_seeds_on_both_sides_have_lost_nothing():
+    """What rounding leaves of their difference must not come out as a variance below 0."""
+    random = numpy.random.default_rng(3)
+    for trial in range(20):
+        answers = numpy.stack([columns((random.random(80) < 0.8).astype(float)) for _ in range(5)])
+        found = recipes(answers, answers[::-1], mean, right_or_wrong=True)
+        assert found.value == 0, trial
+        assert found.low <= 0 <= found.high
+        assert 0.5 <= found.p <= 1
+        assert 0 < detectable(0.01, found.error, 0.05) < 0.2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from prism.data import Example
@@ -13,7 +13,7 @@ from prism.judge.grading import unscored_reasons
 from prism.judge.spending import Spending
 from prism.metrics import Metric, judged
 from prism.spec import Spec
-from prism.store import Store
+from prism.store import Store, digest
 
 Judge = tuple[Choice, Spending]
 
@@ -32,6 +32,11 @@ def metric(
     """The metric of a judge's grades, which lie in the order of the answers: baseline first, then seed by seed."""
     asked = [(example.id, answer) for said in answers for example, answer in zip(held_out, said)]
     return judged(definition.metric, {key: grade.score for key, grade in zip(asked, grades)})
+
+
+def judges(grades: Mapping[Definition, Sequence[Grade]], judge: Judge | None) -> dict[str, str]:
+    """Who graded each metric, and by which words: grades of another judge are no scale to compare with."""
+    return {d.metric: f"{judge[0].name} {digest(asdict(d))[:8]}" for d in grades} if judge else {}
 
 
 def unfit(spec: Spec, judge: Judge | None, store: Store) -> dict[str, str]:

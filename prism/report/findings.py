@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from prism.record import Result, Run, State, Verdict
 from prism.report import words
 
-UNDERPOWERED = 2  # a comparison that catches only losses of twice the threshold is too small for it
-
 
 @dataclass(frozen=True)
 class Finding:
@@ -45,7 +43,7 @@ def power(verdict: Verdict) -> str:
     if verdict.key != "drop" or verdict.detectable is None or not math.isfinite(verdict.detectable):
         return ""
     said = f"; it catches a loss of {words.number(verdict.detectable)} with 80 % power"
-    if verdict.detectable > UNDERPOWERED * verdict.threshold:
+    if words.underpowered(verdict):
         said += ": n is too small to see this"
     return said
 
@@ -91,6 +89,23 @@ def calibrated(result: Result) -> str:
     if found and "tuned" not in found:
         said.append("Not measured for the tuned model.")
     return " ".join([*said, "Dashed: as sure as right."]) if said else ""
+
+
+def reference(result: Result) -> str:
+    """What the run was held against, and which question that answers."""
+    told = result.details.get("reference")
+    if not told:
+        return ""
+    origin = told["origin"]
+    commit = f", commit {origin['commit'][:8]}" if origin.get("commit") else ""
+    mine = max((len(record.seeds) for record in result.records), default=0)
+    asked = {
+        "these adapters differ": "Asked: do these two adapters differ on other samples? Not: what would other seeds give?",
+        "this recipe is worse": "Asked: is this recipe worse, on other samples and with other seeds?",
+    }[told["question"]]
+    same = "" if told["differences"] else " The training sides do not differ."
+    seeds = words.count(len(told["seeds"]), "seed")
+    return f"Against {told['file']} ({origin.get('date', 'no date')}{commit}), {seeds} and here {mine}. {asked}{same}"
 
 
 def notes(result: Result) -> list[str]:

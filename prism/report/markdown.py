@@ -90,7 +90,23 @@ def _spec(result: Result, changes: Sequence[Change]) -> list[str]:
         blocks.append(_list(f"**{prose(point.about)}**: {prose(point.text)}" for point in provisional))
     if findings.notes(result):
         blocks.append(" ".join(map(prose, findings.notes(result))))
-    return blocks + _flips(result, changes) + _evidence(result)
+    return blocks + _reference(result) + _flips(result, changes) + _evidence(result)
+
+
+def _reference(result: Result) -> list[str]:
+    """The accepted reference: losses, how the training sides differ, which samples flipped."""
+    shown = tables.reference(result)
+    if shown is None:
+        return []
+    blocks = [prose(findings.reference(result)), table(shown)]
+    if different := tables.differences(result):
+        blocks.append(details("How the training side differs from the reference's", [table(different)]))
+    for way, samples in tables.flipped(result):
+        rows = [[str(sample.get(key) or "") for key in ("id", "question", "reference", "tuned")] for sample in samples]
+        blocks.append(
+            details(way, [table(Table(["id", "question", "expected", "tuned"], rows, numbers=4), escape=code)])
+        )
+    return blocks
 
 
 def _list(lines: Iterable[str]) -> str:

@@ -75,6 +75,7 @@ def _spec(result: Result, changes: Sequence[Change], store: Store | None) -> dic
         "parity": tables.parity(result),
         "flips": tables.flips(changes) if changes else None,
         "lists": _lists(changes[0]) if changes else [],
+        "reference": _reference(result),
         "facts": tables.facts(result),
         "options": tables.options(result),
     }
@@ -89,6 +90,19 @@ def _metrics(shown: tables.Table) -> dict[str, Any]:
         if state:
             rows[-1]["verdicts"].append((threshold, state))
     return {"headers": shown.headers[1:-2], "rows": rows}
+
+
+def _reference(result: Result) -> dict[str, Any] | None:
+    """The comparison with the accepted reference; None where there was none."""
+    shown = tables.reference(result)
+    if shown is None:
+        return None
+    return {
+        "sentence": findings.reference(result),
+        "table": shown,
+        "differences": tables.differences(result),
+        "flipped": [(way, [_sample(sample) for sample in samples]) for way, samples in tables.flipped(result)],
+    }
 
 
 def _figures(result: Result, answers: Mapping[str, Any]) -> list[tuple[str, str, plots.Plot | None]]:
@@ -156,6 +170,8 @@ def _sample(sample: Sample) -> dict[str, Any]:
     return {
         "id": words.visible(sample.get("id"), 80),
         "question": words.visible(sample.get("question"), QUESTION),
-        "answers": [(key, words.visible(sample.get(key), ANSWER)) for key in ("reference", "baseline", "tuned")],
+        "answers": [
+            (key, words.visible(sample.get(key), ANSWER)) for key in ("reference", "baseline", "tuned") if key in sample
+        ],
         "scores": scores,
     }

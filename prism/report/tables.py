@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from prism.record import Record, Result, Run, Verdict
+from prism.record import Record, Result, Run, Score, Verdict
 from prism.report import words
 from prism.report.samples import Change
 
@@ -60,6 +60,71 @@ def flips(changes: Sequence[Change]) -> Table:
         for change in changes
     ]
     return Table(["metric", better, worse, "unchanged", "unscored"], rows)
+
+
+def reference(result: Result) -> Table | None:
+    """Each metric beside the accepted reference: what was lost, whether by chance, and what would have been seen."""
+    rows = []
+    level = ""
+    for record in result.records:
+        if (told := record.reference) is None or record.against != "baseline":  # that repeats another metric's loss
+            continue
+        loss = told["loss"]
+        level = f"{100 * loss['level']:.3g} %"
+        rows.append(
+            [
+                words.metric_name(record),
+                words.number(record.baseline.value),
+                words.number(told["value"]),
+                words.number(record.tuned.value),
+                words.difference(
+                    Score(words.value(loss["value"]), (words.value(loss["ci"][0]), words.value(loss["ci"][1])))
+                ),
+                words.number(loss["p"]),
+                _seen(record),
+                f"{told['worse']:,} / {told['better']:,}" if told["worse"] + told["better"] else words.NOTHING,
+            ]
+        )
+    headers = [
+        "metric",
+        "baseline",
+        "reference",
+        "tuned",
+        f"loss [{level}]",
+        "p",
+        "caught from",
+        "samples worse / better",
+    ]
+    return Table(headers, rows) if rows else None
+
+
+def _seen(record: Record) -> str:
+    """The smallest loss caught with 80 % power, and whether that is too coarse for the threshold."""
+    drop = next((verdict for verdict in record.verdicts if verdict.key == "drop" and verdict.detectable), None)
+    seen = words.number(drop.detectable if drop else (record.reference or {})["detectable"])
+    return f"{seen} (n too small for {words.threshold(drop)})" if drop and words.underpowered(drop) else seen
+
+
+def differences(result: Result) -> Table | None:
+    """How the training side differs from the reference's."""
+    found = (result.details.get("reference") or {}).get("differences")
+    if not found:
+        return None
+    rows = [[key, there or words.NOTHING, here or words.NOTHING] for key, there, here in found]
+    return Table(["training side", "reference", "this run"], rows, numbers=3)
+
+
+def flipped(result: Result) -> list[tuple[str, list[dict[str, Any]]]]:
+    """The samples that an accepted reference had right and this run has not, and the other way, with what to call them."""
+    found = (result.details.get("reference") or {}).get("flipped")
+    if not found:
+        return []
+    names = ("right → wrong", "wrong → right") if found["right_or_wrong"] else ("worse", "better")
+    return [
+        (f"Since the reference {name} by {found['metric']}: {len(found[way])} of {found['counts'][way]:,}", found[way])
+        for name, way in zip(names, ("worse", "better"))
+        if found[way]
+    ]
 
 
 def labelled(result: Result) -> dict[str, Any]:
@@ -183,9 +248,7 @@ def facts(result: Result) -> Table:
     """Data, digests, engine and training of one spec, flattened."""
     keys = ("data", "digests", "engine", "training")
     pairs = [pair for key in keys for pair in words.flat(result.details.get(key), key)]
-    first = next((record for record in result.records if record.reference), None)
-    if first:
-        pairs += words.flat(first.reference, "reference")
+    pairs += words.flat((result.details.get("reference") or {}).get("origin"), "reference")
     return Table(["key", "value"], [list(pair) for pair in pairs], numbers=2)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 
-from prism.record import Run
+from prism.record import Record, Run, Score, Verdict
 from prism.report import findings, words
 
 WIDTH = 120
@@ -20,6 +20,8 @@ def lines(run: Run) -> list[str]:
     if rows:
         shown += ["", *_table(rows), ""]
     for result in run.results:
+        if said := findings.reference(result):
+            shown += _wrap(f"{result.id}: {said}")
         for point in findings.open_points(result):
             shown += _wrap(f"{result.id} {point.about} {words.state_name(point.state)}: {point.text}")
     return shown
@@ -31,10 +33,26 @@ def _rows(run: Run) -> list[list[str]]:
         for record in result.records:
             cells = [result.id, words.metric_name(record), words.before_and_after(record), words.gain(record)]
             rows += [
-                [*cells, words.threshold(verdict), f"{words.MARKS[verdict.state]} {words.state_name(verdict.state)}"]
+                [
+                    *cells[:2],
+                    *_since(record, cells[2:], verdict),
+                    words.threshold(verdict),
+                    f"{words.MARKS[verdict.state]} {words.state_name(verdict.state)}",
+                ]
                 for verdict in record.verdicts
             ] or [[*cells, "", ""]]
     return [[words.visible(cell, WIDTH).replace("\n", " ") for cell in row] for row in rows]
+
+
+def _since(record: Record, cells: list[str], verdict: Verdict) -> list[str]:
+    """A drop is read from the reference's value to the tuned one, and from its loss."""
+    told = record.reference
+    if verdict.key != "drop" or told is None:
+        return cells
+    loss = told["loss"]
+    lost = Score(words.value(loss["value"]), (words.value(loss["ci"][0]), words.value(loss["ci"][1])))
+    before_and_after = f"reference {words.number(told['value'])} → {words.number(record.tuned.value)}"
+    return [before_and_after, f"loss {words.difference(lost)}"]
 
 
 def _table(rows: list[list[str]]) -> list[str]:

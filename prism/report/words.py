@@ -10,6 +10,7 @@ from prism.record import Record, Score, State, Verdict
 
 NOTHING = "–"
 MARKS: dict[State, str] = {"holds": "✓", "fails": "✗", "inconclusive": "?", "not_comparable": "≠", "skipped": "–"}
+UNDERPOWERED = 2  # a comparison that catches only losses of twice the threshold is too small for it
 LIMITS = {"floor": "floor ≥ {}", "ceiling": "ceiling ≤ {}", "gain": "gain ≥ {}", "drop": "drop ≤ {}"}
 
 
@@ -24,6 +25,11 @@ def number(value: float | None) -> str:
         return sign + shown.removeprefix("0")
     digits = 2 if size < 10 else 1 if size < 100 else 0
     return f"{sign}{size:,.{digits}f}"
+
+
+def value(number: float | None) -> float:
+    """A number of plain JSON, where null stands for what is none."""
+    return math.nan if number is None else number
 
 
 def signed(value: float | None) -> str:
@@ -69,6 +75,11 @@ def threshold(verdict: Verdict) -> str:
     shown = f"{verdict.threshold:+g}" if verdict.key == "gain" else f"{verdict.threshold:g}"
     shown = re.sub(r"^([+-]?)0\.", r"\1.", shown).replace("-", "−")
     return LIMITS.get(verdict.key, verdict.key + " {}").format(shown)
+
+
+def underpowered(verdict: Verdict) -> bool:
+    """Whether a comparison with a reference sees only losses far larger than its threshold."""
+    return verdict.detectable is not None and verdict.detectable > UNDERPOWERED * verdict.threshold
 
 
 def control_name(name: str) -> str:

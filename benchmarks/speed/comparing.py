@@ -1,0 +1,77 @@
+"""How long does it take to compare two runs of 10,000 samples and 20 metrics, and how much memory?
+
+    OMP_NUM_THREADS=1 python -m benchmarks.speed.comparing
+
+Two runs of one seed each lie in files, as a run writes them: 16 means of continuous scores and 4 metrics of a confusion
+matrix, two of which are recomputed for each of the 10,000 resamples. Reading the files counts.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ["OPENBLAS_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"  # numpy reads them as it starts
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import numpy
+
+from prism.compare import compare
+from prism.cost import peak_memory_gib
+from prism.metrics import Metric, mean
+from prism.reference import Measure, Reference, read, write
+from prism.stats import RESAMPLES
+from prism.tasks.financial_sentiment import METRICS
+
+MEANS = [Metric(f"score {n}", "tier2", lambda *_: numpy.empty(0), mean) for n in range(16)]
+LABELLED = [metric for metric in METRICS if metric.baseline == "baseline"]
+
+
+def made_up(samples: int, loss: float, random: numpy.random.Generator) -> Reference:
+    """Scores as of ROUGE, and right answers in three of four samples, `loss` fewer."""
+    ids = tuple(f"{n:012x}" for n in range(samples))
+    measures = {}
+    for metric in MEANS:
+        scores = random.beta(1, 4, samples).round(6) - loss
+        measures[metric.name] = measure(metric, numpy.stack([scores, numpy.ones(samples)], -1))
+    truth = numpy.arange(samples) % 3
+    answered = numpy.where(random.random(samples) < 0.75 - loss, truth, (truth + 1) % 3)
+    cells = numpy.zeros((samples, 12))
+    cells[numpy.arange(samples), truth * 4 + answered] = 1
+    measures |= {metric.name: measure(metric, cells) for metric in LABELLED}
+    return Reference("phase1", "made-up", "nano", "financial_sentiment", "ab" * 32, ids, ids, measures, {}, {})
+
+
+def measure(metric: Metric, statistics: numpy.ndarray) -> Measure:
+    value = float(metric.value(statistics.sum(0)))
+    return Measure(metric.tier, 1, "", value, (value, value), {"42": value}, statistics[None])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed.comparing", description=__doc__)
+    parser.add_argument("--samples", type=int, default=10_000)
+    samples = parser.parse_args().samples
+    random = numpy.random.default_rng(42)
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / f"{name}.json" for name in ("old", "new")]
+        for path, loss in zip(paths, (0.0, 0.01)):
+            write(made_up(samples, loss, random), path)
+        megabytes = sum(path.stat().st_size for path in paths) / 1e6
+        before, began, worked = peak_memory_gib(), time.perf_counter(), time.process_time()
+        old, new = map(read, paths)
+        loaded = time.perf_counter()
+        found, _ = compare(old, new, [*MEANS, *LABELLED], thresholds=20)
+        for comparison in found.values():
+            comparison.detectable(0.01)
+        done = time.perf_counter()
+    print(f"{len(found)} metrics, {samples:,} samples, {RESAMPLES:,} resamples, one core; files of {megabytes:.1f} MB")
+    print(f"read {loaded - began:.1f} s, compared {done - loaded:.1f} s, together {done - began:.1f} s")
+    print(f"processor time {time.process_time() - worked:.1f} s, which a busy machine does not lengthen")
+    print(f"peak memory {peak_memory_gib():.2f} GiB, {before:.2f} before")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,219 @@
+"""Two sides of the same samples: how much was lost, by which question, and which samples flipped."""
+
+import re
+from dataclasses import replace
+
+import numpy
+import pytest
+from typer.testing import CliRunner
+
+from prism import stats
+from prism.cli import app
+from prism.compare import Against, against_accepted, compare, differences, metrics
+from prism.errors import ReferenceFault
+from prism.gate import decide
+from prism.metrics import Metric, mean
+from prism.reference import FOLDER, Measure, write
+from prism.spec import Limit
+from tests.scored import answers, examples, scored, tiny_spec
+from tests.test_gate import record
+from tests.test_reference import finished
+
+MEAN = Metric("score", "tier2", lambda *_: numpy.empty(0), mean)
+
+
+@pytest.fixture
+def small(tmp_path):
+    return tiny_spec(tmp_path)
+
+
+def held(old, new, thresholds=1):
+    found, without = compare(old, new, metrics(new), thresholds)
+    assert not without
+    return found
+
+
+def with_scores(scores, values, **given):
+    """The same samples with a mean of these scores, (seeds, samples), in place of their metrics."""
+    statistics = numpy.stack([values, numpy.ones_like(values)], -1)
+    seeds = {str(42 + i): float(line.mean()) for i, line in enumerate(values)}
+    return replace(
+        scores, measures={"score": Measure("tier2", 1, "", float(values.mean()), (0, 1), seeds, statistics)}, **given
+    )
+
+
+def test_one_seed_each_is_mcnemar_over_the_samples_that_flipped(small):
+    old, new = (
+        scored(small, {42: answers(200, wrong=range(20))}),
+        scored(small, {42: answers(200, wrong=range(12, 44))}),
+    )
+    found = held(old, new, thresholds=4)["accuracy"]
+    assert found.question == "these adapters differ"
+    assert found.loss == stats.flips(12, 24, 200, level=1 - 0.1 / 4)
+    assert (found.before, found.after) == (0.9, 0.84)
+    assert set(found.worse) == {f"{i:012x}" for i in range(20, 44)}
+    assert set(found.better) == {f"{i:012x}" for i in range(12)}
+    assert found.alpha == 0.05 / 4
+    assert found.loss.p == pytest.approx(0.0233, abs=1e-3)
+    assert not found.is_worse()
+    assert replace(found, alpha=0.05).is_worse()
+    assert not replace(found, alpha=0.05).is_worse(drop=0.06)
+
+
+def test_a_set_metric_is_recomputed_and_its_p_comes_from_swaps(small):
+    old, new = scored(small, {42: answers(90, wrong=range(9))}), scored(small, {42: answers(90, wrong=range(5, 25))})
+    found = held(old, new)["macro_f1"]
+    sides = [side.measures["macro_f1"].statistics[0] for side in (old, new)]
+    value = next(metric for metric in metrics(new) if metric.name == "macro_f1").value
+    assert found.loss.value == pytest.approx(value(sides[0].sum(0)) - value(sides[1].sum(0)))
+    assert found.loss.p == stats.swap_p(*sides, stats.swapped_sums(*sides), value)
+    assert found.worse == found.better == (), "F1 is of no single sample"
+
+
+def test_a_loss_where_lower_is_better_is_a_rise(small):
+    old, new = scored(small, {42: answers(60)}), scored(small, {42: answers(60, silent=range(6))})
+    found = held(old, new)["unparsable_rate"]
+    assert found.loss.value == pytest.approx(0.1)
+    assert len(found.worse) == 6
+    assert found.is_worse()
+
+
+def test_several_seeds_ask_about_the_recipe(small):
+    random = numpy.random.default_rng(0)
+    said = {seed: answers(300, wrong=set(random.permutation(300)[:60].tolist())) for seed in range(42, 48)}
+    old = scored(small, {seed: said[seed] for seed in range(42, 47)})
+    new = scored(small, {47: said[47]})
+    found = held(old, new)["accuracy"]
+    assert found.question == "this recipe is worse"
+    assert found.seeds == (5, 1)
+    sides = [side.measures["accuracy"].statistics for side in (old, new)]
+    value = next(metric for metric in metrics(new) if metric.name == "accuracy").value
+    assert found.loss.value == pytest.approx(stats.recipes(*sides, value, 0.9, True).value)
+    assert found.loss.p == pytest.approx(stats.recipes(*sides, value, 0.9, True).p)
+    majority = value(sides[0]).mean(0) > 0.5
+    assert set(found.worse) == set(numpy.array(new.ids)[majority & (value(sides[1][0]) == 0)].tolist())
+
+
+def test_dependent_samples_are_swapped_by_group(small):
+    """What flips in pairs of copies is half the evidence that it seems."""
+    alone, paired = (
+        held(
+            scored(small, {42: answers(100)}, groups=groups),
+            scored(small, {42: answers(100, wrong=range(10))}, groups=groups),
+        )["accuracy"].loss.p
+        for groups in (0, 10)
+    )
+    assert alone == pytest.approx(0.5**11)
+    assert paired > 0.1
+
+
+def test_samples_lie_in_any_order_and_only_those_scored_on_both_sides_count(small):
+    random = numpy.random.default_rng(1)
+    values = random.random((1, 50))
+    scores = scored(small, {42: answers(50)})
+    old, new = with_scores(scores, values), with_scores(scores, values - 0.1)
+    found = compare(old, new, [MEAN])[0]["score"]
+    assert found.loss.value == pytest.approx(0.1)
+    order = random.permutation(50)
+    shuffled = replace(
+        old,
+        ids=tuple(old.ids[i] for i in order),
+        groups=tuple(old.groups[i] for i in order),
+        measures={"score": replace(old.measures["score"], statistics=old.measures["score"].statistics[:, order])},
+    )
+    assert compare(shuffled, new, [MEAN])[0]["score"] == found
+    old.measures["score"].statistics[0, :20] = numpy.nan
+    new.measures["score"].statistics[0, 10:30] = numpy.nan
+    assert compare(old, new, [MEAN])[0]["score"].n == 20
+    new.measures["score"].statistics[:] = numpy.nan
+    assert compare(old, new, [MEAN]) == ({}, {"score": "no sample is scored on both sides"})
+
+
+def test_sides_that_cannot_be_compared(small):
+    old = scored(small, {42: answers(40)})
+    with pytest.raises(ReferenceFault, match=r"other evaluations, with 40 of 40 samples in common"):
+        compare(old, scored(small, {42: answers(40)}, evaluation="cd" * 32), metrics(old))
+    strangers = tuple(f"f{name[1:]}" for name in old.ids)
+    with pytest.raises(ReferenceFault, match=r"other evaluations, with 0 of 40 samples in common"):
+        compare(old, replace(old, ids=strangers, groups=strangers, evaluation_digest="cd" * 32), metrics(old))
+    with pytest.raises(ReferenceFault, match=r"the reference lacks 40 of 40 samples"):
+        compare(old, replace(old, ids=strangers, groups=strangers), metrics(old))
+    with pytest.raises(ReferenceFault, match=r"the run lacks 10 of 40 samples, 0+1e the first"):
+        compare(old, scored(small, {42: answers(30)}), metrics(old))
+
+
+UNLIKE = {
+    "version": ({"version": 2}, "versions 2 and 1, here 1"),
+    "judge": ({"judge": "openai:other"}, "judged by openai:other, now by nobody"),
+}
+
+
+@pytest.mark.parametrize(("change", "why"), UNLIKE.values(), ids=UNLIKE)
+def test_a_metric_measured_otherwise_is_not_comparable(tmp_path, small, change, why):
+    new = scored(small, {42: answers(40)})
+    measures = {
+        name: replace(measure, **change) if name == "accuracy" else measure for name, measure in new.measures.items()
+    }
+    write(replace(new, measures=measures), tmp_path / FOLDER / f"{new.name}.json")
+    against = against_accepted(tmp_path, new, 1)
+    assert "macro_f1" in against.comparisons
+    verdict = decide(Limit(tier="tier1", metric="accuracy", key="drop", value=0.0), record(), against)
+    assert verdict.state == "not_comparable"
+    assert why in verdict.reason
+
+
+def test_a_score_that_is_no_number_fails_the_gate(small):
+    scores = scored(small, {42: answers(40)})
+    broken = replace(MEAN, value=lambda sums: mean(sums) * numpy.nan)
+    found, _ = compare(*(with_scores(scores, numpy.ones((1, 40))) for _ in "ab"), [broken])
+    limit = Limit(tier="tier1", metric="accuracy", key="drop", value=0.0)
+    verdict = decide(limit, record(), Against(comparisons={"accuracy": found["score"]}))
+    assert verdict.state == "fails"
+    assert "not a number" in verdict.reason
+
+
+def test_how_the_training_sides_differ(small):
+    said = {42: answers(20)}
+    old = scored(
+        small, said, training={"sft": {"epochs": 2, "packing": False}, "rows": "ab" * 32, "adapters": {"42": "1"}}
+    )
+    new = scored(small, said, training={"sft": {"epochs": 2, "lr": 1e-3}, "rows": "cd" * 32, "adapters": {"42": "2"}})
+    assert differences(old, new) == [
+        ("sft.packing", "False", ""),
+        ("rows", "abababababab", "cdcdcdcdcdcd"),
+        ("sft.lr", "", "0.001"),
+    ]
+
+
+def test_the_command_says_what_was_lost_and_ends_with_exit_code_1(tmp_path, small):
+    run = finished(tmp_path, scored(small, {42: answers(100, wrong=range(20))}, training={"rows": "ef" * 32}))
+    lines = (
+        f'{{"id": "{example.id}", "question": "q\\u001b[31m{i}", "tuned": "said", "reference": "truth"}}\n'
+        for i, example in enumerate(examples(100))
+    )
+    (run / "samples").mkdir()
+    (run / "samples" / "phase1-tiny.jsonl").write_text("".join(lines))
+    good = scored(small, {42: answers(100, wrong=range(5))})
+    write(good, tmp_path / "good.json")
+    ask = ["compare", str(tmp_path / "good.json"), run.name, "--root", str(tmp_path), "--flips", "3"]
+    found = CliRunner().invoke(app, ask)
+    assert found.exit_code == 1, found.output
+    assert "these adapters differ? (1 seed against 1)" in found.output
+    assert re.search(r"accuracy +\.950 +\.800 +\+\.150 \[.*\] +1.5e-05 +\.\d+ +15 +0 +WORSE", found.output)
+    assert "knowledge_gain" not in found.output, "it repeats accuracy"
+    assert "rows: cdcdcdcdcdcd → efefefefefef" in found.output
+    assert "worse by accuracy: 15 samples, 3 of them" in found.output
+    assert "'said' · 'truth'" in found.output
+    assert "\x1b" not in found.output
+    assert CliRunner().invoke(app, [*ask, "--drop", "0.2"]).exit_code == 0
+    assert CliRunner().invoke(app, ["compare", ask[2], ask[1], *ask[3:]]).exit_code == 0, "the other way it is a gain"
+
+
+def test_two_sides_without_a_spec_in_common(tmp_path, small):
+    good = scored(small, {42: answers(20)})
+    write(good, tmp_path / "one.json")
+    write(replace(good, spec="other"), tmp_path / "two.json")
+    found = CliRunner().invoke(app, ["compare", str(tmp_path / "one.json"), str(tmp_path / "two.json")])
+    assert found.exit_code == 2
+    assert "(phase1/tiny) and" in found.output
+    assert "no spec in common" in found.output

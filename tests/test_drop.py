@@ -1,0 +1,96 @@
+"""A reference from its acceptance to the verdict that it fails, on the tiny base: run, accept, run again, weaken, run."""
+
+import subprocess
+import sys
+import tomllib
+
+import pytest
+
+from prism.reference import git
+from prism.spec import load_spec
+from tests.test_plugin import change, results, run
+from tests.test_reference import commit
+
+
+def prism(checkout, *words):
+    command = [sys.executable, "-c", "from prism.cli import app; app()", *words]
+    return subprocess.run(command, cwd=checkout.path, capture_output=True, text=True, check=False)
+
+
+def drop_of(table):
+    record = next(record for record in table["records"] if record["metric"] == "accuracy")
+    return record, next(verdict for verdict in record["verdicts"] if verdict["key"] == "drop")
+
+
+@pytest.mark.slow
+def test_run_accept_run_again_weaken(checkout):
+    change(checkout, "num_train_epochs = 2", "num_train_epochs = 6")
+    change(checkout, "floor = 0.0, gain = 0.9", "floor = 0.0, drop = 0.05")
+    first = run(checkout)
+    assert first.ret == 0
+    first.stdout.fnmatch_lines(["*drop ≤ .05 skipped: no accepted reference for evaluation *; `prism accept` a run*"])
+    assert "no commit is known" in prism(checkout, "accept").stderr
+
+    (checkout.path / ".gitignore").write_text(
+        "home/\nrunpytest-*\nstdout\nstderr\njunit.xml\nreports/runs/\nreports/latest\n.pytest_cache/\n__pycache__/\n"
+    )
+    git(checkout.path, "init", "-q")
+    commit(checkout.path, "recipe")
+    run(checkout)  # from the store, but with a commit
+    accepted = prism(checkout, "accept")
+    assert accepted.returncode == 0, accepted.stderr
+    [path] = (checkout.path / "reports" / "reference" / "phase1").iterdir()
+    assert path.name in accepted.stdout
+
+    run(checkout, "--junitxml=junit.xml")
+    record, verdict = drop_of(results(checkout))
+    assert verdict["state"] == "holds"
+    assert record["reference"]["loss"]["value"] == 0
+    assert results(checkout)["provenance"]["dirty"] is False, "a reference is no change of what is measured"
+    assert '<property name="reference"' in (checkout.path / "junit.xml").read_text()
+    commit(checkout.path, "reference")
+
+    change(checkout, "learning_rate = 1e-2", "learning_rate = 1e-4")
+    weak = run(checkout)
+    weak.assert_outcomes(passed=2, failed=1)
+    weak.stdout.fnmatch_lines(
+        [
+            "phase1/tiny accuracy drop = 0.05: fails: these adapters differ? loss * > 0.05, p = *",
+            f"reference * (phase1/{path.name}, 1 seeds) → tuned *",
+        ]
+    )
+    record, verdict = drop_of(results(checkout))
+    assert verdict["state"] == "fails"
+    assert record["reference"]["loss"]["value"] == pytest.approx(
+        record["reference"]["value"] - record["tuned"]["value"]
+    )
+    assert 0.05 < verdict["detectable"] < 1
+    report = (checkout.path / "reports" / "latest" / "report.md").read_text()
+    assert "sft.learning\\_rate" in report or "sft.learning_rate" in report
+    assert f"Since the reference right → wrong by accuracy: {min(20, record['reference']['worse'])} of" in report
+    assert "Against the accepted reference" in (checkout.path / "reports" / "latest" / "report.html").read_text()
+    assert "it failed" in prism(checkout, "accept").stderr
+
+    compared = prism(checkout, "compare", "git:HEAD", "reports/latest")
+    assert compared.returncode == 1, compared.stderr
+    assert "sft.learning_rate: 0.01 → 0.0001" in compared.stdout
+
+    path.write_text(path.read_text().replace('"version":1', '"version":2', 1))
+    run(checkout).stdout.fnmatch_lines(["phase1/tiny accuracy drop = 0.05: fails: *was edited by hand or damaged*"])
+
+
+@pytest.mark.slow
+def test_thresholds_are_proposed_from_seeds_as_toml_that_a_spec_takes(checkout):
+    path = checkout.path / "benchmarks" / "specs" / "phase1" / "tiny.toml"
+    path.write_text(path.read_text().partition("[gate.tier1]")[0])
+    few = prism(checkout, "thresholds", "tiny", "--seeds", "2")
+    assert few.returncode == 2
+    assert "takes at least 3" in few.stderr
+    proposed = prism(checkout, "thresholds", "tiny", "--seeds", "3")
+    assert proposed.returncode == 0, proposed.stderr
+    gate = tomllib.loads(proposed.stdout)["gate"]["tier1"]
+    assert "drop" in gate["accuracy"]
+    assert "drop" not in gate.get("macro_f1", {}), "each further drop costs all of them power"
+    assert "# accuracy drop: the loss that one seed against 2 shows with 80 % power" in proposed.stdout
+    path.write_text(path.read_text() + proposed.stdout)
+    assert "tier1-accuracy-drop" in {limit.id for limit in load_spec(path).limits()}

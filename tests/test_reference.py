@@ -1,0 +1,255 @@
+"""Accepted results: what a file says of itself, what is refused, and what git remembers."""
+
+import json
+import re
+import subprocess
+from dataclasses import replace
+
+import numpy
+import pytest
+from typer.testing import CliRunner
+
+from prism import reference
+from prism.cli import app
+from prism.compare import against_accepted
+from prism.errors import ReferenceFault
+from prism.gate import decide
+from prism.history import history
+from prism.record import write_text
+from prism.reference import Measure, Reference, accept, gather, git, parse, read, write
+from prism.spec import Limit
+from prism.store import digest
+from tests.scored import EVALUATION, answers, scored, tiny_spec
+from tests.test_gate import record
+
+
+@pytest.fixture
+def scores(tmp_path):
+    return scored(tiny_spec(tmp_path), {42: answers(40, wrong=range(5)), 43: answers(40, wrong=range(4, 8))})
+
+
+def same(one: Reference, other: Reference) -> bool:
+    arrays = all(
+        numpy.array_equal(one.measures[name].statistics, other.measures[name].statistics, equal_nan=True)
+        for name in one.measures
+    )
+    bare = [
+        replace(side, measures={k: replace(m, statistics=None) for k, m in side.measures.items()})
+        for side in (one, other)
+    ]
+    return arrays and bare[0] == bare[1]
+
+
+def test_file_comes_back_as_it_was_and_is_one_line_a_sample(tmp_path, scores):
+    path = tmp_path / f"tiny@{EVALUATION[:8]}.json"
+    write(scores, path)
+    text = path.read_text()
+    assert same(read(path), scores)
+    write(read(path), path)
+    assert path.read_text() == text, "the same scores are the same bytes"
+    assert sum('"00000000' in line for line in text.splitlines()) == 40
+    # Sample 0 of seed 42 is right now.
+    write(scored(tiny_spec(tmp_path), {42: answers(40, wrong=range(1, 5)), 43: answers(40, wrong=range(4, 8))}), path)
+    differing = [a for a, b in zip(text.splitlines(), path.read_text().splitlines(), strict=True) if a != b]
+    assert [line for line in differing if line.startswith('"0000')] == ['"000000000000":[[4,5]],']
+
+
+def test_real_set_of_five_seeds_and_five_metrics_is_small(tmp_path):
+    random = numpy.random.default_rng(0)
+    said = {seed: answers(7_619, wrong=set(random.permutation(7_619)[:2000].tolist())) for seed in range(42, 47)}
+    write(scored(tiny_spec(tmp_path), said), tmp_path / "large.json")
+    assert (tmp_path / "large.json").stat().st_size < 300_000
+
+
+def test_unscored_samples_stay_unscored_and_group_names_stay_out(tmp_path):
+    spec = tiny_spec(tmp_path)
+    scores = scored(spec, {42: answers(40)}, groups=4)
+    values = numpy.random.default_rng(0).random((1, 40, 1)).round(6)
+    statistics = numpy.concatenate([values, numpy.ones((1, 40, 1))], -1)
+    statistics[0, 7] = numpy.nan
+    judged = Measure("tier3", 1, "openai:some 1234", 0.5, (0.4, 0.6), {"42": 0.5}, statistics)
+    scores = replace(scores, measures=scores.measures | {"Sentiment Correctness [GEval]": judged})
+    write(scores, tmp_path / "scores.json")
+    assert same(read(tmp_path / "scores.json"), scores)
+    assert numpy.isnan(read(tmp_path / "scores.json").measures["Sentiment Correctness [GEval]"].statistics[0, 7]).all()
+    assert "topic" not in (tmp_path / "scores.json").read_text(), "a group's name may be text of a row"
+
+
+def mended(text, **changes):
+    """A file changed by somebody who knows how to make the checksum fit."""
+    content = json.loads(text) | changes
+    content.pop("checksum")
+    return json.dumps({"checksum": digest(content), **content})
+
+
+FAULTS = {
+    "another schema": (lambda text: mended(text, schema=2), "has schema 2 where this PRISM reads 1"),
+    "edited by hand": (lambda text: text.replace('"value":0.8875', '"value":0.8'), "was edited by hand or damaged"),
+    "a sample left out": (lambda text: re.sub(r'"000000000007":.*\n', "", text), "was edited by hand or damaged"),
+    "cut off": (lambda text: text[: len(text) // 2], "is no reference"),
+    "not a number": (lambda text: text.replace("0.8875", "NaN"), "NaN is no score"),
+    "a list": (lambda text: "[]", "is no reference"),
+    "no seeds": (lambda text: mended(text, rows=[]), "is no whole reference"),
+    "other samples than its name says": (
+        lambda text: mended(text, evaluation_digest="cd" * 32),
+        "holds phase1/tiny@cdcdcdcd, other samples than its name says",
+    ),
+}
+
+
+@pytest.mark.parametrize(("damage", "sentence"), FAULTS.values(), ids=FAULTS)
+def test_a_bad_reference_is_named_and_the_gate_fails(tmp_path, scores, damage, sentence):
+    path = tmp_path / reference.FOLDER / f"{scores.name}.json"
+    write(scores, path)
+    limit = Limit(tier="tier1", metric="accuracy", key="drop", value=0.0)
+    assert decide(limit, record(), against_accepted(tmp_path, scores, 1)).state == "holds"
+    bad = damage(path.read_text())
+    assert bad != path.read_text()
+    path.write_text(bad)
+    with pytest.raises(ReferenceFault, match=re.escape(sentence)) as fault:
+        read(path)
+    assert re.search(r"restore it|accept|give it that name", str(fault.value)), "the remedy"
+    verdict = decide(limit, record(), against_accepted(tmp_path, scores, 1))
+    assert verdict.state == "fails"
+    assert sentence in verdict.reason
+
+
+def test_a_reference_that_lacks_samples_fails_the_gate(tmp_path, scores):
+    part = {name: replace(m, statistics=m.statistics[:, 3:]) for name, m in scores.measures.items()}
+    write(
+        replace(scores, ids=scores.ids[3:], groups=scores.groups[3:], measures=part),
+        tmp_path / reference.FOLDER / f"{scores.name}.json",
+    )
+    verdict = decide(
+        Limit(tier="tier1", metric="accuracy", key="drop", value=0.0), record(), against_accepted(tmp_path, scores, 1)
+    )
+    assert verdict.state == "fails"
+    assert "lacks 3 of 40 samples, 000000000000 the first" in verdict.reason
+
+
+# Accepting
+
+
+def finished(root, scores, **told):
+    """The folder of a run, as the plugin leaves it."""
+    provenance = {"commit": "0123456789abcdef", "dirty": False, "machine": {"cores": 2}} | told.pop("provenance", {})
+    known = {
+        "id": "20260102-030405-1f",
+        "complete": True,
+        "partial": "",
+        "verdict": "pass",
+        "reason": "all 3 hold",
+        "command": "pytest",
+    }
+    folder = root / "reports" / "runs" / "20260102-030405-1f"
+    write(scores, folder / "scores" / "phase1-tiny.json")
+    write_text(folder / "results.json", json.dumps(known | told | {"provenance": provenance}))
+    return folder
+
+
+def test_accept_writes_what_the_run_measured_and_where(tmp_path, scores):
+    [accepted] = accept(finished(tmp_path, scores), tmp_path)
+    assert accepted.path == tmp_path / "reports" / "reference" / "phase1" / "tiny@abababab.json"
+    assert accepted.old is None
+    found = read(accepted.path)
+    assert found.origin["commit"] == "0123456789abcdef"
+    assert found.origin["date"] == "2026-01-02"
+    assert same(replace(found, origin={}), scores)
+
+
+DOUBTS = {
+    "partial": (
+        {"complete": False, "partial": "2 of 3 thresholds were not selected"},
+        "it is partial (2 of 3 thresholds",
+    ),
+    "failed": ({"verdict": "fail", "reason": "1 of 3 thresholds do not hold"}, "it failed (1 of 3"),
+    "changed tree": ({"provenance": {"dirty": True}}, "its tree had changes that no commit holds"),
+    "no commit": ({"provenance": {"commit": None}}, "no commit is known"),
+}
+
+
+@pytest.mark.parametrize(("told", "sentence"), DOUBTS.values(), ids=DOUBTS)
+def test_doubtful_runs_are_refused_unless_forced(tmp_path, scores, told, sentence):
+    run = finished(tmp_path, scores, **told)
+    with pytest.raises(ReferenceFault, match=re.escape(sentence)):
+        accept(run, tmp_path)
+    assert not (tmp_path / reference.FOLDER).exists()
+    [accepted] = accept(run, tmp_path, force=True)
+    assert sentence in read(accepted.path).origin["forced"][0], "a reference says that it was forced"
+
+
+def test_what_cannot_be_accepted_at_all(tmp_path, scores):
+    with pytest.raises(ReferenceFault, match="is no finished run"):
+        accept(tmp_path, tmp_path)
+    bad = replace(scores, measures={"accuracy": replace(scores.measures["accuracy"], value=numpy.nan)})
+    with pytest.raises(ReferenceFault, match="accuracy is not a number"):
+        accept(finished(tmp_path, bad), tmp_path, force=True)
+    (tmp_path / "reports" / "reference").write_text("a file")
+    with pytest.raises(ReferenceFault, match=r"cannot be written .* make reports/reference writable"):
+        accept(finished(tmp_path, scores), tmp_path)
+
+
+def test_accept_prints_what_changes(tmp_path, scores):
+    ask = ["accept", str(finished(tmp_path, scores)), "--root", str(tmp_path)]
+    first = CliRunner().invoke(app, ask)
+    assert first.exit_code == 0
+    assert "tiny@abababab.json: new, 2 seeds" in first.output
+    better = scored(
+        tiny_spec(tmp_path), {42: answers(40)}, training={"sft": {"learning_rate": 2e-3}, "rows": "cd" * 32}
+    )
+    finished(tmp_path, better)
+    second = CliRunner().invoke(app, ask)
+    assert re.search(r"accuracy +\.887 +1\.000 +\+\.113\n", second.output)
+    assert "sft.learning_rate: 0.001 → 0.002" in second.output
+    assert "seeds: 42, 43 → 42" in second.output
+    finished(tmp_path, scores, verdict="fail")
+    refused = CliRunner().invoke(app, ask)
+    assert refused.exit_code == 2
+    assert "pass --force" in refused.output
+
+
+# Git
+
+
+def commit(root, message):
+    git(root, "add", "-A")
+    git(root, "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", message)
+
+
+@pytest.fixture
+def committed(tmp_path, scores):
+    """Two acceptances in git, the second one better and of one seed."""
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    accept(finished(tmp_path, scores), tmp_path)
+    commit(tmp_path, "first")
+    accept(finished(tmp_path, scored(tiny_spec(tmp_path), {42: answers(40)})), tmp_path)
+    commit(tmp_path, "second")
+    return tmp_path
+
+
+def test_history_shows_each_metric_over_the_accepted_references(committed):
+    assert [entry.reference.measures["accuracy"].value for entry in history(committed)] == [0.8875, 1.0]
+    path = next((committed / reference.FOLDER).rglob("*.json"))
+    path.write_text(path.read_text().replace('"value":1.0', '"value":1.1'))
+    shown = CliRunner().invoke(app, ["history", "--root", str(committed)]).output
+    assert re.search(r"abababab +2 +\.887", shown)
+    assert re.search(r"abababab +1 +1\.000", shown)
+    assert re.search(r"not committed +abababab +tiny@abababab\.json: was edited by hand", shown)
+    none = CliRunner().invoke(app, ["history", "phase9/none", "--root", str(committed)])
+    assert none.exit_code == 2
+    assert "no accepted reference of phase9/none yet" in none.output
+
+
+def test_a_revision_of_git_is_a_side_like_any_other(committed):
+    [old] = gather("git:HEAD~1", committed)
+    [new] = gather("git:HEAD", committed)
+    assert [side.measures["accuracy"].value for side in (old, new)] == [0.8875, 1.0]
+    with pytest.raises(ReferenceFault, match="git ls-tree .*: fatal: Not a valid object name none"):
+        gather("git:none", committed)
+    with pytest.raises(ReferenceFault, match="no such run or reference"):
+        gather("nowhere", committed)
+
+
+def test_a_name_that_carries_no_evaluation_is_not_checked(scores, tmp_path):
+    write(scores, tmp_path / "phase1-tiny.json")
+    assert parse((tmp_path / "phase1-tiny.json").read_text(), "phase1-tiny.json").name == "phase1/tiny@abababab"
