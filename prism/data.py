@@ -12,10 +12,10 @@ import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from prism.errors import DataError
 from prism.spec import Spec
@@ -34,6 +34,10 @@ class Example:
     reference: str
     group: str
     images: tuple[Path, ...] = ()
+
+
+Kind = Literal["exact", "near"]
+Leaking = Callable[[Sequence[Example], Sequence[Example], Kind], Collection[int]]
 
 
 @dataclass(frozen=True)
@@ -142,12 +146,13 @@ def split_places(rows: Sequence[Row], split: Mapping[str, Any], seed: int) -> tu
 
 
 def load_examples(
-    spec: Spec, root: Path, data: Path | None = None, places: Places = split_places
+    spec: Spec, root: Path, data: Path | None = None, places: Places = split_places, leaking: Leaking | None = None
 ) -> tuple[list[Example], list[Example]]:
     """The training and the held-out examples of a spec, in a fixed order.
 
     `data` is --prism-data: a folder whose subfolder [data].name stands in for the spec's own path. `places` splits rows
-    that come without official parts. Raises DataError where rows, columns or classes are missing.
+    that come without official parts. `leaking` tells the places of those training rows that [data].dedupe removes
+    before train_rows are taken. Raises DataError where rows, columns or classes are missing.
     """
     task = spec.load_task()
     split = spec.data.split
@@ -158,7 +163,10 @@ def load_examples(
         rows = _rename(spec, _rows(spec, root, data, "train"))
         train, test = places(rows, split.model_dump(exclude_none=True), spec.seed)
         order = [rows[i] for i in train], [rows[i] for i in test]
-    chosen = order[0][: spec.data.train_rows], order[1][: spec.data.eval_rows]
+    pool, measured = order[0], order[1][: spec.data.eval_rows]
+    if spec.data.dedupe:
+        pool = _without_leaks(spec, pool, measured, spec.data.dedupe, leaking)
+    chosen = pool[: spec.data.train_rows], measured
     training, held_out = ([task.example(row, row_name) for row, row_name in _named(part)] for part in chosen)
     for part, name in ((training, "training"), (held_out, "held-out")):
         if not part:
@@ -169,6 +177,21 @@ def load_examples(
                 f'{spec.id}: all {len(part)} {name} rows are "{classes.pop()}"; one class cannot be learned or measured'
             )
     return training, held_out
+
+
+def _without_leaks(spec: Spec, pool: list[Row], measured: list[Row], kind: Kind, leaking: Leaking | None) -> list[Row]:
+    if leaking is None:
+        raise ValueError(f"{spec.id} asks for dedupe, and nobody looked for leaks")
+    task = spec.load_task()
+    rows, held_out = ([task.example(row, name) for row, name in _named(part)] for part in (pool, measured))
+    removed = leaking(rows, held_out, kind)
+    kept = [row for place, row in enumerate(pool) if place not in removed]
+    if not kept:
+        raise DataError(
+            f'{spec.id}.toml [data].dedupe = "{kind}": each of {len(pool)} training rows has a twin that is '
+            f"held out; name parts of different rows in [data].split"
+        )
+    return kept
 
 
 def _named(rows: Sequence[Row]) -> list[tuple[Row, str]]:

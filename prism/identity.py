@@ -16,6 +16,7 @@ from typing import Any
 
 from prism.data import Example
 from prism.errors import ModelError
+from prism.metrics import Metric
 from prism.spec import Spec
 from prism.store import digest, file_digest
 
@@ -111,7 +112,7 @@ def require_safetensors(folder: Path, what: str) -> None:
     raise ModelError(f"{folder.name}: holds no .safetensors file, so there is no {what} in it; restore the folder")
 
 
-def hub_revision(name: str) -> str:
+def hub_revision(name: str, key: str = "[model].model_name") -> str:
     """The commit of a hub model: asked of the hub, or of the local cache where the hub cannot be reached."""
     import httpx
     from huggingface_hub import HfApi, try_to_load_from_cache
@@ -126,7 +127,7 @@ def hub_revision(name: str) -> str:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ModelError(
             f"{name}: the model hub cannot be reached ({reason}); put the model into a local folder and name that "
-            f"folder in [model].model_name (for rows: --prism-data)"
+            f"folder in {key} (for rows: --prism-data)"
         ) from None
 
 
@@ -169,11 +170,14 @@ def predictions_identity(
     }
 
 
-def evaluation_digest(spec: Spec, examples: Sequence[Example]) -> str:
-    """What makes two runs comparable: held-out samples, their questions and references, metrics and `[generate]`."""
+def evaluation_digest(spec: Spec, examples: Sequence[Example], further: Sequence[Metric] = ()) -> str:
+    """What makes two runs comparable: held-out samples, their questions and references, metrics and `[generate]`.
+
+    `further` metrics are those that the spec asks for beside its task's.
+    """
     task = spec.load_task()
     rows = sorted([e.id, list(e.messages), e.reference, e.group, images(e)] for e in examples)
-    metrics = sorted([metric.name, metric.version] for metric in task.METRICS)
+    metrics = sorted([metric.name, metric.version] for metric in (*task.METRICS, *further))
     return digest([spec.task, task.VERSION, rows, metrics, spec.generate])
 
 

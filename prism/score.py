@@ -83,16 +83,16 @@ def score(
     baseline: Answers,
     tuned: Mapping[int, Answers],
     controls: Mapping[str, Answers],
-    judged: Sequence[Metric] = (),
+    further: Sequence[Metric] = (),
 ) -> list[Record]:
-    """One record a metric of the spec's task, and of a judge's, without verdicts. `tuned` maps seeds to answers.
+    """One record a metric of the spec's task, and a `further` one, without verdicts. `tuned` maps seeds to answers.
 
     All answers are in the order of `examples`. A sample that any of them leaves unscored is left out for all, so that
     every difference is of the same samples.
     """
     answers: dict[str, Answers] = {"baseline": baseline, **controls}
     answers |= {f"tuned {seed}": said for seed, said in tuned.items()}
-    metrics = [metric for metric in (*spec.load_task().METRICS, *judged) if metric.baseline in answers]
+    metrics = [metric for metric in (*spec.load_task().METRICS, *further) if metric.baseline in answers]
     table = _table(metrics, examples, answers, list(controls), first=f"tuned {next(iter(tuned))}")
     records = []
     for metric in metrics:
@@ -111,6 +111,23 @@ def score(
         )
         records.append(_scored(record, metric, table, mean, tuned, controls) if record.n else record)
     return records
+
+
+def without(
+    left_out: Collection[int],
+    spec: Spec,
+    examples: Sequence[Example],
+    digest: str,
+    baseline: Answers,
+    tuned: Mapping[int, Answers],
+    further: Sequence[Metric] = (),
+) -> list[Record]:
+    """`score` of the samples that lie at other places than `left_out`, without controls; no record where none is left."""
+    kept = [place for place in range(len(examples)) if place not in left_out]
+    if not kept:
+        return []
+    before, after = [baseline[i] for i in kept], {seed: [said[i] for i in kept] for seed, said in tuned.items()}
+    return score(spec, [examples[i] for i in kept], digest, before, after, {}, further)
 
 
 def unjudged(spec: Spec, digest: str, n: int, measured: Collection[str]) -> list[Record]:
@@ -181,13 +198,19 @@ def _table(
     return _Table(sums, resampled_sums(sums), values, scored, groups)
 
 
-def samples(spec: Spec, examples: Sequence[Example], before: Answers, after: Answers) -> list[dict[str, Any]]:
+def samples(
+    spec: Spec, examples: Sequence[Example], before: Answers, after: Answers, further: Sequence[Metric] = ()
+) -> list[dict[str, Any]]:
     """One dict a held-out sample: question, reference, both answers, and [before, after] of each metric of one sample.
 
     null where a sample is unscored. F1 of a set, a rate, and what is held against a control have no value a sample.
+    `missing` lists the terms that each answer lacks, where a metric looks for terms.
     """
     scores: dict[str, list[tuple[float | None, float | None]]] = {}
-    for metric in spec.load_task().METRICS:
+    missing: dict[str, list[list[str]]] = {}
+    for metric in (*spec.load_task().METRICS, *further):
+        if metric.lacking:
+            missing = {"baseline": metric.lacking(examples, before), "tuned": metric.lacking(examples, after)}
         if metric.of_one_sample and metric.baseline == "baseline" and metric.direction == "higher":
             both = (metric.value(metric.statistics(examples, said)).tolist() for said in (before, after))
             first, second = ([None if math.isnan(value) else value for value in values] for values in both)
@@ -201,6 +224,7 @@ def samples(spec: Spec, examples: Sequence[Example], before: Answers, after: Ans
             "baseline": before[i],
             "tuned": after[i],
             "scores": {name: list(values[i]) for name, values in scores.items()},
+            **({"missing": {name: terms[i] for name, terms in missing.items()}} if missing else {}),
         }
         for i, example in enumerate(examples)
     ]

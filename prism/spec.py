@@ -72,6 +72,7 @@ class Data(Table):
     split: Split
     columns: dict[str, str] = {}  # the task's column = yours
     where: dict[str, list[Any]] = {}  # keep rows whose column holds one of these
+    dedupe: Literal["exact", "near"] | None = None  # remove training rows that have such a twin held out, then cut
     train_rows: int | None = Field(None, gt=0)
     eval_rows: int | None = Field(None, gt=0)
     measured_on: str | None = None  # evaluation digest, 8 digits or more, that the thresholds were measured on
@@ -83,6 +84,12 @@ class Model(Table):
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     load_in_4bit: bool = False
     load_in_8bit: bool = False
+
+
+class Semantic(Table):
+    """Switches `semantic_similarity` on; needs the extra `semantic`."""
+
+    model: str  # of sentence-transformers: a hub id, or a folder
 
 
 class Judge(Table):
@@ -136,6 +143,7 @@ class Spec(Table):
     lora: dict[str, Any] = {}
     sft: dict[str, Any] = {}
     generate: dict[str, Any]
+    semantic: Semantic | None = None
     judge: Judge = Judge()
     gate: dict[Literal["tier1", "tier2", "tier3", "cost"], dict[str, Threshold]] = {}
     phase: str = ""  # from the folder: "phase1"
@@ -202,7 +210,7 @@ def _check_task(spec: Spec, place: str) -> None:
             raise
         known = sorted(file.stem for file in (Path(__file__).parent / "tasks").glob("[a-z]*.py"))
         raise SpecError(f'{place} task = "{spec.task}": no such task; there are {", ".join(known)}') from None
-    metrics = {metric.name: metric for metric in (*task.METRICS, *judged_metrics(task))}
+    metrics = {metric.name: metric for metric in (*task.METRICS, *_similarity(spec), *judged_metrics(task))}
     for limit in spec.limits():
         where = f'{place} [gate.{limit.tier}] "{limit.metric}"'.replace('"', "" if " " not in limit.metric else '"')
         if limit.tier == "cost":
@@ -241,6 +249,12 @@ def judged_metrics(task: ModuleType) -> list[Metric]:
     from prism.metrics import judged
 
     return [judged(definition.metric, {}) for definition in getattr(task, "JUDGED", ())]
+
+
+def _similarity(spec: Spec) -> list[Metric]:
+    from prism.metrics import semantic
+
+    return [semantic.metric({}, {})] if spec.semantic else []
 
 
 def find_specs(root: Path, phase: str | None = None) -> list[Path]:

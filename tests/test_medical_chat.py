@@ -7,6 +7,7 @@ import pytest
 
 from prism.data import Prediction
 from prism.metrics import coverage
+from prism.score import samples
 from prism.spec import load_spec
 from prism.tasks import medical_chat as task
 from tests.conftest import ROOT
@@ -133,3 +134,14 @@ def test_the_bundled_cards_can_be_asked_and_scored():
     lexicon = coverage.load(task.LEXICON)
     assert len(built) == 520
     assert [example.id for example in built if not coverage.asked_for(lexicon, example)] == []
+
+
+def test_each_sample_lists_the_terms_that_its_answers_lack():
+    spec = load_spec(ROOT / "benchmarks" / "specs" / "phase2" / "nano.toml")
+    row = {"question": "What is myocarditis?", "answer": "Inflammation, often with fever"}
+    examples = [task.example(row, "one"), task.example({"question": "Is it?", "answer": "Yes"}, "two")]
+    found = samples(spec, examples, ["", "no"], ["A fever", "yes"])
+    lacking = {"baseline": ["inflammation", "fever"], "tuned": ["inflammation"]}
+    assert [sample["missing"] for sample in found] == [lacking, {"baseline": [], "tuned": []}]
+    assert found[0]["scores"]["keyword_coverage"] == [0, 0.5]
+    assert found[1]["scores"]["keyword_coverage"] == [None, None]

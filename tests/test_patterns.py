@@ -108,7 +108,7 @@ def test_analysis(examples, lexicon):
     assert worst["id"] == "id ulna"
     assert worst["baseline_pattern"] == "off_topic"
     assert worst["invented"] == ["aspirin"]
-    assert worst["missing"] == []
+    assert worst["missing"] == {"baseline": ["forearm"], "tuned": []}
     assert 0 == worst["rougeL"][0] < worst["rougeL"][1] < 0.5
     assert len(rows["no_pattern"]["worst"]) == patterns.SHOWN
 

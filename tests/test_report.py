@@ -737,3 +737,53 @@ def test_page_is_walked_by_keyboard_and_by_headings(seen):
     assert levels[0] == 1
     assert levels.count(1) == 1
     assert all(after - before <= 1 for before, after in pairwise(levels)), "no level is left out"
+
+
+def leaks(**given) -> dict:
+    known = {"held_out": 600, "exact": 12, "near": 1, "same_reference": 13, "dedupe": None, "removed": 0}
+    pairs = [{"held_out": "aaaaaaaaaaaa", "training": "bbbbbbbbbbbb", "similarity": 1.0, "exact": True}]
+    score = {"value": 0.301, "ci": [0.27, 0.33], "p": None}
+    clean = [{"metric": "accuracy", "n": 587, "baseline": score, "tuned": score | {"value": 0.7141235}}]
+    return known | {"pairs": pairs, "clean": clean} | given
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (
+            leaks(),
+            "have an exact twin among the training rows and 1 more a near one; without these accuracy is .714, with them .734.",
+        ),
+        (leaks(exact=600, near=0, clean=[]), "and 0 more a near one; no sample is left without one."),
+        (
+            leaks(exact=0, near=0, clean=[], pairs=[], dedupe="near", removed=1234),
+            "Leaks: 0 of 600 held-out samples have an exact twin among the training rows and 0 more a near one; dedupe = near "
+            + "had removed 1,234 training rows before.",
+        ),
+    ],
+    ids=["some", "all", "removed"],
+)
+def test_leaks_are_said_with_and_without_them(tmp_path, found, said):
+    result = sentiment()
+    run = made_up_run(results=(replace(result, details=result.details | {"leaks": found}),))
+    report.write(tmp_path, run, {})
+    markdown = (tmp_path / "report.md").read_text(encoding="utf-8")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert said in markdown
+    assert said in page
+    moved = "| accuracy | 600 → 587 | .312 → .734 | .301 → .714 | −.020 |"
+    assert (moved in re.sub(" +", " ", markdown)) == bool(found["clean"])
+    assert ("bbbbbbbbbbbb" in markdown) == ("bbbbbbbbbbbb" in page) == bool(found["pairs"])
+
+
+def test_missing_terms_stand_beside_the_worst_samples(tmp_path):
+    lacking = {"baseline": ["artery", HOSTILE], "tuned": ["blood pressure"]}
+    samples = [
+        card | {"missing": lacking, "scores": {"rougeL": [0.5, 0.1]}, "tuned": "high"} for card in made_up_flashcards(3)
+    ]
+    report.write(tmp_path, made_up_run(), {"phase2/medical": samples})
+    for name in ("report.md", "report.html"):
+        text = (tmp_path / name).read_text(encoding="utf-8")
+        assert "missing in baseline: artery, " in text
+        assert "<script>alert" not in re.sub("`[^\n]*`", "", text)
+    assert "missing in tuned: blood pressure" in (tmp_path / "report.html").read_text(encoding="utf-8")

@@ -33,6 +33,7 @@ class Metric:
     right_or_wrong: bool = False  # each sample counts 0 or 1, so exact binomial methods apply
     baseline: str = "baseline"  # whose answers the tuned ones are held against: the untuned model's, or a control's
     of_one_sample: bool = True  # False for what exists only over a set, such as F1
+    lacking: Callable[[Sequence[Example], Sequence[str]], list[list[str]]] | None = None  # per answer, for the reports
     version: int = 1  # raise it when the same answers get other scores
 
 

@@ -205,7 +205,10 @@ def metric(path: Path) -> Metric:
                 rows[row] = (len(asked) - len(lacking)) / len(asked), 1
         return rows
 
-    return Metric("keyword_coverage", "tier2", statistics, mean, shuffled=True, version=_version(path))
+    def lacking(examples: Sequence[Example], answers: Sequence[str]) -> list[list[str]]:
+        return missing(load(path), examples, answers)
+
+    return Metric("keyword_coverage", "tier2", statistics, mean, shuffled=True, lacking=lacking, version=_version(path))
 
 
 def _version(path: Path) -> int:

@@ -128,7 +128,10 @@ def analysis(
     """
     before, after = find(examples, baseline, lexicon), find(examples, tuned, lexicon)
     counts = [Counter(finding.main for finding in findings) for findings in (before, after)]
-    lacking = missing(lexicon, examples, [prediction.answer for prediction in tuned])
+    lacking = {
+        name: missing(lexicon, examples, [prediction.answer for prediction in said])
+        for name, said in (("baseline", baseline), ("tuned", tuned))
+    }
     scores = [rouge(example.reference, said.answer)["rougeL"] for example, said in zip(examples, tuned)]
     ranked = sorted((i for i, example in enumerate(examples) if stems(example.reference)), key=scores.__getitem__)
 
@@ -143,7 +146,7 @@ def analysis(
             "rougeL": [rouge(example.reference, baseline[i].answer)["rougeL"], scores[i]],
             "baseline_pattern": before[i].main,
             "also": list(finding.found[1:]),
-            "missing": lacking[i],
+            "missing": {name: concepts[i] for name, concepts in lacking.items()},
             "invented": list(finding.invented),
             "confused_with": _clip(question(finding.confused_with)) if finding.confused_with else "",
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from prism.record import Result, Run, State, Verdict
 from prism.report import words
@@ -110,7 +111,9 @@ def reference(result: Result) -> str:
 
 def notes(result: Result) -> list[str]:
     """How the numbers are to be read: what the intervals speak of, what was left out, what did not come out the same."""
-    return [note for note in (_seeds(result), _unscored(result), *_judge(result), *_parity(result)) if note]
+    return [
+        note for note in (_seeds(result), _unscored(result), _leaks(result), *_judge(result), *_parity(result)) if note
+    ]
 
 
 def _judge(result: Result) -> list[str]:
@@ -147,6 +150,26 @@ def _unscored(result: Result) -> str:
     return f"Unscored, counted apart: {shown}." if shown else ""
 
 
+def _leaks(result: Result) -> str:
+    """How many held-out samples have a twin among the training rows, and what the first score is without them."""
+    found = result.details.get("leaks")
+    if not found:
+        return ""
+    text = f"Leaks: {found['exact']:,} of {found['held_out']:,} held-out samples have an exact twin among the training rows"
+    text += f" and {found['near']:,} more a near one"
+    whole = {record.metric: record.tuned.value for record in result.records}
+    if found["clean"]:
+        first = found["clean"][0]
+        tuned = words.number(first["tuned"]["value"]), words.number(whole.get(first["metric"]))
+        text += f"; without these {first['metric']} is {tuned[0]}, with them {tuned[1]}"
+    elif found["exact"] or found["near"]:
+        text += "; no sample is left without one"
+    if found["dedupe"]:
+        rows = words.count(found["removed"], "training row")
+        text += f"; dedupe = {found['dedupe']} had removed {rows} before"
+    return text + "."
+
+
 def _parity(result: Result) -> list[str]:
     """Adapters that answer differently once they are reloaded, asked one by one, or merged."""
     return [
@@ -156,6 +179,12 @@ def _parity(result: Result) -> list[str]:
         for name, moved in ((check or {}).get("differences") or {}).items()
         if moved is not None and check.get("holds", {}).get(name) is False
     ]
+
+
+def missing(sample: dict[str, Any]) -> str:
+    """The domain's terms that the reference names and an answer does not, baseline and tuned."""
+    lacking = sample.get("missing") or {}
+    return "; ".join(f"missing in {name}: {', '.join(terms)}" for name, terms in lacking.items() if terms)
 
 
 def sizes(result: Result) -> list[str]:

@@ -26,6 +26,7 @@ CHARACTERS = 160
 LONGEST = 60_000  # bytes; GitHub refuses a comment of more than 65,536 characters
 FOLDED = "<details>"
 WIDE = 80
+MISSING = "missing terms"
 JOINER = "&#8288;"  # a word joiner: invisible, and no name or number after it becomes a GitHub link
 
 
@@ -128,7 +129,10 @@ def _flips(result: Result, changes: Sequence[Change]) -> list[str]:
 
 def _examples(samples: Sequence[Sample]) -> Table:
     headers = ("id", "question", "reference", "baseline", "tuned")
-    return Table(headers, [["" if s.get(key) is None else str(s[key]) for key in headers] for s in samples], numbers=5)
+    rows = [["" if s.get(key) is None else str(s[key]) for key in headers] for s in samples]
+    if any(s.get("missing") for s in samples):
+        return Table((*headers, MISSING), [[*row, findings.missing(s)] for row, s in zip(rows, samples)], numbers=6)
+    return Table(headers, rows, numbers=5)
 
 
 def _evidence(result: Result) -> list[str]:
@@ -140,6 +144,8 @@ def _evidence(result: Result) -> list[str]:
         "Confusion matrix, baseline → tuned": tables.confusion(answers),
         "Classes, baseline → tuned": tables.per_class(answers),
         "Seeds": tables.seeds(result),
+        "Scores without leaked samples": tables.leaks(result),
+        "Closest pairs of a held-out sample and a training row": tables.twins(result),
         "Parity of the stored adapter: largest difference of a logit": tables.parity(result),
     }
     blocks = [details(summary, [table(shown)]) for summary, shown in found.items() if shown]
@@ -153,7 +159,8 @@ def _worst(result: Result) -> list[str]:
     if not rows:
         return []
     headers = ("pattern", "question", "reference", "baseline", "tuned")
-    shown = Table(headers, [[words.visible(row[key], 200) for key in headers] for row in rows], numbers=5)
+    cells = [[words.visible(row[key], 200) for key in headers] + [findings.missing(row)] for row in rows]
+    shown = Table((*headers, MISSING), cells, numbers=6)
     return [details("The worst answer of each pattern, by ROUGE-L", [table(shown, escape=code)])]
 
 

@@ -73,6 +73,14 @@ def _spec(result: Result, changes: Sequence[Change], store: Store | None) -> dic
         "missed": tables.missed(result),
         "seeds": tables.seeds(result),
         "parity": tables.parity(result),
+        "leaks": [
+            (caption, table)
+            for caption, table in (
+                ("With and without leaked samples", tables.leaks(result)),
+                ("The closest pairs, by id", tables.twins(result)),
+            )
+            if table
+        ],
         "flips": tables.flips(changes) if changes else None,
         "lists": _lists(changes[0]) if changes else [],
         "reference": _reference(result),
@@ -131,6 +139,7 @@ def _lists(change: Change) -> list[dict[str, Any]]:
             "metric": change.metric,
             "total": len(samples),
             "samples": [_sample(sample) for sample in samples[:limit]],
+            "notes": [words.visible(findings.missing(sample), QUESTION) for sample in samples[:limit]],
         }
         for name, samples, limit in lists
         if samples
@@ -154,8 +163,9 @@ def _failing(result: Result) -> list[dict[str, Any]]:
 
 def _why(sample: Sample) -> str:
     """What a failing answer lacks, invents or mistakes, in words."""
-    said = {"missing": sample["missing"], "names": sample["invented"], "also": sample["also"]}
-    parts = [f"{name}: {', '.join(values)}" for name, values in said.items() if values]
+    said = {"names": sample["invented"], "also": sample["also"]}
+    parts = [*filter(None, [findings.missing(sample)])]
+    parts += [f"{name}: {', '.join(values)}" for name, values in said.items() if values]
     if sample["confused_with"]:
         parts.append(f"nearer to the answer of: {sample['confused_with']}")
     return words.visible(" · ".join(parts), QUESTION)

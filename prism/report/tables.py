@@ -244,6 +244,34 @@ def _scientific(check: dict[str, Any]) -> str:
     return f"{check['tolerance']:g}" if "tolerance" in check else words.NOTHING
 
 
+def leaks(result: Result) -> Table | None:
+    """Each metric over all held-out samples, and over those that have no twin among the training rows."""
+    found = result.details.get("leaks") or {}
+    records = {record.metric: record for record in result.records}
+    rows = []
+    for clean in found.get("clean", ()):
+        if record := records.get(clean["metric"]):
+            before, after = clean["baseline"]["value"], clean["tuned"]["value"]
+            moved = None if after is None else after - record.tuned.value
+            left = f"{words.number(before)} → {words.number(after)}"
+            n = f"{record.n:,} → {clean['n']:,}"
+            rows.append([words.metric_name(record), n, words.before_and_after(record), left, words.signed(moved)])
+    headers = ["metric", "n", "all samples: baseline → tuned", "without leaked ones", "tuned differs by"]
+    return Table(headers, rows) if rows else None
+
+
+def twins(result: Result) -> Table | None:
+    """The closest pairs of a held-out sample and a training row, by id."""
+    pairs = (result.details.get("leaks") or {}).get("pairs")
+    if not pairs:
+        return None
+    rows = [
+        [pair["held_out"], pair["training"], "exact" if pair["exact"] else "near", words.number(pair["similarity"])]
+        for pair in pairs
+    ]
+    return Table(["held out", "training", "twin", "similarity"], rows, numbers=3)
+
+
 def facts(result: Result) -> Table:
     """Data, digests, engine and training of one spec, flattened."""
     keys = ("data", "digests", "engine", "training")
