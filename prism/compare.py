@@ -17,7 +17,7 @@ import numpy
 
 from prism import stats
 from prism.errors import ReferenceFault
-from prism.metrics import Metric, judged
+from prism.metrics import Metric, judged, semantic
 from prism.reference import Measure, Reference, find
 from prism.spec import judged_metrics
 
@@ -82,6 +82,9 @@ def metrics(reference: Reference) -> list[Metric]:
         raise ReferenceFault(f'{reference.name}: its task "{reference.task}" is no module of prism/tasks') from None
     known = [*task.METRICS, *judged_metrics(task)]
     found = [metric for metric in known if metric.name in reference.measures]
+    similarity = semantic.metric({}, {})
+    if measure := reference.measures.get(similarity.name):  # its model is part of the evaluation, which is compared
+        found.append(replace(similarity, version=measure.version))
     # A spec may word its judge's definition in its own way, under the same name or another.
     named = {metric.name for metric in found}
     return found + [

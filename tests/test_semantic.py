@@ -2,10 +2,12 @@
 
 import json
 import sys
+from types import SimpleNamespace
 
 import numpy
 import pytest
 
+from prism.compare import metrics
 from prism.data import Example
 from prism.errors import ModelError, SpecError
 from prism.metrics import semantic
@@ -86,6 +88,12 @@ def test_the_metric_is_there_only_where_the_spec_names_a_model(tmp_path):
         load_spec(write_spec(tmp_path, SPEC.format(data="x", model="y") + gate))
     text = SPEC.format(data="x", model="y") + gate + '[semantic]\nmodel = "sentence-transformers/all-MiniLM-L6-v2"\n'
     assert "tier2-semantic_similarity-gain" in [limit.id for limit in load_spec(write_spec(tmp_path, text)).limits()]
+
+
+def test_a_reference_that_holds_it_is_compared_by_it():
+    measures = {"semantic_similarity": SimpleNamespace(version=7, judge="")}
+    (found,) = metrics(SimpleNamespace(task="medical_chat", measures=measures))
+    assert (found.name, found.version, found.low) == ("semantic_similarity", 7, -1)
 
 
 @pytest.mark.slow
