@@ -13,7 +13,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,13 +27,17 @@ SUFFIXES = (".jsonl.gz", ".jsonl", ".csv", ".parquet")
 
 @dataclass(frozen=True)
 class Example:
-    """One question as it is asked. `group` names what makes samples dependent; by default the sample itself."""
+    """One question as it is asked. `group` names what makes samples dependent; by default the sample itself.
+
+    `facts` is what else the row says (type, scale, context …), for metrics, judges and controls: no model sees it.
+    """
 
     id: str
     messages: tuple[Mapping[str, str], ...]
     reference: str
     group: str
     images: tuple[Path, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 Kind = Literal["exact", "near"]
@@ -205,13 +209,22 @@ def _shuffled(rows: Sequence[Row], seed: int) -> list[Row]:
 
 
 def _rename(spec: Spec, rows: Sequence[Row]) -> list[Row]:
-    """Rows with the task's own column names, less those that [data].where leaves out."""
+    """Rows with the task's own column names, less those that [data].where and .without leave out."""
+    task, where, without = spec.load_task(), spec.data.where, spec.data.without
+    if hasattr(task, "rows"):
+        rows = [part for row in rows for part in task.rows(row, spec)]
     theirs = {mine: column for column, mine in spec.data.columns.items()}
     rows = [{theirs.get(column, column): value for column, value in row.items()} for row in rows]
-    require_columns(rows, [*spec.load_task().COLUMNS, *spec.data.where])
-    kept = [row for row in rows if all(row[column] in values for column, values in spec.data.where.items())]
+    require_columns(rows, [*task.COLUMNS, *where, *without])
+    kept = [
+        row
+        for row in rows
+        if all(row[column] in values for column, values in where.items())
+        and not any(row[column] in values for column, values in without.items())
+    ]
     if not kept:
-        raise DataError(f"{spec.id}.toml [data].where = {spec.data.where}: keeps none of {len(rows)} rows; widen it")
+        given = f"where = {where}" + (f", without = {without}" if without else "")
+        raise DataError(f"{spec.id}.toml [data].{given}: keeps none of {len(rows)} rows; widen it")
     return kept
 
 

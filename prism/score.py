@@ -49,12 +49,14 @@ class _Table:
 
     sums: numpy.ndarray  # (groups, d)
     totals: numpy.ndarray  # (resamples, d)
-    values: Mapping[tuple[str, str], _Value]
+    values: Mapping[tuple[str, str], _Mean]
     scored: Mapping[str, numpy.ndarray]  # metric: which samples count, the same ones for all answers
     groups: Sequence[str]
 
-    def alone(self, metric: Metric, value: _Value) -> Score:
+    def alone(self, metric: Metric, value: _Mean) -> Score:
         """A value with its interval: Wilson's for a proportion of independent samples, else the bootstrap's."""
+        if len(value.seeds) > 1:
+            return self.over_seeds(value)
         n = int(self.scored[metric.name].sum())
         found = bca(self.sums, self.totals, value)
         if metric.right_or_wrong and len(set(self.groups)) == len(self.groups):
@@ -65,11 +67,15 @@ class _Table:
         found = over_seeds(bca(self.sums, self.totals, mean), self.by_seed(mean))
         return Score(found.value, (found.low, found.high))
 
-    def ahead(self, mean: _Mean, other: _Value) -> Score:
-        """How far the tuned answers are ahead, pair by pair; p is the chance of that where nothing was gained."""
+    def ahead(self, mean: _Mean, other: _Mean) -> Score:
+        """How far the tuned answers are ahead, pair by pair; p is the chance of that where nothing was gained.
+
+        `other` is as many answers as there are seeds, each beside its own, or one that stands beside all.
+        """
         difference = bca(self.sums, self.totals, lambda sums: mean(sums) - other(sums))
-        found = over_seeds(difference, self.by_seed(mean))
-        p = found.p if other.metric.direction == "higher" else 1 - found.p
+        beside = self.by_seed(other) * (len(mean.seeds) // len(other.seeds))
+        found = over_seeds(difference, [ours - theirs for ours, theirs in zip(self.by_seed(mean), beside)])
+        p = found.p if mean.seeds[0].metric.direction == "higher" else 1 - found.p
         return Score(found.value, (found.low, found.high), p)
 
     def by_seed(self, mean: _Mean) -> list[float]:
@@ -82,34 +88,35 @@ def score(
     digest: str,
     baseline: Answers,
     tuned: Mapping[int, Answers],
-    controls: Mapping[str, Answers],
+    controls: Mapping[str, Answers | Mapping[int, Answers]],
     further: Sequence[Metric] = (),
 ) -> list[Record]:
-    """One record a metric of the spec's task, and a `further` one, without verdicts. `tuned` maps seeds to answers.
+    """One record a metric of the spec's task, and a `further` one, without verdicts.
 
-    All answers are in the order of `examples`. A sample that any of them leaves unscored is left out for all, so that
-    every difference is of the same samples.
+    `tuned` maps seeds to answers, and so does a control that the tuned model itself answered. All answers are in the
+    order of `examples`. A sample that any of them leaves unscored is left out for all, so that every difference is of
+    the same samples.
     """
-    answers: dict[str, Answers] = {"baseline": baseline, **controls}
-    answers |= {f"tuned {seed}": said for seed, said in tuned.items()}
+    answers: dict[str, Sequence[Answers]] = {"baseline": [baseline], "tuned": list(tuned.values())}
+    answers |= {name: list(said.values()) if isinstance(said, Mapping) else [said] for name, said in controls.items()}
     metrics = [metric for metric in (*spec.load_task().METRICS, *further) if metric.baseline in answers]
-    table = _table(metrics, examples, answers, list(controls), first=f"tuned {next(iter(tuned))}")
+    table = _table(metrics, examples, answers)
     records = []
     for metric in metrics:
         counted = table.scored[metric.name]
-        mean = _Mean([table.values[metric.name, f"tuned {seed}"] for seed in tuned])
+        about = numpy.array([metric.of(example) for example in examples], bool)
         record = empty_record(
             spec,
             digest,
             metric.tier,
             metric.name,
-            int((~counted).sum()),
+            int((about & ~counted).sum()),
             direction=metric.direction,
             n=int(counted.sum()),
             groups=len({group for group, counts in zip(table.groups, counted) if counts}),
             against=metric.baseline,
         )
-        records.append(_scored(record, metric, table, mean, tuned, controls) if record.n else record)
+        records.append(_scored(record, metric, table, tuned, controls) if record.n else record)
     return records
 
 
@@ -142,19 +149,19 @@ def _scored(
     record: Record,
     metric: Metric,
     table: _Table,
-    mean: _Mean,
-    tuned: Mapping[int, Answers],
-    controls: Mapping[str, Answers],
+    tuned: Collection[int],
+    controls: Collection[str],
 ) -> Record:
+    mean, against = table.values[metric.name, "tuned"], table.values[metric.name, metric.baseline]
     beside: list[str] = []
     if metric.baseline == "baseline" and metric.controlled:
         beside = [*controls, *([SHUFFLED] if metric.shuffled else [])]
     return replace(
         record,
         seeds={str(seed): value for seed, value in zip(tuned, table.by_seed(mean))},
-        baseline=table.alone(metric, table.values[metric.name, metric.baseline]),
-        tuned=table.over_seeds(mean) if len(tuned) > 1 else table.alone(metric, mean.seeds[0]),
-        gain=table.ahead(mean, table.values[metric.name, metric.baseline]),
+        baseline=table.alone(metric, against),
+        tuned=table.alone(metric, mean),
+        gain=table.ahead(mean, against),
         controls={name: _control(table, metric, mean, name) for name in beside},
     )
 
@@ -165,34 +172,38 @@ def _control(table: _Table, metric: Metric, mean: _Mean, name: str) -> Control:
     return Control(alone.value, alone.ci, table.ahead(mean, value))
 
 
-def _table(
-    metrics: Sequence[Metric],
-    examples: Sequence[Example],
-    answers: Mapping[str, Answers],
-    controls: Sequence[str],
-    first: str,
-) -> _Table:
+def _table(metrics: Sequence[Metric], examples: Sequence[Example], answers: Mapping[str, Sequence[Answers]]) -> _Table:
+    """`answers` maps the baseline, the tuned model and each control to one set of answers, or to one a seed."""
     blocks: list[numpy.ndarray] = []
-    values: dict[tuple[str, str], _Value] = {}
+    values: dict[tuple[str, str], _Mean] = {}
     scored: dict[str, numpy.ndarray] = {}
     width = 0
     for metric in metrics:
-        known = {name: said for name, said in answers.items() if metric.controlled or name not in controls}
-        block = {name: metric.statistics(examples, said) for name, said in known.items()}
-        for name, part in block.items():
-            if numpy.isinf(part).any():
-                where = examples[int(numpy.isinf(part).any(1).argmax())].id
-                raise MetricFault(f"{metric.name}: gives sample {where} ({name}) an infinite score; mend the metric")
-        counts = ~numpy.any([numpy.isnan(part).any(1) for part in block.values()], axis=0)
+        known = {
+            name: said
+            for name, said in answers.items()
+            if metric.controlled or name in ("baseline", "tuned", metric.baseline)
+        }
+        block = {name: [metric.statistics(examples, once) for once in said] for name, said in known.items()}
+        for name, parts in block.items():
+            for part in parts:
+                if numpy.isinf(part).any():
+                    where = examples[int(numpy.isinf(part).any(1).argmax())].id
+                    raise MetricFault(f"{metric.name}: gives sample {where} ({name}) an infinite score; mend the metric")
+        counts = ~numpy.any([numpy.isnan(part).any(1) for parts in block.values() for part in parts], axis=0)
         if metric.shuffled:
             # What the tuned answers would score against other rows' references, which only their style can know.
-            block[SHUFFLED] = metric.statistics(strangers(examples, counts.tolist()), answers[first])
-            counts &= ~numpy.isnan(block[SHUFFLED]).any(1)
+            others = strangers(examples, counts.tolist())
+            block[SHUFFLED] = [metric.statistics(others, answers["tuned"][0])]
+            counts &= ~numpy.isnan(block[SHUFFLED][0]).any(1)
         scored[metric.name] = counts
-        for name, part in block.items():
-            values[metric.name, name] = _Value(metric, slice(width, width + part.shape[1]))
-            width += part.shape[1]
-            blocks.append(numpy.where(counts[:, None], part, 0))
+        for name, parts in block.items():
+            seeds = []
+            for part in parts:
+                seeds.append(_Value(metric, slice(width, width + part.shape[1])))
+                width += part.shape[1]
+                blocks.append(numpy.where(counts[:, None], part, 0))
+            values[metric.name, name] = _Mean(seeds)
     groups = [example.group for example in examples]
     sums = group_sums(numpy.hstack(blocks), groups)
     return _Table(sums, resampled_sums(sums), values, scored, groups)

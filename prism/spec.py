@@ -73,6 +73,7 @@ class Data(Table):
     columns: dict[str, str] = {}  # the task's column = yours
     where: dict[str, list[Any]] = {}  # keep rows whose column holds one of these
     dedupe: Literal["exact", "near"] | None = None  # remove training rows that have such a twin held out, then cut
+    without: dict[str, list[Any]] = {}  # leave out rows whose column holds one of these
     train_rows: int | None = Field(None, gt=0)
     eval_rows: int | None = Field(None, gt=0)
     measured_on: str | None = None  # evaluation digest, 8 digits or more, that the thresholds were measured on

@@ -33,6 +33,9 @@ def overlap(prompt: str) -> str:
     texts = [text for _, text in FENCED.findall(prompt)]
     if '"statements"' in prompt:
         return json.dumps({"statements": [texts[0]]})
+    for part in ("truths", "claims"):
+        if f'"{part}"' in prompt and '"verdicts"' not in prompt:
+            return json.dumps({part: [texts[0]]})
     if '"verdicts"' in prompt:
         return json.dumps({"verdicts": [{"verdict": "yes"} for _ in json.loads(texts[-1])]})
     answer, reference = (set(re.findall(r"\w+", text.lower())) for text in texts[1:3])

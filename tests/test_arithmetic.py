@@ -44,6 +44,7 @@ REFUSED = {
     "another locale": "1.234,56 - 2,5",
     "points between thousands": "1.234.567 - 1",
     "spaces between thousands": "1 234 - 1",
+    "two lines": "412 - 385\n51",
     "nothing": "",
 }
 

@@ -17,7 +17,7 @@ BAD = {
         "[model] max_seq_length = 'long': must be a valid",
     ),
     "no such profile": ('"nano"', '"huge"', "profile = 'huge': must be 'nano' or 'full'"),
-    "no such task": ('"financial_sentiment"', '"astrology"', 'task = "astrology": no such task; there are financial_'),
+    "no such task": ('"financial_sentiment"', '"astrology"', 'task = "astrology": no such task; there are finan'),
     "task that is a path": ('"financial_sentiment"', '"../x"', "must be the name of a module in prism/tasks"),
     "floor out of range": ("floor = 0.0", "floor = 1.2", "[gate.tier1] accuracy.floor = 1.2: must lie in [0, 1]"),
     "no such metric": ("unparsable_rate", "acuracy", "[gate.tier1] acuracy: not a tier1 metric of financial_sentiment"),

@@ -6,15 +6,20 @@ Light to import, since tasks name their definitions here; the asking is in `grad
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
 class Definition:
-    """What is graded. With steps it is a GEval of that name, without steps DeepEval's answer relevancy."""
+    """What is graded. With steps it is a GEval of that name, without steps DeepEval's own metric of that name.
+
+    `reads` says what an answer is held against: the reference, the context that it should come from, or neither.
+    """
 
     name: str
     steps: tuple[str, ...] = ()
     version: int = 1  # raise it when the same answers should be graded anew
+    reads: Literal["reference", "context", "nothing"] = "reference"
 
     @property
     def metric(self) -> str:
@@ -22,13 +27,9 @@ class Definition:
         return f"{self.name} [GEval]" if self.steps else self.name
 
     @property
-    def needs_reference(self) -> bool:
-        return bool(self.steps)
-
-    @property
     def requests(self) -> int:
-        """Requests a sample: answer relevancy first asks for the statements, then for a verdict on each."""
-        return 1 if self.steps else 2
+        """Requests a sample. DeepEval's own metrics first ask for statements (or truths and claims), then for verdicts."""
+        return 1 if self.steps else 3 if self.reads == "context" else 2
 
 
 def _steps(text: str) -> tuple[str, ...]:
@@ -67,8 +68,32 @@ SENTIMENT_CORRECTNESS = Definition(
         lowers the score.
     """),
 )
-ANSWER_RELEVANCY = Definition("Answer Relevancy")
-DEFINITIONS = {found.metric: found for found in (MEDICAL_CORRECTNESS, SENTIMENT_CORRECTNESS, ANSWER_RELEVANCY)}
+SUPPORTED = Definition(
+    "Answer Supported by Context",
+    _steps("""
+        Take the retrieval context as the only source there is. What you know besides, and whether the answer is right
+        in the world, do not count.
+
+        List for yourself what the actual output claims in reply to the input: each number with its unit, scale, sign
+        and period, each name, each cause. A quotation in it is evidence, not a claim.
+
+        Check each claim against the retrieval context. A number is supported where it stands there for the same line
+        and period, or follows from numbers there by the calculation that the actual output states.
+
+        If a claim is not there, is of another line or period, or contradicts the context, the score is 0 to 3. If it
+        is there but the scale, sign or unit is wrong, it is 3 to 5. If everything is supported, it is 9 or 10.
+
+        If the actual output says that it is not stated, the score is 10 where the retrieval context indeed does not
+        hold the answer, and 0 where it does. Neither length nor style raises or lowers it.
+    """),
+    reads="context",
+)
+ANSWER_RELEVANCY = Definition("Answer Relevancy", reads="nothing")
+FAITHFULNESS = Definition("Faithfulness", reads="context")
+DEFINITIONS = {
+    found.metric: found
+    for found in (MEDICAL_CORRECTNESS, SENTIMENT_CORRECTNESS, SUPPORTED, ANSWER_RELEVANCY, FAITHFULNESS)
+}
 
 
 @dataclass(frozen=True)
@@ -79,6 +104,7 @@ class Case:
     question: str
     answer: str
     reference: str
+    context: str = ""  # what the answer should come from, where that is graded
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from prism.errors import PrismError
-from prism.judge import ANSWER_RELEVANCY, Case, Definition, Grade, ledger
+from prism.judge import ANSWER_RELEVANCY, FAITHFULNESS, Case, Definition, Grade, ledger
 from prism.judge.asking import Choice, Judge, NotGraded, Reply, connect
 from prism.judge.ledger import Ledger
 from prism.judge.spending import Spending, Tokens
@@ -105,7 +105,8 @@ def judgement_identity(choice: Choice, definition: Definition) -> dict[str, Any]
 
 
 def _key(case: Case, definition: Definition, repeat: int) -> str:
-    texts = [clean(case.question), clean(case.answer), clean(case.reference) if definition.needs_reference else ""]
+    texts = [clean(case.question), clean(case.answer), clean(case.reference) if definition.reads == "reference" else ""]
+    texts += [clean(case.context)] if definition.reads == "context" else []
     return digest([texts, repeat])
 
 
@@ -113,8 +114,8 @@ def _ungradable(definition: Definition, case: Case) -> str:
     """Why there is nothing to ask the judge; empty where there is."""
     if not case.answer.strip():
         return "empty answer"
-    if definition.needs_reference and not case.reference.strip():
-        return "empty reference"
+    if definition.reads != "nothing" and not getattr(case, definition.reads).strip():
+        return f"empty {definition.reads}"
     return ""
 
 
@@ -124,7 +125,7 @@ def _reason(entry: Mapping[str, Any]) -> str:
 
 def _expected(definition: Definition, case: Case) -> Tokens:
     """A token is about four characters of English; DeepEval's own words around a sample are about 1,200."""
-    texts = sum(min(len(text), LONGEST) for text in (case.question, case.answer, case.reference))
+    texts = sum(min(len(text), LONGEST) for text in (case.question, case.answer, case.reference, case.context))
     characters = 1_200 + len(FENCE_STEP) + sum(map(len, definition.steps)) + texts
     return Tokens(definition.requests, definition.requests * characters // 4, definition.requests * 100)
 
@@ -165,6 +166,15 @@ async def _grade_all(
     return reasons
 
 
+class Lines(list[str]):
+    """A context as GEval prints it into its prompt: Python's own repr of a list would break the fence's lines."""
+
+    def __str__(self) -> str:
+        return "\n".join(self)
+
+    __repr__ = __str__
+
+
 async def _judgement(definition: Definition, asked: Asked, case: Case) -> dict[str, Any]:
     """What is kept of one sample: score, reason and note. Raises NotGraded where the judge has not answered."""
     from deepeval.errors import ContextWindowExceededError
@@ -173,7 +183,12 @@ async def _judgement(definition: Definition, asked: Asked, case: Case) -> dict[s
     shown, note = fence(case)
     replies: list[Reply] = []
     metric = _metric(definition, asked(replies))
-    test = LLMTestCase(input=shown.question, actual_output=shown.answer, expected_output=shown.reference)
+    test = LLMTestCase(
+        input=shown.question,
+        actual_output=shown.answer,
+        expected_output=shown.reference,
+    )
+    test.retrieval_context = Lines([shown.context]) if shown.context else None  # type: ignore[assignment]
     test.multimodal = False  # DeepEval would take "[DEEPEVAL:IMAGE:…]" in an answer for an image to load
     score: float | None = None
     try:
@@ -207,6 +222,13 @@ def _read(metric: BaseMetric) -> tuple[float | None, str]:
         if len(verdicts) != len(statements):
             return None, f"the judge left statements without a verdict: {len(verdicts)} of {len(statements)}"
         reason = "; ".join(verdict.reason for verdict in verdicts if verdict.reason)
+    if metric.__name__ == FAITHFULNESS.metric:
+        claims, verdicts = metric.claims, metric.verdicts  # type: ignore[attr-defined]
+        if not claims:
+            return None, "the judge found no claim in the answer"  # DeepEval: 1.0
+        if len(verdicts) != len(claims):
+            return None, f"the judge left claims without a verdict: {len(verdicts)} of {len(claims)}"
+        reason = "; ".join(verdict.reason for verdict in verdicts if verdict.reason)
     score = float(metric.score)  # type: ignore[arg-type]
     if not math.isfinite(score) or not 0 <= score <= 1:
         return None, f"score out of range: {score:g} on a scale of 0 to 1"
@@ -215,21 +237,26 @@ def _read(metric: BaseMetric) -> tuple[float | None, str]:
 
 def _metric(definition: Definition, model: DeepEvalBaseLLM) -> BaseMetric:
     """DeepEval's metric. Its threshold is not read: the gate decides, by the spec's `[gate.tier3]`."""
-    from deepeval.metrics import AnswerRelevancyMetric, GEval
+    from deepeval.metrics import AnswerRelevancyMetric, FaithfulnessMetric, GEval
     from deepeval.test_case import SingleTurnParams
 
+    against = SingleTurnParams.RETRIEVAL_CONTEXT if definition.reads == "context" else SingleTurnParams.EXPECTED_OUTPUT
     if definition.steps:
         return GEval(
             name=definition.name,
             evaluation_steps=[FENCE_STEP, *definition.steps],
-            evaluation_params=[
-                SingleTurnParams.INPUT,
-                SingleTurnParams.ACTUAL_OUTPUT,
-                SingleTurnParams.EXPECTED_OUTPUT,
-            ],
+            evaluation_params=[SingleTurnParams.INPUT, SingleTurnParams.ACTUAL_OUTPUT, against],
             model=model,
             threshold=0.5,
             top_logprobs=TOP_LOGPROBS,
+        )
+    if definition.reads == "context":
+        return FaithfulnessMetric(
+            model=model,
+            threshold=0.5,
+            include_reason=False,  # a fourth request a sample, for prose
+            eval_mode="llm",
+            evaluation_template=_fenced_faithfulness(),
         )
     return AnswerRelevancyMetric(
         model=model,
@@ -255,11 +282,40 @@ def _fenced_relevancy() -> type:
 
         @staticmethod
         def generate_verdicts(*, statements: list[str], **values: Any) -> str:
-            texts = json.dumps(statements, ensure_ascii=False, indent=1)
-            fenced = _between(_tag([texts]), texts)
+            fenced = _fenced_list(statements)
             return f"{FENCE_STEP}\n\n{AnswerRelevancyTemplate.generate_verdicts(statements=fenced, **values)}"
 
     return Fenced
+
+
+@cache
+def _fenced_faithfulness() -> type:
+    """The same for faithfulness: truths of the context, claims of the answer, a verdict on each claim."""
+    from deepeval.metrics.faithfulness.faithfulness import FaithfulnessTemplate
+
+    class Fenced(FaithfulnessTemplate):
+        @staticmethod
+        def generate_truths(**values: Any) -> str:
+            return f"{FENCE_STEP}\n\n{FaithfulnessTemplate.generate_truths(**values)}"
+
+        @staticmethod
+        def generate_claims(**values: Any) -> str:
+            return f"{FENCE_STEP}\n\n{FaithfulnessTemplate.generate_claims(**values)}"
+
+        @staticmethod
+        def generate_verdicts(*, claims: list[str], retrieval_context: str, **values: Any) -> str:
+            told = {
+                "claims": _fenced_list(claims),
+                "retrieval_context": _between(_tag([retrieval_context]), retrieval_context),
+            }
+            return f"{FENCE_STEP}\n\n{FaithfulnessTemplate.generate_verdicts(**told, **values)}"
+
+    return Fenced
+
+
+def _fenced_list(texts: list[str]) -> str:
+    listed = json.dumps(texts, ensure_ascii=False, indent=1)
+    return _between(_tag([listed]), listed)
 
 
 def _asked(choice: Choice, judge: Judge) -> Asked:
@@ -310,7 +366,7 @@ def fence(case: Case) -> tuple[Case, str]:
     prompt at any time, and an answer cannot close its fence: it would have to hold the digest of itself.
     """
     texts, notes = [], []
-    for name in ("question", "answer", "reference"):
+    for name in ("question", "answer", "reference", *(["context"] if case.context else [])):
         text = clean(getattr(case, name))
         if len(text) > LONGEST:
             notes.append(f"{name} cut to {LONGEST:,} of {len(text):,} characters")

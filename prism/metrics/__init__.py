@@ -17,6 +17,10 @@ import numpy
 from prism.data import Example
 
 
+def everything(example: Example) -> bool:
+    return True
+
+
 @dataclass(frozen=True)
 class Metric:
     """`statistics` maps examples and raw answers to (n, d); `value` maps sums (..., d) to values (...)."""
@@ -31,6 +35,7 @@ class Metric:
     controlled: bool = True  # also scored for the controls' answers, which a judge is not paid to read
     shuffled: bool = False  # also shown against other rows' references: what style alone would score
     right_or_wrong: bool = False  # each sample counts 0 or 1, so exact binomial methods apply
+    of: Callable[[Example], bool] = everything  # the samples that it is about; others are none of it, not unscored
     baseline: str = "baseline"  # whose answers the tuned ones are held against: the untuned model's, or a control's
     of_one_sample: bool = True  # False for what exists only over a set, such as F1
     lacking: Callable[[Sequence[Example], Sequence[str]], list[list[str]]] | None = None  # per answer, for the reports

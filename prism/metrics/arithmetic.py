@@ -26,7 +26,7 @@ _SIGNS = str.maketrans("−–×÷[]", "--*/()", "$€£¥")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 _NEGATIVE = re.compile(r"(?<![\d)])\(\s*(\d[\d.]*)\s*\)")  # (12.6): a filing's way to write -12.6
-_ALLOWED = re.compile(r"[\d\s.%()+*/-]+")
+_ALLOWED = re.compile(r"[\d .%()+*/-]+")
 _BINARY = re.compile(r"[\d)%]\s+[-+*/]\s*[\d(.-]|[\d)%]\s*\*\s*[\d(.-]|\)\s*[-+*/]|[\d)%]\s*[-+*/]\s*\(")
 _CALL = re.compile(r"[\d.)%]\s*\(|\)\s*\d")
 _OPERAND = re.compile(r"\d[\d,]*(?:\.\d+)?")
@@ -59,7 +59,7 @@ def compute(text: str) -> float | None:
     """
     from simpleeval import InvalidExpression, SimpleEval
 
-    cleaned = _THOUSANDS.sub("", text.translate(_SIGNS))
+    cleaned = " ".join(_THOUSANDS.sub("", text.translate(_SIGNS)).split())
     if len(text) > LONGEST or not _ALLOWED.fullmatch(cleaned) or not _BINARY.search(cleaned):
         return None
     cleaned = _NEGATIVE.sub(r"(-\1)", cleaned)

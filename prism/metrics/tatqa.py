@@ -122,6 +122,6 @@ def to_number(text: str) -> float | None:
     value = float(found[1]) if "." in found[1] else int(found[1])
     worded = _SCALED.search(text)
     value *= factor(worded[0]) if worded else 1
-    value *= -1 if _NEGATIVE.search(text) else 1
-    value *= 0.01 if _PERCENT.search(text) else 1
+    value *= -1 if "(" in text and _NEGATIVE.search(text) else 1
+    value *= 0.01 if "%" in text and _PERCENT.search(text) else 1
     return round(value, 4)

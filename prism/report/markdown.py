@@ -139,6 +139,7 @@ def _evidence(result: Result) -> list[str]:
     """Confusion matrix, classes and seeds, folded away one by one."""
     answers = tables.labelled(result)
     found = {
+        "Exact match by type of answer": tables.by_type(result),
         "How answers fail, baseline and tuned": tables.failures(result),
         "Terms most often missing": tables.missed(result),
         "Confusion matrix, baseline → tuned": tables.confusion(answers),

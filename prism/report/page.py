@@ -68,6 +68,7 @@ def _spec(result: Result, changes: Sequence[Change], store: Store | None) -> dic
             (title, caption, plots.picture(plot, store)) for title, caption, plot in _figures(result, answers) if plot
         ],
         "per_class": tables.per_class(answers),
+        "by_type": tables.by_type(result),
         "failures": tables.failures(result),
         "failing": _failing(result),
         "missed": tables.missed(result),

@@ -155,6 +155,20 @@ def missed(result: Result) -> Table | None:
     )
 
 
+def by_type(result: Result) -> Table | None:
+    """Exact match by type of answer, of the baseline, the tuned model and the controls; last, how often each abstains."""
+    found = {name: part["by_type"] for name, part in (result.details.get("answers") or {}).items() if "by_type" in part}
+    if not found:
+        return None
+    tuned = found["tuned"]
+    each = [[words.number(part[i]["exact_match"]) for part in found.values()] for i in range(len(tuned))]
+    rows = [[row["type"], str(row["n"]), *cells, words.number(row["f1"])] for row, cells in zip(tuned, each)]
+    rows.append(
+        ["says “not stated”", rows[-1][1], *(words.number(part[-1]["abstains"]) for part in found.values()), ""]
+    )
+    return Table(["answer type", "n", *map(words.control_name, found), "F1, tuned"], rows)
+
+
 def confusion(answers: dict[str, Any]) -> Table | None:
     """Counts before → after, one row a true label."""
     shown = [answers[name] for name in ("baseline", "tuned") if name in answers]

@@ -1,0 +1,159 @@
+"""Phase 3: a question about a filing, answered from its table and its paragraphs, with the evidence quoted.
+
+Rows: `next-tat/TAT-QA` (CC BY 4.0): one row a context, with `table`, `paragraphs` and nested `questions`, each with
+`answer`, `answer_type` (span, multi-span, arithmetic, count; ours besides: unanswerable), `scale` and `derivation`. Or
+one row a question: `report` (text), `question`, `answer`, and, where there are any, `answer_type`, `scale`, `context`
+(what questions share) and `evidence`. TAT-QA marks no evidence, so what is quoted in training is the row or sentence
+that holds most of the answer. The context is the system's part of the conversation; the user only asks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from prism import filings
+from prism.data import Example, Row
+from prism.errors import DataError
+from prism.judge import FAITHFULNESS, SUPPORTED
+from prism.metrics import arithmetic, coverage, finance, overlap
+from prism.metrics.finance import NOT_STATED, TYPES
+
+if TYPE_CHECKING:
+    from prism.spec import Spec
+
+VERSION = 1
+COLUMNS = ("report", "question", "answer")
+SYSTEM = (  # every word is paid for in each training step
+    'Answer from this report, with the scale (several answers with ";") or with a calculation, and quote the evidence in '
+    'the next line. If it is not there: "not stated".'
+)
+SCALES = ("", "thousand", "million", "billion", "percent")
+LEXICON = coverage.LEXICONS / "financial.txt"
+TEMPLATE = 40  # tokens of a chat template around the system's and the user's part
+QUOTED = 20  # words; of a longer sentence so many around the answer are quoted
+
+
+def rows(row: Row, spec: Spec) -> list[Row]:
+    """One row a question, the report cut to the spec's window. Rows that hold no nested questions stay as they are."""
+    if not isinstance(row.get("questions"), list | tuple):
+        return [row]
+    name = str(row["table"]["uid"])
+    paragraphs = [part["text"] for part in sorted(row["paragraphs"], key=lambda part: part["order"])]
+    window = spec.model.max_seq_length - spec.generate.get("max_new_tokens", 0) - TEMPLATE - filings.tokens(SYSTEM)
+    found = []
+    for asked in row["questions"]:
+        question = " ".join(asked["question"].split())
+        room = window - filings.tokens(question)
+        report = filings.render(row["table"]["table"], paragraphs, question, room, name)
+        columns = ("answer", "answer_type", "scale", "derivation", "evidence")
+        kept = {column: asked[column] for column in columns if asked.get(column) is not None}
+        found.append({"context": name, "report": report, "question": question, **kept})
+    return found
+
+
+def example(row: Row, id: str) -> Example:
+    kind = str(row.get("answer_type") or "span")
+    scale = str(row.get("scale") or "")
+    if kind not in TYPES or scale not in SCALES:
+        wrong, known = (kind, TYPES) if kind not in TYPES else (scale, SCALES[1:])
+        raise DataError(f"row {id}: {wrong!r} is not one of {', '.join(known)}; mend the row or map the column")
+    report, question = str(row["report"]), " ".join(str(row["question"]).split())
+    answer = _answer(row["answer"], kind, id)
+    return Example(
+        id,
+        _messages(report, question),
+        _reference(row, kind, scale, answer, report, question),
+        group=str(row.get("context") or hashlib.sha256(report.encode()).hexdigest()),
+        facts={"type": kind, "scale": scale, "answer": answer, "context": report},
+    )
+
+
+def _messages(report: str, question: str) -> tuple[dict[str, str], dict[str, str]]:
+    return {"role": "system", "content": f"{SYSTEM}\n\n{report}".strip()}, {"role": "user", "content": question}
+
+
+def _answer(value: Any, kind: str, id: str) -> tuple[str, ...]:
+    """The gold spans; a count is a whole number, and TAT-QA writes it as a text."""
+    if kind == "unanswerable":
+        return (NOT_STATED,)
+    spans = tuple(str(part).strip() for part in (value if isinstance(value, list | tuple) else [value]))
+    for span in spans:
+        if finance.is_foreign(span) and not any(map(str.isalpha, span)):
+            raise DataError(f"row {id}: answer {span!r} is in another locale; write it as 1,234.56")
+    if kind == "count":
+        try:
+            return (str(int(float(spans[0]))),)
+        except ValueError:
+            raise DataError(f"row {id}: answer {spans[0]!r} of a count is no number; mend it") from None
+    return spans
+
+
+def _reference(row: Row, kind: str, scale: str, answer: tuple[str, ...], report: str, question: str) -> str:
+    """What the model is taught to say: the answer, or a calculation of it, and the evidence in quotation marks."""
+    if kind == "unanswerable":
+        return NOT_STATED
+    said, needed = "; ".join(answer), list(answer)
+    if "%" in said and scale == "percent":
+        scale = ""
+    if kind == "arithmetic" and (expression := _expression(str(row.get("derivation") or ""), answer[0], scale)):
+        said, needed, scale = expression, arithmetic.operands(expression), str(row.get("scale") or "")
+    elif kind == "count":
+        needed = [part.strip() for part in str(row.get("derivation") or "").split("##")]
+    quote = str(row.get("evidence") or "") or _cut(filings.evidence(report, question, needed), needed)
+    return "\n".join(filter(None, (f"{said} {scale}".strip(), f'"{quote}"' if quote else "")))
+
+
+def _expression(derivation: str, answer: str, scale: str) -> str:
+    """The derivation as an expression that comes to the answer in its scale; empty where it does not."""
+    expression = arithmetic.spaced(derivation)
+    for written in (expression, f"{expression} * 100", f"({expression}) * 100"):
+        value = arithmetic.compute(written)
+        if value is not None and math.isclose(value, float(answer), abs_tol=0.005):
+            return written
+    return ""
+
+
+def _cut(evidence: str, needed: Sequence[str]) -> str:
+    words = evidence.split()
+    if len(words) <= QUOTED or " | " in evidence:
+        return evidence
+    at = next((len(evidence[: evidence.index(text)].split()) for text in needed if text in evidence), 0)
+    first = max(0, min(at - QUOTED // 4, len(words) - QUOTED))
+    return " ".join(words[first : first + QUOTED])
+
+
+# --- controls: the same adapter, asked with evidence missing, wrong, or in another order ----------------------------
+
+
+def _without_context(example: Example, examples: Sequence[Example]) -> Example:
+    return replace(example, messages=_messages("", example.messages[-1]["content"]))
+
+
+def _other_context(example: Example, examples: Sequence[Example]) -> Example:
+    """The report of the next example, from a place that the id fixes, that belongs to another filing."""
+    start = int(hashlib.sha256(example.id.encode()).hexdigest(), 16) % len(examples)
+    for other in (*examples[start:], *examples[:start]):
+        if other.group != example.group:
+            return replace(example, messages=_messages(other.facts["context"], example.messages[-1]["content"]))
+    return _without_context(example, examples)
+
+
+def _shuffled_rows(example: Example, examples: Sequence[Example]) -> Example:
+    report = filings.shuffled(example.facts["context"], random.Random(example.id))
+    return replace(example, messages=_messages(report, example.messages[-1]["content"]))
+
+
+CONTROLS = {"without_context": _without_context, "other_context": _other_context, "shuffled_rows": _shuffled_rows}
+FIXED = {"always_not_stated": NOT_STATED}
+
+METRICS = (*finance.TIER1, overlap.ROUGE_L, coverage.metric(LEXICON), *finance.TIER2)
+JUDGED = (SUPPORTED, FAITHFULNESS)
+
+
+def details(examples: Sequence[Example], answers: Sequence[str]) -> dict:
+    return {"by_type": finance.by_type(examples, answers)}

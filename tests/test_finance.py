@@ -1,0 +1,172 @@
+"""Answers about filings: how they are read, and what is scored of them. No model."""
+
+import numpy
+import pytest
+
+from prism.data import Example
+from prism.metrics import finance
+from prism.metrics.finance import exact_and_f1, grounded, numbers, read
+
+CONTEXT = (
+    "Alder Foods, in millions:\n|  | 2019 | 2018 |\n|---|---|---|\n| Net sales | 412 | 385 |\n| Loss | (12.6) | 4.0 |\n"
+    "It sold a plant for $1.25 billion. The tax rate was 8.7%. The segments are Retail and Online."
+)
+
+
+def sample(kind, answer, scale=""):
+    return Example("a", (), "", "g", facts={"type": kind, "answer": tuple(answer), "scale": scale, "context": CONTEXT})
+
+
+READ = {
+    '412 million\n"Net sales | 412 | 385"': ("Net sales | 412 | 385", ("412",), "million"),
+    "**Answer:** 412 million\n**Evidence:** Net sales | 412": ("Net sales | 412", ("412",), "million"),
+    "Sales stand in the first row.\nFinal answer: 412": ("", ("412",), ""),
+    '412\n"The "Alder" brand"': ('The "Alder" brand', ("412",), ""),
+    '"Net sales | 412 | 385"\n412 million': ("Net sales | 412 | 385", ("412",), "million"),
+    '"Net sales | 412 | 385" 412 million': ("Net sales | 412 | 385", ("412",), "million"),
+    "Evidence: Net sales | 412 | 385\nAnswer: 412 million.": ("Net sales | 412 | 385", ("412",), "million"),
+    'Evidence: "Net sales | 412"\n\n**Answer:** 412 (in millions)': ("Net sales | 412", ("412",), "million"),
+    "“Net sales | 412” – 412 million": ("Net sales | 412", ("412",), "million"),
+    "The segments are: Retail; Online": ("", ("The segments are: Retail", "Online"), ""),
+    "- Retail\n- Online": ("", ("Retail", "Online"), ""),
+    "Answer: 8.7%": ("", ("8.7%",), ""),
+    "8.7 percent": ("", ("8.7",), "percent"),
+    "several million": ("", ("several million",), ""),
+    '"Retail"': ("", ('"Retail"',), ""),  # a quoted answer alone is the answer
+    'the "Alder" brand': ("", ('the "Alder" brand',), ""),
+    "": ("", (), ""),
+    '"': ("", ('"',), ""),
+}
+
+
+@pytest.mark.parametrize(("answer", "expected"), READ.items())
+def test_reading(answer, expected):
+    said = read(answer)
+    assert (said.quote, said.spans, said.scale) == expected
+    assert not said.abstains
+
+
+@pytest.mark.parametrize(
+    ("answer", "abstains"),
+    [
+        ("not stated", True),
+        ("Not stated.", True),
+        ("The report does not say.", True),
+        ('"Net sales | 412"\nnot stated', True),
+        ("It cannot be determined from the report.", True),
+        ("Answer: not disclosed", True),
+        ("The report does not state net sales for 2017.", True),
+        ("not stated, but about 412", False),  # who names a number has not abstained
+        ("none", False),
+        ("412", False),
+    ],
+)
+def test_abstaining(answer, abstains):
+    assert read(answer).abstains is abstains
+
+
+SCORED = {
+    "a calculation": (sample("arithmetic", ["27"], "million"), "412 - 385 million", 1, 0),
+    "a calculation and its result": (sample("arithmetic", ["27"], "million"), "412 - 385 = 27 million", 1, 1),
+    "a right calculation, a wrong result": (sample("arithmetic", ["27"], "million"), "412 - 385 = 37 million", 1, 0),
+    "a result alone": (sample("arithmetic", ["27"], "million"), "27 million", 1, 1),
+    "the wrong way round": (sample("arithmetic", ["27"], "million"), "385 - 412 million", 0, 0),
+    "the wrong scale": (sample("arithmetic", ["27"], "million"), "412 - 385 thousand", 0, 0),
+    "percent": (sample("arithmetic", ["7.01"], "percent"), "(412 - 385) / 385 * 100 percent", 1, 0),
+    "a ratio for a percentage": (sample("arithmetic", ["7.01"], "percent"), "(412 - 385) / 385", 1, 0),
+    "division by zero": (sample("arithmetic", ["27"], "million"), "412 / 0 million", 0, 0),
+    "an endless expression": (sample("arithmetic", ["27"], "million"), "9 ** 9 ** 9 ** 9 million", 0, 0),
+    "a number in another locale": (sample("span", ["1,234.56"]), "1.234,56", 0, 0),
+    "rightly abstained": (sample("unanswerable", ["not stated"]), "not stated", 1, 1),
+    "should have abstained": (sample("unanswerable", ["not stated"]), "412 million", 0, 0),
+    "should not have": (sample("span", ["412"], "million"), "not stated", 0, 0),
+    "nothing": (sample("span", ["412"], "million"), "", 0, 0),
+}
+
+
+@pytest.mark.parametrize(("example", "answer", "calculated", "written"), SCORED.values(), ids=SCORED)
+def test_exact_match_with_and_without_the_calculator(example, answer, calculated, written):
+    assert exact_and_f1(example, answer)[0] == calculated
+    assert exact_and_f1(example, answer, calculator=False)[0] == written
+
+
+GROUNDED = {
+    "412 million": (1, 1),
+    "413 million": (0, 1),
+    "0.412 billion": (1, 1),  # the table's scale stands in a caption
+    "12.6": (1, 1),
+    "-13": (1, 1),  # rounded, with its sign
+    "1,250 million": (1, 1),
+    "1.3 billion": (1, 1),
+    "1.25 million": (0, 1),  # the context says billion
+    "8.7%": (1, 1),
+    "0.087": (1, 1),
+    "412 - 385 million": (2, 2),
+    "412 - 384 million": (1, 2),
+    "(412 + 385) / 2": (3, 3),
+    "(412 + 385) / 3": (2, 3),
+    "(412 - 385) / 385 * 100 percent": (4, 4),
+    "412 - 385 = 27": (3, 3),
+    "(412 - 385) / 385 = 0.07": (4, 4),
+    "412 - 385 = 28": (2, 3),
+    "27": (0, 1),  # it follows, but by no stated operation
+    "not stated": (0, 0),
+    "Retail; Online": (0, 0),
+    '"Net sales | 999"\n412 million': (1, 1),  # the quotation is evidence_overlap's
+}
+
+
+@pytest.mark.parametrize(("answer", "expected"), GROUNDED.items())
+def test_number_grounding(answer, expected):
+    assert grounded(sample("span", ["412"], "million"), answer) == expected
+
+
+def test_numbers_of_a_text():
+    found = numbers("Sales of $1,234.5 million rose 8.7% from (12) in Q3 2018 to 1.234,56 and 2,5; FY19")
+    assert [(n.value, n.factor) for n in found] == [(1234.5, 1e6), (8.7, 0.01), (12, 1), (2018, 1)]
+
+
+EVIDENCE = {
+    '"Net sales | 412 | 385"\n412 million': 1,
+    '"net sales 412 385"\n412 million': 1,
+    '"| Net sales | 412 | 385 |"\n412 - 385 million': 1,
+    '"Net sales | 412 | 385"\n(412 + 385) / 2 million': 1,
+    '"Net sales | 412 | 385"\n2019': 1,  # a column's head stands in no row
+    '"Net sales | 412 | 385"\n413 million': 0,
+    '"Net sales | 412 | 385"\n412 - 9 million': 0.5,
+    '"Net sales | 413 | 385"\n413 million': 0,  # no such row
+    '"et sales"\n412': 0,
+    "412 million": 0,
+    "not stated": 0,
+}
+
+
+@pytest.mark.parametrize(("answer", "score"), EVIDENCE.items())
+def test_evidence_overlap(answer, score):
+    assert finance.evidence_overlap(sample("span", ["412"], "million"), answer) == score
+
+
+def test_a_count_need_not_stand_in_its_evidence():
+    answer = '"The segments are Retail and Online."\n2'
+    assert finance.evidence_overlap(sample("count", ["2"]), answer) == 1
+
+
+def value(name, examples, answers):
+    metric = next(metric for metric in (*finance.TIER1, *finance.TIER2) if metric.name == name)
+    rows = metric.statistics(examples, answers)
+    return float(metric.value(numpy.nansum(rows, axis=0))), int((~numpy.isnan(rows).any(1)).sum())
+
+
+def test_abstention_by_hand():
+    examples = [sample("unanswerable", ["not stated"])] * 3 + [sample("span", ["412"])] * 4
+    answers = ["not stated", "not stated", "412", "not stated", "412", "412", "411"]
+    assert value("abstention_precision", examples, answers) == (pytest.approx(2 / 3), 7)
+    assert value("abstention_recall", examples, answers) == (pytest.approx(2 / 3), 7)
+    assert value("abstention_f1", examples, answers) == (pytest.approx(2 / 3), 7)
+    assert value("exact_match", examples, answers) == (pytest.approx(4 / 7), 7)
+    assert value("exact_match_span", examples, answers) == (0.5, 4)
+    assert value("context_gain", examples, answers) == (0.5, 4)
+
+
+def test_where_every_question_has_an_answer_abstention_is_unscored_and_not_zero():
+    assert value("abstention_f1", [sample("span", ["412"])], ["412"])[1] == 0
