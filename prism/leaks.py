@@ -1,9 +1,10 @@
 """Leaks: held-out samples that have a twin among the training rows, so that a score may be memory.
 
-Examples of text alone are twins by their question, as the task asks it. *Exact*: the same text. *Near*: the sets of
-five-character pieces of their words share at least `JACCARD` of their union (lower case, without punctuation and without
-the lines that every question holds, which are the task's own). MinHash proposes the pairs and the sets themselves decide,
-so no pair is reported that is none; on 5,000 × 7,619 tweets none was missed either.
+Examples of text alone are twins by their question, as the task asks it, and the context that it is about, if any. *Exact*:
+the same text. *Near*: the sets of five-character pieces of their words share at least `JACCARD` of their union (lower
+case, without punctuation and without the lines that every question holds, which are the task's own). MinHash proposes
+the pairs and the sets themselves decide, so no pair is reported that is none; on 5,000 × 7,619 tweets none was missed
+either.
 
 Examples with images are twins by image, since different images are asked the same questions. *Exact*: the same question
 about the same file. *Near*: images whose perceptual hashes differ in at most `BITS` of 256, whatever is asked. A copy
@@ -85,9 +86,14 @@ def identity(training: Sequence[Example], held_out: Sequence[Example]) -> dict[s
     """What the outcome of `find` depends on, beside this module."""
     return {
         "kind": "leaks",
-        "rows": digest([[[question(example), images(example)] for example in part] for part in (training, held_out)]),
+        "rows": digest([[[asked(example), images(example)] for example in part] for part in (training, held_out)]),
         "libraries": versions(["datasketch", "ImageHash", "pillow"]),
     }
+
+
+def asked(example: Example) -> str:
+    """The question with the context that it is about: the same one about another filing is another question."""
+    return "\n".join(filter(None, (example.facts.get("context", ""), question(example))))
 
 
 def find(training: Sequence[Example], held_out: Sequence[Example]) -> Leaks:
@@ -130,7 +136,7 @@ def _by_question(examples: Sequence[Example]) -> dict[str, list[int]]:
     places: dict[str, list[int]] = {}
     for place, example in enumerate(examples):
         if not example.images:
-            places.setdefault(question(example), []).append(place)
+            places.setdefault(asked(example), []).append(place)
     return places
 
 

@@ -189,7 +189,9 @@ def _table(metrics: Sequence[Metric], examples: Sequence[Example], answers: Mapp
             for part in parts:
                 if numpy.isinf(part).any():
                     where = examples[int(numpy.isinf(part).any(1).argmax())].id
-                    raise MetricFault(f"{metric.name}: gives sample {where} ({name}) an infinite score; mend the metric")
+                    raise MetricFault(
+                        f"{metric.name}: gives sample {where} ({name}) an infinite score; mend the metric"
+                    )
         counts = ~numpy.any([numpy.isnan(part).any(1) for parts in block.values() for part in parts], axis=0)
         if metric.shuffled:
             # What the tuned answers would score against other rows' references, which only their style can know.

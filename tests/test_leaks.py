@@ -69,6 +69,14 @@ def test_the_instruction_that_every_question_holds_makes_no_twins():
     assert found.held_out == {}
 
 
+def test_the_same_question_about_another_context_is_no_twin():
+    one, other = (examples("What was cash in 2019?")[0] for _ in range(2))
+    contexts = sentences(2, seed=5)
+    one, other = (replace(asked, facts={"context": text}) for asked, text in zip((one, other), contexts))
+    assert not find([one], [other]).held_out
+    assert find([one], [replace(other, facts=one.facts)]).held_out[0].exact
+
+
 def test_texts_without_words_are_no_twins_for_that():
     assert find(examples("🚀🚀🚀", "…"), examples("🔥🔥", "🚀🚀🚀")).held_out == {1: Twin(0, 1.0, True)}
 
