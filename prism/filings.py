@@ -7,6 +7,7 @@ of a row or of a sentence.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -40,7 +41,8 @@ def render(table: Sequence[Sequence[Any]], paragraphs: Sequence[str], question: 
     units = [*rows, *(sentence for _, sentence in sentences)]
     shared = [_words(question) & _words(unit) for unit in units]
     holding = Counter(word for words in shared for word in words)
-    order = sorted(range(len(units)), key=lambda i: (-sum(1 / holding[word] for word in shared[i]), i))
+    # fsum: a plain sum would depend on the order of the set, which is another one in each process
+    order = sorted(range(len(units)), key=lambda i: (-math.fsum(1 / holding[word] for word in shared[i]), i))
     kept = set()
     for i in order:
         cost = tokens(units[i]) + 1  # the line break

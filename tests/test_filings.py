@@ -1,6 +1,9 @@
 """Tables and paragraphs as the model reads them: what is odd is handled or refused by name, and a cut is between rows."""
 
+import os
 import random
+import subprocess
+import sys
 
 import pytest
 
@@ -75,6 +78,23 @@ def test_a_long_context_keeps_whole_rows_and_what_the_question_is_about():
         assert all(line in whole for line in shown.split("\n") if line.startswith("| "))
         kept = [int(line.split()[3]) for line in shown.split("\n") if line.startswith("| Line")]
         assert kept == sorted(kept)
+
+
+def test_the_cut_is_the_same_in_every_process():
+    # "tax" is worth 1, and so are "net sales cost", which 2, 3 and 6 rows hold; but 1/2 + 1/3 + 1/6 is not always 1.
+    code = (
+        "from prism.filings import render\n"
+        "rows = ['net sales cost', 'tax', 'net', *['sales'] * 2, *['cost'] * 5]\n"
+        "table = [['', 'x'], *([row, '1'] for row in rows)]\n"
+        "print(render(table, [], 'net sales cost tax', 24, 'c1'))"
+    )
+    shown = {
+        subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, check=True
+        ).stdout
+        for seed in "12345678"
+    }
+    assert shown == {b"|  | x |\n|---|---|\n| net sales cost | 1 |\n"}
 
 
 def test_evidence_is_the_row_or_sentence_that_holds_the_answer():
