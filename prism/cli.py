@@ -49,14 +49,11 @@ def specs(
     from prism.spec import find_specs, load_spec
 
     rows = []
-    try:
+    with mistakes():
         for path in find_specs(root / "benchmarks" / "specs"):
             spec = load_spec(path)
             minutes = f"{spec.requires.minutes:g}" if spec.requires.minutes else ""
             rows.append([spec.id, spec.profile, minutes, spec.title, lacking(spec, root.resolve(), data) or "yes"])
-    except PrismError as error:
-        typer.echo(f"prism: {error}", err=True)
-        raise typer.Exit(2) from None
     if not rows:
         typer.echo(
             f"prism: {root / 'benchmarks' / 'specs'} holds no specs; run this in a checkout, or name --root", err=True
@@ -90,7 +87,7 @@ def calibrate_judge(
     from prism.store import Store
 
     store = Store(Path(home or os.environ.get("PRISM_HOME") or "~/.cache/prism").expanduser().resolve())
-    try:
+    with mistakes():
         choice = asking.choose(judge)
         if choice is None:
             raise asking.JudgeError(asking.NOT_CONFIGURED.replace("--prism-judge", "--judge"))
@@ -117,9 +114,6 @@ def calibrate_judge(
             typer.echo(f"{choice.name}, {name}: {found.sentence()}")
             typer.echo(tabulate(found.kinds, headers="keys", tablefmt="simple", floatfmt=".2f") + "\n")
         typer.echo(f"spent: {spending.spent.sentence(choice.price)}")
-    except PrismError as error:
-        typer.echo(f"prism: {error}", err=True)
-        raise typer.Exit(2) from None
 
 
 @app.command()
@@ -248,9 +242,10 @@ def _flipped(comparisons: list[Comparison], new: Reference, root: Path, where: s
     """Samples that flipped, by the first metric that has any; with question and answer where B is a run's folder."""
     import json
 
+    from prism.compare import first_flipped
     from prism.report import words
 
-    found = next((comparison for comparison in comparisons if comparison.worse or comparison.better), None)
+    found = first_flipped(comparisons)
     if found is None or not limit:
         return []
     texts = {}

@@ -8,7 +8,7 @@ direction.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -243,6 +243,11 @@ def _moved(metric: Metric, sign: int, side: _Sides, ids: numpy.ndarray) -> tuple
         tuple(ids[order[change[order] < 0]].tolist()),
         tuple(ids[order[::-1][change[order[::-1]] > 0]].tolist()),
     )
+
+
+def first_flipped(comparisons: Iterable[Comparison]) -> Comparison | None:
+    """The first comparison that has flipped samples: the one that a report names them by."""
+    return next((found for found in comparisons if found.worse or found.better), None)
 
 
 def differences(reference: Reference, new: Reference) -> list[tuple[str, str, str]]:

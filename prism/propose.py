@@ -94,10 +94,8 @@ def _gain(record: Record) -> Iterator[Number]:
 
 def _reach(values: Sequence[float]) -> float:
     """How far below the mean of these seeds the next one may fall: Student's prediction interval."""
-    from scipy.special import stdtrit
-
     k = len(values)
-    return -float(stdtrit(k - 1, TAIL)) * statistics.stdev(values) * math.sqrt(1 + 1 / k)
+    return stats.quantile(TAIL, k - 1) * statistics.stdev(values) * math.sqrt(1 + 1 / k)
 
 
 def _drop(metric: str, scores: Reference, thresholds: int) -> Iterator[Number]:

@@ -125,6 +125,43 @@ def checkout(pytester, tiny, rows, monkeypatch):
     return pytester
 
 
+def only_phase(
+    checkout,
+    tiny: Path,
+    phase: str,
+    task: str,
+    rows: list[dict],
+    group: str,
+    gate: str,
+    new_tokens: int,
+    options: dict[str, str] | None = None,
+) -> None:
+    """Put a phase and a spec on `rows`, split by `group`, in place of phase 1; `options` replaces lines of the spec.
+
+    The tiny base says noise, but never an empty answer, which no judge is asked about: nothing but letters can be said.
+    """
+    shutil.rmtree(checkout.path / "benchmarks" / "specs" / "phase1")
+    shutil.copy(ROOT / "benchmarks" / f"test_{phase}_{task}.py", checkout.path / "benchmarks")
+    data = write_rows(checkout.path / f"{phase}-rows" / "train.jsonl", rows)
+    text = SPEC.format(data=data, model=tiny).replace("financial_sentiment", task)
+    text = text.replace('stratify = "sentiment"', f'group = "{group}"').partition("[gate.tier1]")[0] + gate
+    vocabulary = json.loads((tiny / "tokenizer.json").read_text())["model"]["vocab"]
+    blank = [*range(max(vocabulary.values()) + 1, 400), 0, 1, 2] + [
+        number for token, number in vocabulary.items() if not (token.isascii() and token.isalpha())
+    ]
+    said = f"max_new_tokens = {new_tokens}\nsuppress_tokens = {blank}"
+    for old, new in ({"max_new_tokens = 4": said} | (options or {})).items():
+        assert old in text
+        text = text.replace(old, new)
+    folder = checkout.path / "benchmarks" / "specs" / phase
+    folder.mkdir()
+    (folder / "tiny.toml").write_text(text)
+
+
+def results(checkout) -> dict:
+    return json.loads((checkout.path / "reports" / "latest" / "results.json").read_text())
+
+
 def write_spec(folder: Path, text: str, name: str = "tiny") -> Path:
     path = folder / "benchmarks" / "specs" / "phase1" / f"{name}.toml"
     path.parent.mkdir(parents=True, exist_ok=True)

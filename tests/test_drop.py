@@ -8,7 +8,8 @@ import pytest
 
 from prism.reference import git
 from prism.spec import load_spec
-from tests.test_plugin import change, results, run
+from tests.conftest import results
+from tests.test_plugin import change, run
 from tests.test_reference import commit
 
 

@@ -1,11 +1,8 @@
 """Phase 2 from rows to report on a tiny base, with and without a judge: a loopback server that grades."""
 
-import json
-import shutil
-
 import pytest
 
-from tests.conftest import ROOT, SPEC, write_rows
+from tests.conftest import only_phase, results
 from tests.loopback import Loopback
 
 CARDS = [
@@ -31,29 +28,12 @@ keyword_coverage = { floor = 0.0 }
 @pytest.fixture
 def medical(checkout, tiny):
     """The checkout with phase 2 in place of phase 1."""
-    shutil.rmtree(checkout.path / "benchmarks" / "specs" / "phase1")
-    shutil.copy(ROOT / "benchmarks" / "test_phase2_medical_chat.py", checkout.path / "benchmarks")
-    data = write_rows(checkout.path / "cards" / "train.jsonl", CARDS)
-    text = SPEC.format(data=data, model=tiny).replace("financial_sentiment", "medical_chat")
-    text = text.replace('stratify = "sentiment"', 'group = "term"').partition("[gate.tier1]")[0] + GATE
-    folder = checkout.path / "benchmarks" / "specs" / "phase2"
-    folder.mkdir()
-    # Noise, but never an empty answer, which no judge is asked about: nothing but letters can be said.
-    vocabulary = json.loads((tiny / "tokenizer.json").read_text())["model"]["vocab"]
-    blank = [*range(max(vocabulary.values()) + 1, 400), 0, 1, 2] + [
-        number for token, number in vocabulary.items() if not (token.isascii() and token.isalpha())
-    ]
-    text = text.replace("max_new_tokens = 4", f"max_new_tokens = 12\nsuppress_tokens = {blank}")
-    (folder / "tiny.toml").write_text(text)
+    only_phase(checkout, tiny, "phase2", "medical_chat", CARDS, "term", GATE, new_tokens=12)
     return checkout
 
 
 def run(checkout, *options):
     return checkout.runpytest_subprocess("benchmarks", "-m", "phase2", "--prism-profile", "nano", *options)
-
-
-def results(checkout):
-    return json.loads((checkout.path / "reports" / "latest" / "results.json").read_text())
 
 
 def test_without_a_judge_tier_3_is_skipped_named_and_can_be_required(medical):

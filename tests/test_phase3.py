@@ -1,11 +1,8 @@
 """Phase 3 from rows to report on a tiny base: controls that the adapter answers itself, and tier 3 with the context."""
 
-import json
-import shutil
-
 import pytest
 
-from tests.conftest import ROOT, SPEC, write_rows
+from tests.conftest import only_phase, results
 from tests.loopback import Loopback
 
 TABLE = [["$ million", "2019", "2018"], ["Net sales", "412", "385"], ["Cash", "31", "29"]]
@@ -42,31 +39,13 @@ answering_gain = { gain = -1.0 }
 @pytest.fixture
 def finance(checkout, tiny):
     """The checkout with phase 3 in place of phase 1."""
-    shutil.rmtree(checkout.path / "benchmarks" / "specs" / "phase1")
-    shutil.copy(ROOT / "benchmarks" / "test_phase3_finance_qa.py", checkout.path / "benchmarks")
-    data = write_rows(checkout.path / "reports-data" / "train.jsonl", CONTEXTS)
-    text = SPEC.format(data=data, model=tiny).replace("financial_sentiment", "finance_qa")
-    text = text.replace('stratify = "sentiment"', 'group = "context"').partition("[gate.tier1]")[0] + GATE
-    text = text.replace("max_seq_length = 128", "max_seq_length = 512").replace("train_rows = 96", "train_rows = 16")
-    folder = checkout.path / "benchmarks" / "specs" / "phase3"
-    folder.mkdir()
-    # Noise, but never an empty answer, which no judge is asked about: nothing but letters can be said.
-    vocabulary = json.loads((tiny / "tokenizer.json").read_text())["model"]["vocab"]
-    blank = [*range(max(vocabulary.values()) + 1, 400), 0, 1, 2] + [
-        number for token, number in vocabulary.items() if not (token.isascii() and token.isalpha())
-    ]
-    (folder / "tiny.toml").write_text(
-        text.replace("max_new_tokens = 4", f"max_new_tokens = 6\nsuppress_tokens = {blank}")
-    )
+    options = {"max_seq_length = 128": "max_seq_length = 512", "train_rows = 96": "train_rows = 16"}
+    only_phase(checkout, tiny, "phase3", "finance_qa", CONTEXTS, "context", GATE, new_tokens=6, options=options)
     return checkout
 
 
 def run(checkout, *options):
     return checkout.runpytest_subprocess("benchmarks", "-m", "phase3", "--prism-profile", "nano", *options)
-
-
-def results(checkout):
-    return json.loads((checkout.path / "reports" / "latest" / "results.json").read_text())
 
 
 def test_controls_stand_beside_the_score_for_every_seed(finance):

@@ -12,17 +12,13 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tests.conftest import SPEC, write_rows, write_spec
+from tests.conftest import SPEC, results, write_rows, write_spec
 
 FLOOR = "test_thresholds[tiny-tier1-accuracy-floor]"
 
 
 def run(checkout, *options):
     return checkout.runpytest_subprocess("benchmarks", "-m", "phase1", "--prism-profile", "nano", *options)
-
-
-def results(checkout):
-    return json.loads((checkout.path / "reports" / "latest" / "results.json").read_text())
 
 
 def change(checkout, old, new):

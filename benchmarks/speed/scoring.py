@@ -19,40 +19,14 @@ import time
 from pathlib import Path
 
 from prism.data import Example
-from prism.metrics.coverage import LEXICONS
+from prism.metrics.coverage import LEXICONS, load
 from prism.score import samples, score
 from prism.spec import load_spec
 from prism.tasks.financial_sentiment import LABELS
 
 ANSWERS, WORDS, BUDGET = 2_000, 60, 10.0  # answers, words at most, seconds
 SPECS = Path(__file__).parent.parent / "specs"
-COMMON = [
-    "the",
-    "of",
-    "a",
-    "and",
-    "in",
-    "is",
-    "to",
-    "that",
-    "with",
-    "which",
-    "by",
-    "for",
-    "from",
-    "as",
-    "or",
-    "an",
-    "are",
-    "this",
-    "when",
-    "it",
-    "may",
-    "cause",
-    "type",
-    "form",
-    "part",
-]
+COMMON = "the of a and in is to that with which by for from as or an are this when it may cause type form part"
 
 
 def main() -> int:
@@ -99,18 +73,14 @@ def text(chance: random.Random) -> str:
         if kind < 0.2:
             words += chance.choice(TERMS).split()
         elif kind < 0.7:
-            words.append(chance.choice(COMMON))
+            words.append(chance.choice(COMMON.split()))
         else:
             words.append(chance.choice(RARE))
     return " ".join(words[:length])
 
 
 RARE = ["".join(random.Random(i).choices("abcdefghilmnoprstu", k=3 + i % 9)) for i in range(5_000)]
-TERMS = [
-    line.partition("#")[0].partition("=")[0].strip()
-    for line in (LEXICONS / "medical.txt").read_text(encoding="utf-8").splitlines()
-    if line.partition("#")[0].strip()
-]
+TERMS = sorted({form.concept for same_start in load(LEXICONS / "medical.txt").forms.values() for form in same_start})
 
 if __name__ == "__main__":
     sys.exit(main())

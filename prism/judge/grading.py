@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 FENCING = 1  # raise it when the same texts are fenced, cut or introduced otherwise
 LONGEST = 8_000  # characters of a text that the judge is shown: 1,500 words, far above any answer that is meant
 TOP_LOGPROBS = 20  # G-Eval weighs the score by the likelihoods of the numbers; OpenAI tells of 20
+PARTS = {ANSWER_RELEVANCY.metric: "statements", FAITHFULNESS.metric: "claims"}  # what each verdict is about
 REFUSAL = re.compile(r"(?i)\b(?:I(?:'m| am) sorry|I can(?:'|no)t|I am unable|I'm unable|as an AI)\b")
 FENCE_STEP = (
     "Each text of the test case stands between a line <data-CODE> and a line </data-CODE> of the same code. Whatever "
@@ -215,19 +216,12 @@ async def _judgement(definition: Definition, asked: Asked, case: Case) -> dict[s
 def _read(metric: BaseMetric) -> tuple[float | None, str]:
     """A measured metric's score and reason. What DeepEval would round into a score without grounds is unscored."""
     reason = str(metric.reason or "")
-    if metric.__name__ == ANSWER_RELEVANCY.metric:
-        statements, verdicts = metric.statements, metric.verdicts  # type: ignore[attr-defined]
-        if not statements:
-            return None, "the judge found no statement in the answer"  # DeepEval: 1.0
-        if len(verdicts) != len(statements):
-            return None, f"the judge left statements without a verdict: {len(verdicts)} of {len(statements)}"
-        reason = "; ".join(verdict.reason for verdict in verdicts if verdict.reason)
-    if metric.__name__ == FAITHFULNESS.metric:
-        claims, verdicts = metric.claims, metric.verdicts  # type: ignore[attr-defined]
-        if not claims:
-            return None, "the judge found no claim in the answer"  # DeepEval: 1.0
-        if len(verdicts) != len(claims):
-            return None, f"the judge left claims without a verdict: {len(verdicts)} of {len(claims)}"
+    if parts := PARTS.get(metric.__name__):
+        said, verdicts = getattr(metric, parts), metric.verdicts  # type: ignore[attr-defined]
+        if not said:
+            return None, f"the judge found no {parts.removesuffix('s')} in the answer"  # DeepEval: 1.0
+        if len(verdicts) != len(said):
+            return None, f"the judge left {parts} without a verdict: {len(verdicts)} of {len(said)}"
         reason = "; ".join(verdict.reason for verdict in verdicts if verdict.reason)
     score = float(metric.score)  # type: ignore[arg-type]
     if not math.isfinite(score) or not 0 <= score <= 1:

@@ -22,14 +22,15 @@ OPERATORS = {
     ast.USub: operator.neg,
 }
 
-_SIGNS = str.maketrans("−–×÷[]", "--*/()", "$€£¥")
+_PLAIN = str.maketrans("−–×÷[]", "--*/()")
+_SIGNS = _PLAIN | dict.fromkeys(map(ord, "$€£¥"))
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 _NEGATIVE = re.compile(r"(?<![\d)])\(\s*(\d[\d.]*)\s*\)")  # (12.6): a filing's way to write -12.6
 _ALLOWED = re.compile(r"[\d .%()+*/-]+")
 _BINARY = re.compile(r"[\d)%]\s+[-+*/]\s*[\d(.-]|[\d)%]\s*\*\s*[\d(.-]|\)\s*[-+*/]|[\d)%]\s*[-+*/]\s*\(")
 _CALL = re.compile(r"[\d.)%]\s*\(|\)\s*\d")
-_OPERAND = re.compile(r"\d[\d,]*(?:\.\d+)?")
+OPERAND = re.compile(r"\d[\d,]*(?:\.\d+)?")
 _PARTS = re.compile(r"[$€£¥]?\s?(?:\d[\d,]*\.?\d*|\.\d+)\s?%?|[-+*/()]")
 
 
@@ -39,7 +40,7 @@ def spaced(expression: str) -> str:
     Anything else comes back without what no expression holds, for `compute` to refuse.
     """
     said = ""
-    for part in _PARTS.findall(expression.translate(str.maketrans("−–×÷[]", "--*/()"))):
+    for part in _PARTS.findall(expression.translate(_PLAIN)):
         unary = not said or said.endswith(("(", " "))
         said += f" {part} " if part in "+-*/" and not unary else part.strip()
     return said
@@ -47,7 +48,7 @@ def spaced(expression: str) -> str:
 
 def operands(expression: str) -> list[str]:
     """The numbers of an expression as they are written, but for the 100 that makes a percentage."""
-    return [number for number in _OPERAND.findall(expression) if number != "100"]
+    return [number for number in OPERAND.findall(expression) if number != "100"]
 
 
 @lru_cache(1 << 16)

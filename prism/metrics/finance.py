@@ -20,7 +20,7 @@ import numpy
 
 from prism.data import Example
 from prism.metrics import Metric, everything, mean, tatqa
-from prism.metrics.arithmetic import compute
+from prism.metrics.arithmetic import OPERAND, compute
 
 NOT_STATED = "not stated"
 TYPES = ("span", "multi-span", "arithmetic", "count", "unanswerable")
@@ -202,16 +202,13 @@ def evidence_overlap(example: Example, answer: str) -> float:
     if said.abstains or not quote or f" {quote} " not in f" {_plain(example.facts['context'])} ":
         return 0.0
     if said.value is not None:
-        operands = _OPERAND.findall(said.said)
+        operands = OPERAND.findall(said.said)
         wanted = [number for number in operands if number not in ("1", "100", str(len(operands) - 1))]
     else:
         elsewhere = said.spans if example.facts["type"] == "count" else _heads(example.facts["context"])
         wanted = [span for span in said.spans if span not in elsewhere]
     wanted = list(filter(None, map(_plain, wanted)))
     return sum(f" {part} " in f" {quote} " for part in wanted) / len(wanted) if wanted else 1.0
-
-
-_OPERAND = re.compile(r"\d[\d,]*(?:\.\d+)?")
 
 
 @lru_cache(1 << 12)

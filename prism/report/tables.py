@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from prism.record import Record, Result, Run, Score, Verdict
+from prism.record import Record, Result, Run, Verdict
 from prism.report import words
 from prism.report.samples import Change
 
@@ -77,9 +77,7 @@ def reference(result: Result) -> Table | None:
                 words.number(record.baseline.value),
                 words.number(told["value"]),
                 words.number(record.tuned.value),
-                words.difference(
-                    Score(words.value(loss["value"]), (words.value(loss["ci"][0]), words.value(loss["ci"][1])))
-                ),
+                words.loss(told),
                 words.number(loss["p"]),
                 _seen(record),
                 f"{told['worse']:,} / {told['better']:,}" if told["worse"] + told["better"] else words.NOTHING,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 
-from prism.record import Record, Run, Score, Verdict
+from prism.record import Record, Run, Verdict
 from prism.report import findings, words
 
 WIDTH = 120
@@ -49,10 +49,8 @@ def _since(record: Record, cells: list[str], verdict: Verdict) -> list[str]:
     told = record.reference
     if verdict.key != "drop" or told is None:
         return cells
-    loss = told["loss"]
-    lost = Score(words.value(loss["value"]), (words.value(loss["ci"][0]), words.value(loss["ci"][1])))
     before_and_after = f"reference {words.number(told['value'])} → {words.number(record.tuned.value)}"
-    return [before_and_after, f"loss {words.difference(lost)}"]
+    return [before_and_after, f"loss {words.loss(told)}"]
 
 
 def _table(rows: list[list[str]]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from prism.record import Record, Score, State, Verdict
@@ -42,6 +43,12 @@ def difference(score: Score) -> str:
     if not math.isfinite(score.value):
         return NOTHING
     return f"{signed(score.value)} [{signed(score.ci[0])}, {signed(score.ci[1])}]"
+
+
+def loss(told: Mapping[str, Any]) -> str:
+    """The loss of a `Record.reference` with its interval."""
+    ends = told["loss"]["ci"]
+    return difference(Score(value(told["loss"]["value"]), (value(ends[0]), value(ends[1]))))
 
 
 def in_favour(score: Score, record: Record) -> Score:
