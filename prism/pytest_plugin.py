@@ -59,7 +59,7 @@ class Session:
         self.made: set[Path] = set()
         self.states: dict[str, dict[str, str]] = {}  # spec id: threshold id: state, from the test reports
         self.broken: list[str] = []  # items that raised before they could decide, or took their worker down
-        self.asked = False  # whether any item stood for a threshold
+        self.asked = False  # whether any item stood for a threshold, or for a spec that lacks them
         self.interrupted = ""
         self.report_folder: Path | None = None
         self._specs: dict[str, list[Spec]] = {}
@@ -357,7 +357,7 @@ class _Watcher:
         known = dict(report.user_properties)
         if report.when not in ("setup", "call", "teardown"):  # xdist's report of an item that took its worker down
             self.session.broken.append(report.nodeid)
-        if "threshold" not in known:
+        if "spec" not in known:
             return
         self.session.asked = True
         if report.when == "call" and "state" in known:
@@ -452,8 +452,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     items.sort(key=place)
     for item in items:
-        if limit := _parameter(item, "threshold"):
-            item.user_properties += [("spec", _parameter(item, "spec").id), ("threshold", limit.id)]
+        if "threshold" in getattr(item, "fixturenames", ()) and (spec := _parameter(item, "spec")):
+            limit = _parameter(item, "threshold")  # none where the spec has no gate and is only measured
+            item.user_properties += [("spec", spec.id), *([("threshold", limit.id)] if limit else [])]
 
 
 def _names_no_spec(item: pytest.Item) -> bool:
