@@ -1,4 +1,5 @@
 # Two front doors: `make bench` and `make test`. Both set up .venv first and need Python 3.11 or newer, make, nothing else.
+# A GPU's set is another: pip install -c constraints-gpu.txt -e '.[gpu]' (README, "On a GPU").
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready

@@ -2,28 +2,56 @@
 
 from __future__ import annotations
 
+import gc
+import math
 import resource
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from prism.errors import ResourceError
 from prism.record import Record, Score, empty_record
-from prism.spec import Spec
+from prism.spec import COSTS, Spec
+
+# Dense bfloat16 rates by the makers' data sheets, by what the driver calls the GPU.
+BF16_TFLOPS = {
+    "H200": 989,
+    "H100": 989,
+    "A100": 312,
+    "L40S": 362,
+    "L4": 121,
+    "A10": 125,
+    "RTX 4090": 165,
+    "RTX 3090": 71,
+}
 
 
 @contextmanager
-def stage() -> Iterator[dict[str, Any]]:
+def stage(what: str = "", lower: str = "") -> Iterator[dict[str, Any]]:
     """Time a stage; the dict gets `seconds`, and `peak_memory_gib` of this process so far (GPU memory where one is).
 
-    `energy_wh` is there where NVML is and the stage used a GPU.
+    `energy_wh` is there where NVML is and the stage used a GPU. Raises ResourceError where the GPU's memory does not
+    suffice, naming the stage and the spec key to `lower`.
     """
     notes: dict[str, Any] = {}
+    free, fault = _free_gib(), ""
     began, drawn = time.perf_counter(), _energy()
-    yield notes
+    try:
+        yield notes
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":
+            raise
+        fault = str(error).splitlines()[0]
+        traceback.clear_frames(error.__traceback__)  # they hold the tensors that filled the memory
+    if fault:
+        _empty()
+        raise ResourceError(f"{what}: the GPU's memory is full ({free:.1f} GiB were free as it began); lower {lower}")
     notes["seconds"] = notes.get("seconds", time.perf_counter() - began)
     notes["peak_memory_gib"] = peak_memory_gib()
+    notes["device"] = gpu_name()
     used = _used_gpus() & drawn.keys()
     if used:
         now = _energy()
@@ -62,6 +90,36 @@ def peak_memory_gib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
+def _free_gib() -> float:
+    torch = sys.modules.get("torch")
+    return torch.cuda.mem_get_info()[0] / 2**30 if torch is not None and torch.cuda.is_available() else 0.0
+
+
+def _empty() -> None:
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def gpu_name() -> str:
+    """The GPU as its driver names it; empty without one."""
+    torch = sys.modules.get("torch")
+    return torch.cuda.get_device_name() if torch is not None and torch.cuda.is_available() else ""
+
+
+def utilization(notes: dict[str, Any]) -> float | None:
+    """Model flops utilization of a training: the least work its tokens take, over what the GPU could have done.
+
+    Frozen weights need two operations a weight forwards and two backwards, and no third two for their gradient; what
+    checkpointing computes twice counts once. None where the GPU's rate is not known.
+    """
+    rate = next((rate for name, rate in BF16_TFLOPS.items() if name in notes.get("device", "")), None)
+    if not rate or not notes.get("tokens") or "parameters" not in notes:
+        return None
+    return 4 * notes["parameters"] * notes["tokens"] / notes["seconds"] / (rate * 1e12)
+
+
 def resident_gib() -> float:
     """The GPU memory that this process holds now, or, without a GPU, its resident memory."""
     torch = sys.modules.get("torch")
@@ -81,15 +139,29 @@ def summary(stages: dict[str, dict[str, Any]], cached: list[str]) -> dict[str, A
         },
         "energy_wh": {name: notes["energy_wh"] for name, notes in stages.items() if "energy_wh" in notes},
         "peak_memory_gib": max(notes["peak_memory_gib"] for notes in stages.values()),
+        "utilization": {name: used for name, notes in stages.items() if (used := utilization(notes)) is not None},
+        "engine": {name: notes["engine"] for name, notes in stages.items() if "engine" in notes},
         "cached": cached,
     }
+
+
+def gated(spent: dict[str, Any], name: str) -> float:
+    """The value that a `[gate.cost]` threshold is held against; NaN where this machine or run does not tell it."""
+    if name == "peak_memory_gib":
+        return float(spent[name])
+    if name == "utilization":
+        return min(spent["utilization"].values(), default=math.nan)
+    speeds = spent["tokens_per_second"]
+    tuned = [speed for stage, speed in speeds.items() if stage.startswith("tuned")]
+    return min(tuned) / speeds["baseline"] if tuned and speeds.get("baseline") else math.nan
 
 
 def records(spec: Spec, evaluation: str, n: int, spent: dict[str, Any]) -> list[Record]:
     """One record a cost that the spec puts a limit on. A cost is one measurement, so its interval is itself."""
     found = []
     for name in spec.gate.get("cost", {}):
-        exact = Score(float(spent[name]), (float(spent[name]), float(spent[name])))
-        given = {"n": n, "groups": n, "direction": "lower", "baseline": exact, "tuned": exact}
-        found.append(empty_record(spec, evaluation, "cost", name, 0, **given, gain=Score(0.0, (0.0, 0.0))))
+        value = gated(spent, name)
+        exact, measured = Score(value, (value, value)), 0 if math.isnan(value) else n
+        given = {"n": measured, "groups": measured, "direction": COSTS[name], "baseline": exact, "tuned": exact}
+        found.append(empty_record(spec, evaluation, "cost", name, n - measured, **given, gain=Score(0.0, (0.0, 0.0))))
     return found

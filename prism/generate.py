@@ -1,7 +1,8 @@
 """Ask a model: greedy answers, and the likelihood of each label. Both resume after their last finished batch.
 
 Questions are batched by length under a token budget, longest first, so that padding stays small and a batch that is too
-large for the memory shows at once.
+large for the memory shows at once. On a GPU the answers come from `prism.decode` where it can run the model and its
+logits are the model's own, and from transformers' `generate` everywhere else; the notes say which, and why.
 """
 
 from __future__ import annotations
@@ -12,16 +13,29 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import GenerationConfig
-
 from prism.data import Example, Prediction
 from prism.errors import DataError
 from prism.model import Base
 
+# ruff: isort: split
+# After prism.model, which imports Unsloth where it is used.
+import torch
+from transformers import GenerationConfig
+
+from prism import decode
+
 ANSWERS = "predictions.jsonl"
 LIKELIHOODS = "likelihoods.jsonl"
 BATCH_TOKENS = {"cpu": 4_096, "cuda": 65_536}  # padded prompt and answer tokens in flight
+# Steps that `generate` would take, from which laying out the weights, comparing logits and capturing a step pay: those
+# cost up to 1.9 s, and a step of `generate` 28 ms however few its rows (both on an H200, Qwen2.5-1.5B).
+DECODE_FROM = 64
+MEMORY_SHARE = 0.8  # share of the free GPU memory that weights and cache may take
+PROBES = 8
+# Half-precision logits depend on the shapes of the matrix products behind them: the same model, asked one question at a
+# time, differs from itself. `decode` may differ from the model by three times that, or by this share of a logit vector
+# (without its mean); a wrong position costs .45 on the nano model, a missing weak adapter .05.
+DECODE_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2**-5, torch.float16: 2**-6}
 
 
 def encode(base: Base, example: Example) -> list[int]:
@@ -56,8 +70,11 @@ def pad(base: Base, rows: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
 @torch.no_grad()
 def answers(
     base: Base, model: Any, examples: Sequence[Example], folder: Path, advance: Callable[[int], None] = lambda _: None
-) -> None:
-    """Greedy answers to `folder`/predictions.jsonl, one line a sample, a batch at a time."""
+) -> dict[str, Any]:
+    """Greedy answers to `folder`/predictions.jsonl, one line a sample, a batch at a time.
+
+    Returns notes: which path produced them, and why.
+    """
     done = resume(folder / ANSWERS)
     advance(len(done))
     left = [example for example in examples if example.id not in done]
@@ -70,11 +87,19 @@ def answers(
         **base.spec.generate,
     )
     new_tokens = base.spec.generate.get("max_new_tokens", 20)
+    decoder, notes = _decoder(base, model, encoded, new_tokens)
+    budget = _budget(base, model)
+    chosen = batches(encoded, new_tokens, budget) if decoder is None else _rows(encoded, decoder.rows)
     with (folder / ANSWERS).open("a", encoding="utf-8") as file:
-        for batch in batches(encoded, new_tokens, BATCH_TOKENS[model.device.type]):
-            prompt = pad(base, [encoded[i] for i in batch])
-            produced = model.generate(**prompt, generation_config=config)[:, prompt["input_ids"].shape[1] :]
-            for i, ids in zip(batch, produced.tolist()):
+        for batch in chosen:
+            asked = [encoded[i] for i in batch]
+            if decoder is not None:
+                produced = decoder.answer(asked, new_tokens, config.eos_token_id)
+            else:
+                prompt = pad(base, asked)
+                whole = model.generate(**prompt, generation_config=config)
+                produced = whole[:, prompt["input_ids"].shape[1] :].tolist()
+            for i, ids in zip(batch, produced):
                 length = next((n for n, token in enumerate(ids) if token in config.eos_token_id), None)
                 kept = ids if length is None else ids[:length]
                 text = tokenizer.decode(kept, skip_special_tokens=True)
@@ -83,6 +108,76 @@ def answers(
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
             file.flush()
             advance(len(batch))
+    return notes
+
+
+def _room(base: Base, model: Any) -> float:
+    """Bytes of GPU memory that answering may take: a share of what is free, and no more than the spec's own limit."""
+    room = MEMORY_SHARE * torch.cuda.mem_get_info(model.device)[0]
+    limit = base.spec.gate.get("cost", {}).get("peak_memory_gib")
+    if limit is not None and limit.ceiling is not None:
+        room = min(room, MEMORY_SHARE * limit.ceiling * 2**30 - torch.cuda.memory_allocated(model.device))
+    return room
+
+
+def _budget(base: Base, model: Any, copies: int = 1) -> int:
+    """Padded tokens in flight: as many as pay, or as the memory holds `copies` of the keys and values of."""
+    most = BATCH_TOKENS[model.device.type]
+    if model.device.type == "cpu":
+        return most
+    return max(1, min(most, int(_room(base, model) / 2 / (copies * decode.cache_bytes(model)))))
+
+
+def _rows(encoded: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
+    """Indices in batches of `size`, longest first."""
+    order = sorted(range(len(encoded)), key=lambda i: -len(encoded[i]))
+    return (order[start : start + size] for start in range(0, len(order), size))
+
+
+def _decoder(
+    base: Base, model: Any, encoded: Sequence[Sequence[int]], new_tokens: int
+) -> tuple[decode.Decoder | None, dict[str, Any]]:
+    """The fast path, where it is one; else None, with the reason in the notes."""
+
+    def generate(why: str) -> tuple[None, dict[str, Any]]:
+        return None, {"engine": "generate", "why": why}
+
+    if model.device.type != "cuda":
+        return generate("no GPU")
+    if not encoded:
+        return generate("nothing is left to answer")
+    length = max(map(len, encoded)) + new_tokens
+    if -(-len(encoded) * length // BATCH_TOKENS["cuda"]) * new_tokens < DECODE_FROM:
+        return generate(f"{len(encoded)} × {new_tokens} tokens are too few to pay for it")
+    if options := sorted(set(base.spec.generate) - {"max_new_tokens"}):
+        return generate(f"[generate] {options[0]} is for generate alone")
+    if why := decode.unsupported(model):
+        return generate(why)
+    room = _room(base, model) - decode.weight_bytes(model)
+    rows = min(decode.SLOTS, len(encoded), int(room / (length * decode.cache_bytes(model))))
+    if rows < min(len(encoded), PROBES):
+        return generate("its weights and cache need more than the free GPU memory")
+    decoder = decode.Decoder(model, rows, length)
+    probes = encoded[:: -(-len(encoded) // PROBES)][:rows]
+    wanted = _next_logits(base, model, probes)
+    alone = torch.cat([_next_logits(base, model, [probe]) for probe in probes])
+    apart = _distance(decoder.read(probes, decode.shared_beginning(probes)), wanted)
+    itself = _distance(alone, wanted)
+    if not apart <= max(3 * itself, DECODE_TOLERANCE[model.dtype]):
+        return generate(f"its logits are {apart:.3g} from the model's, the model's own {itself:.3g} from themselves")
+    return decoder, {"engine": "captured", "rows": rows, "logits_apart": apart, "batch_of_one_apart": itself}
+
+
+def _next_logits(base: Base, model: Any, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+    prompt = pad(base, rows)
+    positions = (prompt["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+    return model(**prompt, position_ids=positions, logits_to_keep=1).logits[:, -1]
+
+
+def _distance(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    """The largest distance of two logit vectors, without their means, as a share of the wanted one's length."""
+    found, wanted = (part.float() - part.float().mean(-1, keepdim=True) for part in (found, wanted))
+    return float(((found - wanted).norm(dim=-1) / wanted.norm(dim=-1)).max())
 
 
 def _ends(model: Any) -> list[int]:
@@ -116,7 +211,7 @@ def likelihoods(
     tokens = torch.tensor([option + [end] * (width - len(option)) for option in options], device=device)
     counted = torch.tensor([[n < len(option) for n in range(width)] for option in options], device=device)
     with (folder / LIKELIHOODS).open("a", encoding="utf-8") as file:
-        for batch in batches(encoded, width * len(labels), BATCH_TOKENS[device.type]):
+        for batch in batches(encoded, width * len(labels), _budget(base, model, 1 + len(labels))):
             prompt = pad(base, [encoded[i] for i in batch])
             mask = prompt["attention_mask"]
             positions = (mask.cumsum(-1) - 1).clamp(min=0)

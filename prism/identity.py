@@ -22,26 +22,71 @@ from prism.store import digest, file_digest
 
 TRAINING = ("torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes", "unsloth")
 GENERATION = ("torch", "transformers", "peft", "bitsandbytes", "unsloth")
+NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE: a driver, and nothing that it drives
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl")
 
 
 @cache
-def cuda_devices() -> int:
-    """How many CUDA devices the driver shows, asked without importing torch; 0 without a driver."""
+def _driver() -> tuple[Any, int]:
+    """The CUDA driver's library and what its start returned, 0 where it is ready; (None, 0) without a driver."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
-        return 0
+        return None, 0
+    return driver, driver.cuInit(0)
+
+
+@cache
+def cuda_devices() -> int:
+    """How many CUDA devices the driver shows, asked without importing torch; 0 without a driver that works."""
+    driver, fault = _driver()
     count = ctypes.c_int(0)
-    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+    if driver is None or fault or cuda_fault() or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
         return 0
     return count.value
+
+
+@cache
+def cuda_fault() -> str:
+    """Why a machine with an NVIDIA driver has no CUDA device for us, in words; empty where that is not so."""
+    driver, fault = _driver()
+    if driver is None:
+        return ""
+    supported, wanted = ctypes.c_int(0), _torch_cuda()
+    driver.cuDriverGetVersion(ctypes.byref(supported))
+    if wanted and supported.value // 1000 < wanted:
+        have = f"{supported.value // 1000}.{supported.value % 1000 // 10}"
+        return f"the NVIDIA driver is too old: it runs CUDA up to {have}, torch needs {wanted}; update the driver"
+    return f"the NVIDIA driver does not start (error {fault}); reinstall it" if fault not in (0, NO_DEVICE) else ""
+
+
+def _torch_cuda() -> int:
+    """The major version of CUDA that the installed torch was built for; 0 where its packages do not say."""
+    for package in ("nvidia-cuda-runtime", "nvidia-cuda-runtime-cu12"):
+        if found := versions([package]):
+            return int(found[package].partition(".")[0])
+    return 0
+
+
+@cache
+def cuda_memory() -> list[tuple[str, float]]:
+    """Name and GiB of memory of each CUDA device."""
+    found = []
+    for n in range(cuda_devices()):
+        driver, _ = _driver()
+        device, name, size = ctypes.c_int(0), ctypes.create_string_buffer(96), ctypes.c_size_t(0)
+        driver.cuDeviceGet(ctypes.byref(device), n)
+        driver.cuDeviceGetName(name, 96, device)
+        driver.cuDeviceTotalMem_v2(ctypes.byref(size), device)
+        found.append((name.value.decode(), size.value / 2**30))
+    return found
 
 
 def engine(spec: Spec) -> dict[str, str]:
     """The library that loads the model, the device and the number format it computes in."""
     on_cpu = bool(spec.sft.get("use_cpu")) or not cuda_devices()
-    unsloth = not on_cpu and importlib.util.find_spec("unsloth") is not None
+    compiled = bool(spec.sft.get("torch_compile"))  # Unsloth's patches cannot be compiled
+    unsloth = not on_cpu and not compiled and importlib.util.find_spec("unsloth") is not None
     return {
         "library": "unsloth" if unsloth else "transformers",
         "device": "cpu" if on_cpu else "cuda",
@@ -148,7 +193,7 @@ def adapter_identity(
         "seed": seed,
         "engine": engine(spec),
         "versions": versions(TRAINING),
-        "source": file_digest(Path(__file__).with_name("train.py")),
+        "source": [file_digest(Path(__file__).with_name(name)) for name in ("train.py", "packing.py")],
     }
 
 
@@ -166,7 +211,7 @@ def predictions_identity(
         "generate": spec.generate,
         "engine": engine(spec),
         "versions": versions(GENERATION),
-        "source": file_digest(Path(__file__).with_name("generate.py")),
+        "source": [file_digest(Path(__file__).with_name(name)) for name in ("generate.py", "decode.py")],
     }
 
 

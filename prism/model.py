@@ -7,11 +7,12 @@ and bitsandbytes; this is the only place that knows both vocabularies.
 from __future__ import annotations
 
 import importlib.util
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prism.errors import ModelError, SpecError
+from prism.errors import ModelError, ResourceError, SpecError
 from prism.identity import base_identity, cuda_devices, engine, is_folder_name, local_folder, require_safetensors
 from prism.spec import Spec
 
@@ -23,6 +24,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils.logging import disable_progress_bar
+
+# PEFT's own defaults, written down: Unsloth's differ.
+LORA: dict[str, Any] = {"r": 8, "lora_alpha": 8, "lora_dropout": 0.0, "bias": "none", "use_rslora": False}
 
 
 @dataclass
@@ -44,6 +48,7 @@ def load(spec: Spec, root: Path) -> Base:
     name = spec.model.model_name
     source = str(local_folder(name, root)) if is_folder_name(name) else name
     kind = engine(spec)
+    _require_gpu(spec, kind["device"])
     disable_progress_bar()
     dtype = getattr(torch, kind["dtype"])
     try:
@@ -51,7 +56,7 @@ def load(spec: Spec, root: Path) -> Base:
             from unsloth import FastLanguageModel
 
             table = spec.model.model_dump() | {"model_name": source, "dtype": dtype}
-            model, tokenizer = FastLanguageModel.from_pretrained(**table, revision=identity.get("revision"))
+            model, _ = FastLanguageModel.from_pretrained(**table, revision=identity.get("revision"))
         else:
             quantization = None
             if spec.model.load_in_4bit or spec.model.load_in_8bit:
@@ -71,9 +76,13 @@ def load(spec: Spec, root: Path) -> Base:
                 use_safetensors=True,
                 trust_remote_code=False,
             )
-            tokenizer = AutoTokenizer.from_pretrained(
-                source, revision=identity.get("revision"), trust_remote_code=False
-            )
+            if type(model).forward.__module__.startswith("unsloth"):
+                raise ModelError(
+                    f"{spec.id}: Unsloth has patched {type(model).__name__} for another spec of this run, and this one "
+                    f"goes without it; run it by itself: --prism-spec {spec.id}"
+                )
+        # On either path the tokenizer as its makers publish it: Unsloth may change its template and padding.
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=identity.get("revision"), trust_remote_code=False)
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"{name}: cannot be loaded: {str(error).splitlines()[0]}") from error
     if tokenizer.chat_template is None:
@@ -84,8 +93,30 @@ def load(spec: Spec, root: Path) -> Base:
     return Base(spec, model.eval(), tokenizer, kind["library"])
 
 
-def add_adapter(base: Base, seed: int) -> Any:
-    """A fresh LoRA adapter on the base, as `[lora]` describes it."""
+def _require_gpu(spec: Spec, device: str) -> None:
+    """Raises ResourceError where another process has the GPU's memory, ModelError where quantization cannot work."""
+    if device != "cuda":
+        return
+    free, total = (size / 2**30 for size in torch.cuda.mem_get_info())
+    held = torch.cuda.memory_reserved() / 2**30
+    need = spec.requires.vram_gb or 0
+    if free + held < 0.95 * need <= total:
+        raise ResourceError(
+            f"{spec.id}: needs {need:g} GiB on the GPU, and {free:.1f} of {total:.1f} are free: another process has "
+            f"the rest; wait for it, or name another GPU in CUDA_VISIBLE_DEVICES"
+        )
+    if spec.model.load_in_4bit or spec.model.load_in_8bit:
+        import bitsandbytes.cextension
+
+        if not getattr(bitsandbytes.cextension.lib, "compiled_with_cuda", False):
+            raise ModelError(
+                f"{spec.id}: bitsandbytes {bitsandbytes.__version__} has no library for CUDA {torch.version.cuda}, so "
+                f"nothing can be loaded in 4 or 8 bits; install the one in constraints-gpu.txt"
+            )
+
+
+def add_adapter(base: Base, seed: int, checkpointing: bool = False) -> Any:
+    """A fresh LoRA adapter on the base, as `[lora]` describes it. `checkpointing` is Unsloth's to know by now."""
     from transformers import set_seed
 
     set_seed(seed)
@@ -94,8 +125,8 @@ def add_adapter(base: Base, seed: int) -> Any:
 
         return FastLanguageModel.get_peft_model(
             base.model,
-            **base.spec.lora,
-            use_gradient_checkpointing=base.spec.sft.get("gradient_checkpointing", False),
+            **(LORA | base.spec.lora),
+            use_gradient_checkpointing=checkpointing,
             random_state=seed,
         )
     return get_peft_model(base.model, lora_config(base.spec))
@@ -103,7 +134,7 @@ def add_adapter(base: Base, seed: int) -> Any:
 
 def lora_config(spec: Spec) -> LoraConfig:
     try:
-        return LoraConfig(task_type="CAUSAL_LM", **spec.lora)
+        return LoraConfig(task_type="CAUSAL_LM", **(LORA | spec.lora))
     except (TypeError, ValueError) as error:
         raise SpecError(f"{spec.id}.toml [lora]: {error}") from None
 
@@ -113,8 +144,20 @@ def load_adapter(base: Base, folder: Path) -> Any:
     if not (folder / "adapter_config.json").is_file():
         raise ModelError(f"{folder}: holds no adapter_config.json, so it is no adapter; check the spec's adapter key")
     require_safetensors(folder, "adapter")
+    _require_same_base(base, folder)
     try:
         return PeftModel.from_pretrained(base.model, str(folder)).eval()
     except (RuntimeError, ValueError, KeyError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise ModelError(f"{folder.name}: does not fit the base {base.spec.model.model_name}: {reason}") from error
+
+
+def _require_same_base(base: Base, folder: Path) -> None:
+    """Raises ModelError for an adapter that was trained on another base, where both are named by their hub id."""
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    trained, here = config.get("base_model_name_or_path") or "", base.spec.model.model_name
+    if is_folder_name(trained) or is_folder_name(here):
+        return  # a folder's name says nothing of what lies in it
+    ours, theirs = (name.partition("/")[2].lower() for name in (here, trained))
+    if not (ours.startswith(theirs) or theirs.startswith(ours)):  # "…-bnb-4bit" is the same base
+        raise ModelError(f"{folder.name}: was trained on {trained}, not on {here}; name that base in model_name")

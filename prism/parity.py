@@ -10,13 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from peft import PeftModel
-
 from prism.data import Example
 from prism.errors import ModelError
 from prism.generate import encode, pad
 from prism.model import Base, load_adapter
+
+# ruff: isort: split
+# After prism.model, which imports Unsloth where it is used.
+import torch
+from peft import PeftModel
 
 PROBES = 8
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16: 0.05}  # largest difference of a logit

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from prism import workers
 from prism.errors import PrismError, ResourceError, StoreError
-from prism.identity import own_source, versions
+from prism.identity import cuda_memory, own_source, versions
 from prism.judge.asking import Choice, choose
 from prism.judge.spending import Budget, Spending
 from prism.record import Result, Run, from_json, to_json, write_text
@@ -326,7 +327,13 @@ def _seeds(text: str) -> str:
     return text
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    return workers.automatic()
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    workers.pin(config)
     for phase in PHASES:
         config.addinivalue_line("markers", f"{phase}: a benchmark of {phase}")
     for mark, meaning in {
@@ -371,18 +378,35 @@ class _Watcher:
 
 
 class _Xdist:
-    """Tells each worker which run it works for."""
+    """Tells each worker which run it works for and which GPU is its own, and keeps a spec's items on one worker."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
+        self.pins = workers.Pins() if not session.worker else None
 
     def pytest_configure_node(self, node: Any) -> None:
+        assert self.pins is not None
         node.workerinput["prism_run_id"] = self.session.run_id
+        node.workerinput["prism_gpu"] = self.pins.take(node.gateway.id)
+
+    def pytest_testnodedown(self, node: Any, error: Any) -> None:
+        assert self.pins is not None
+        self.pins.give_back(node.gateway.id)
+
+    def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:
+        if config.getoption("dist") not in ("load", "no"):
+            return None  # asked for by name
+        names = [spec.name for phase in PHASES for spec in self.session.specs(phase)]
+        return workers.scheduler(config, log, lambda nodeid: workers.scope(nodeid, names))
 
 
 def pytest_report_header(config: pytest.Config) -> str:
     session = config.stash[Session.key]
-    return f"prism: profile {session.profile} ({session.why}); store {session.store.home}"
+    line = f"prism: profile {session.profile} ({session.why}); store {session.store.home}"
+    gpus = sorted({name for name, _ in cuda_memory()})
+    if len(gpus) > 1:
+        line += f"; the GPUs differ ({', '.join(gpus)}): times and costs compare on one kind only, name it in CUDA_VISIBLE_DEVICES"
+    return line
 
 
 def pytest_collection(session: pytest.Session) -> None:

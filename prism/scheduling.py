@@ -9,7 +9,7 @@ from pathlib import Path
 
 from prism.data import has_local_rows
 from prism.errors import SpecError
-from prism.identity import cuda_devices
+from prism.identity import cuda_devices, cuda_fault, cuda_memory
 from prism.spec import Spec
 
 
@@ -18,7 +18,7 @@ def choose_profile(asked: str | None) -> tuple[str, str]:
     if asked:
         return asked, "--prism-profile"
     if not cuda_devices():
-        return "nano", "no CUDA device"
+        return "nano", cuda_fault() or "no CUDA device"
     if importlib.util.find_spec("bitsandbytes") is None:
         return "nano", "a CUDA device, but not the gpu extra: pip install 'prism-bench[gpu]'"
     return "full", f"{cuda_devices()} CUDA device(s) and the gpu extra"
@@ -42,8 +42,13 @@ def resources(spec: Spec, home: Path) -> list[tuple[str, bool]]:
 
 def lacking(spec: Spec, root: Path, data: Path | None) -> str:
     """Why a spec cannot run here, seen without loading anything; empty where it can."""
-    if spec.requires.vram_gb and not cuda_devices():
-        return f"needs a CUDA device with {spec.requires.vram_gb:g} GiB, and there is none"
+    if need := spec.requires.vram_gb:
+        if not cuda_devices():
+            why = cuda_fault()
+            return f"needs a CUDA device with {need:g} GiB, and there is none" + (f" ({why})" if why else "")
+        name, total = cuda_memory()[0]
+        if total < 0.95 * need:  # makers' GiB are a little less
+            return f"needs a GPU with {need:g} GiB, and {name} has {total:.1f}"
     if spec.profile == "nano" and not has_local_rows(spec, root, data):
         return f"its rows are not bundled; pass --prism-data DIR, where DIR holds {spec.data.name}/"
     return ""

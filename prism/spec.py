@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from prism.metrics import Metric
 
 TIERS = ("tier1", "tier2", "tier3", "cost")
+COSTS = {  # a cost that a spec may put a limit on, and which way is better
+    "peak_memory_gib": "lower",
+    "utilization": "higher",  # of the GPU's arithmetic, in training
+    "generation_ratio": "higher",  # tuned answers' tokens/s over the baseline's
+}
 PROFILES = ("nano", "full")
 # Set by PRISM from the spec's own keys, or a door to code that nobody reviewed.
 RESERVED = {
@@ -215,6 +220,8 @@ def _check_task(spec: Spec, place: str) -> None:
     for limit in spec.limits():
         where = f'{place} [gate.{limit.tier}] "{limit.metric}"'.replace('"', "" if " " not in limit.metric else '"')
         if limit.tier == "cost":
+            if limit.metric not in COSTS:
+                raise SpecError(f"{where}: not a cost; there are {', '.join(COSTS)}")
             if limit.key == "drop":
                 raise SpecError(f"{where}.drop: a cost has no samples to compare; give it a ceiling")
             continue

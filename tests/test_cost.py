@@ -40,6 +40,8 @@ def torch(held):
         is_available=lambda: True,
         device_count=lambda: 2,
         max_memory_allocated=lambda gpu=0: held[gpu],
+        mem_get_info=lambda: (2**30, 2**31),
+        get_device_name=lambda: "a GPU",
         get_device_properties=lambda gpu: SimpleNamespace(uuid=gpu),
     )
     return SimpleNamespace(cuda=cuda)

@@ -1,0 +1,284 @@
+"""PRISM's path, plain TRL and transformers, and Unsloth's notebook defaults, side by side on the GPU at hand.
+
+    python -m benchmarks.speed.gpu --out benchmarks/speed/GPU.md
+
+Each contender runs in a process of its own on a random-weight twin (fixtures/make/twin.py) and bundled flashcards, and
+says one line of JSON; the Markdown table is made of those. Training is counted from the fourth step on, generation from
+the second pass on, so that compiling and loading stay out; what they cost is a column of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import nullcontext
+from dataclasses import replace
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+ROOT = Path(__file__).resolve().parents[2]
+STEP_TOKENS, STEPS, WARM = 16_384, 9, 3
+PROMPTS, NEW_TOKENS = 512, 64
+QUESTIONS = 17  # asked in one prompt: about 190 tokens, as long as a published task's with its instructions
+LORA = {
+    "r": 16,
+    "lora_alpha": 32,
+    "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+}
+PACKED = {"packing": True, "per_device_train_batch_size": STEP_TOKENS // 1024}
+PADDED = {"packing": False, "per_device_train_batch_size": 16, "gradient_accumulation_steps": 15}
+FAST = {
+    "optim": "adamw_torch_fused",  # adamw_8bit launches a kernel a matrix: 27 ms of a step of 318
+    "torch_compile": True,
+    "use_liger_kernel": True,
+    "liger_kernel_config": {"rope": False, "rms_norm": False, "swiglu": False, "fused_linear_cross_entropy": True},
+}
+SMALL = {"per_device_train_batch_size": 16, "gradient_checkpointing": True}
+FOUR, EIGHT, HALF = {"load_in_4bit": True}, {"load_in_8bit": True}, {}
+SMALL_MODEL, LARGE_MODEL = "Qwen2.5-1.5B", "Qwen3-4B"
+
+# name: (what, whose, twin, [model] options, options of the work)
+CONTENDERS: dict[str, tuple[str, str, str, dict[str, Any], dict[str, Any]]] = {
+    "PRISM: 4-bit, packed, compiled, fused loss": ("train", "prism", SMALL_MODEL, FOUR, PACKED | FAST),
+    "plain TRL: 4-bit, padded, checkpointing": (
+        "train",
+        "plain",
+        SMALL_MODEL,
+        FOUR,
+        PADDED | {"gradient_checkpointing": True},
+    ),
+    "plain TRL: 4-bit, packed, checkpointing": (
+        "train",
+        "plain",
+        SMALL_MODEL,
+        FOUR,
+        PACKED | {"gradient_checkpointing": True},
+    ),
+    "Unsloth: 4-bit, packed, checkpointing": (
+        "train",
+        "unsloth",
+        SMALL_MODEL,
+        FOUR,
+        PACKED | {"gradient_checkpointing": True},
+    ),
+    "Unsloth: 4-bit, packed, no checkpointing": (
+        "train",
+        "unsloth",
+        SMALL_MODEL,
+        FOUR,
+        PACKED | {"gradient_checkpointing": False},
+    ),
+    "PRISM: 4-bit base, adapter merged, captured step": ("answer", "prism", SMALL_MODEL, FOUR, {}),
+    "PRISM: bf16 base, captured step": ("answer", "prism", SMALL_MODEL, HALF, {"many": 10_000}),
+    "PRISM: the same, one question a prompt": ("answer", "prism", SMALL_MODEL, HALF, {"questions": 1}),
+    "plain transformers: bf16, batch 512": ("answer", "plain", SMALL_MODEL, HALF, {"batch": 512}),
+    "plain transformers: 4-bit, batch 128": ("answer", "plain", SMALL_MODEL, FOUR, {"batch": 128}),
+    "Unsloth fast inference: 4-bit, batch 128": ("answer", "unsloth", SMALL_MODEL, FOUR, {"batch": 128}),
+    "PRISM on a small GPU: 4-bit, checkpointing, 16 rows": ("train", "unsloth", SMALL_MODEL, FOUR, SMALL),
+    "PRISM on a small GPU: 8-bit Qwen3-4B, checkpointing, 16 rows": ("train", "unsloth", LARGE_MODEL, EIGHT, SMALL),
+}
+
+
+def spec_for(folder: str, options: dict[str, Any], sft: dict[str, Any], rows: int) -> Any:
+    from prism.spec import Data, Model, Spec, Split
+
+    defaults = {
+        "max_steps": STEPS,
+        "gradient_accumulation_steps": 1,
+        "bf16": True,
+        "learning_rate": 2e-4,
+        "optim": "adamw_8bit",
+        "save_steps": 10_000,
+    }
+    return Spec(
+        title="speed",
+        task="medical_chat",
+        profile="full",
+        data=Data(path="fixtures/data/medical-flashcards", split=Split(test_size=0.1), train_rows=rows),
+        model=Model(model_name=folder, max_seq_length=1024, **options),
+        lora=LORA,
+        sft=defaults | sft,
+        generate={"max_new_tokens": NEW_TOKENS},
+        phase="speed",
+        name="speed",
+    )
+
+
+def run(name: str, twin: str, layers: int | None) -> dict[str, Any]:
+    """One contender, in this process."""
+    what, whose, _, options, work = CONTENDERS[name]
+    if whose != "unsloth":
+        sys.modules["unsloth"] = None  # type: ignore[assignment]  # as if it were not installed
+    from prism import model, packing
+    from prism.data import load_examples
+
+    # ruff: isort: split
+    import torch
+
+    if what == "train" and whose == "plain":
+        packing.worn = lambda *_: nullcontext()  # type: ignore[assignment]  # TRL as it comes
+    spec = spec_for(twin, options, work if what == "train" else {"gradient_checkpointing": False}, 1_000)
+    cards = load_examples(spec, ROOT)[0]
+    began = time.perf_counter()
+    base = model.load(spec, ROOT)
+    torch.cuda.synchronize()
+    found: dict[str, Any] = {"load_s": time.perf_counter() - began, "load_gib": torch.cuda.memory_allocated() / 2**30}
+    torch.cuda.reset_peak_memory_stats()
+    found |= train(base, cards) if what == "train" else answer(base, cards, whose, work, options)
+    return found | {"peak_gib": torch.cuda.max_memory_allocated() / 2**30, "gpu": torch.cuda.get_device_name()}
+
+
+def train(base: Any, cards: list[Any]) -> dict[str, Any]:
+    """Real (unpadded) tokens a second, counted from step WARM on."""
+    from prism import train
+
+    times = [time.perf_counter()]
+    with tempfile.TemporaryDirectory() as folder:
+        notes = train.train(base, cards * 6, 42, Path(folder), lambda _: times.append(time.perf_counter()))
+    whole = notes["tokens"] / notes["steps"]
+    return {
+        "rate": whole * (STEPS - WARM) / (times[-1] - times[WARM]),
+        "start_s": times[1] - times[0],
+        "tokens_a_step": whole,
+        "loss": [notes["loss"][0][1], notes["loss"][-1][1]],
+        **{key: notes[key] for key in ("gradient_checkpointing", "activations_gib", "trained_share") if key in notes},
+    }
+
+
+def answer(base: Any, cards: list[Any], whose: str, work: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    """New tokens a second of the second pass over the same prompts, and the first pass with all that it sets up."""
+    import torch
+
+    from prism import decode, generate, model
+
+    if options and whose == "prism":
+        base.model = model.add_adapter(base, 42)
+        for name, weight in base.model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(weight, std=0.01)
+    cards = [_longer(cards, n, work.get("questions", QUESTIONS)) for n in range(PROMPTS)]
+    encoded = sorted((generate.encode(base, card) for card in cards), key=len, reverse=True)
+    widths: dict[str, Any] = {"prompt_tokens": [min(map(len, encoded)), max(map(len, encoded))]}
+    if whose == "prism":
+        with tempfile.TemporaryDirectory() as folder:
+            began = time.perf_counter()
+            notes = generate.answers(base, base.model, cards, Path(folder))
+            first = time.perf_counter() - began
+        if many := work.get("many"):
+            more = [_longer(cards, n % PROMPTS, 1) for n in range(many)]
+            with tempfile.TemporaryDirectory() as folder:
+                began = time.perf_counter()
+                generate.answers(base, base.model, more, Path(folder))
+                widths |= {"many": many, "many_rate": many * NEW_TOKENS / (time.perf_counter() - began)}
+        decoder = decode.Decoder(base.model, PROMPTS, max(map(len, encoded)) + NEW_TOKENS)
+        rates = []
+        for _ in range(3):
+            began = time.perf_counter()
+            said = decoder.answer(encoded, NEW_TOKENS, [base.tokenizer.pad_token_id])
+            rates.append(sum(map(len, said)) / (time.perf_counter() - began))
+        return widths | notes | {"rate": rates[-1], "start_s": first, "first_rate": PROMPTS * NEW_TOKENS / first}
+    if whose == "unsloth":
+        from unsloth import FastLanguageModel
+
+        FastLanguageModel.for_inference(base.model)
+    seconds = []
+    with torch.no_grad():
+        for _ in range(2):
+            began, produced = time.perf_counter(), 0
+            for start in range(0, PROMPTS, work["batch"]):
+                prompt = generate.pad(base, encoded[start : start + work["batch"]])
+                whole = base.model.generate(
+                    **prompt, do_sample=False, min_new_tokens=NEW_TOKENS, max_new_tokens=NEW_TOKENS
+                )
+                produced += (whole.shape[1] - prompt["input_ids"].shape[1]) * len(whole)
+            torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - began)
+    return widths | {"rate": produced / seconds[1], "start_s": seconds[0], "first_rate": produced / seconds[0]}
+
+
+def _longer(cards: list[Any], n: int, questions: int) -> Any:
+    asked = [cards[(n + k) % len(cards)].messages[1]["content"] for k in range(questions)]
+    messages = (cards[n].messages[0], {"role": "user", "content": " ".join(asked)})
+    return replace(cards[n], messages=messages)
+
+
+def table(found: dict[str, dict[str, Any]]) -> str:
+    """The contenders by what they do, each with its ratio to PRISM's own line."""
+    blocks = []
+    for what, title in (("train", "Training, real tokens/s"), ("answer", "Generation, new tokens/s")):
+        rows = {name: line for name, line in found.items() if CONTENDERS[name][0] == what}
+        own = next((line["rate"] for name, line in rows.items() if name.startswith("PRISM:") and "rate" in line), None)
+        cells = [
+            [
+                name,
+                f"{line['rate']:,.0f}" if "rate" in line else line["error"],
+                f"{own / line['rate']:.2f}" if own and "rate" in line else "",
+                f"{line['start_s']:.1f}" if "start_s" in line else "",
+                f"{line['load_gib']:.2f}" if "load_gib" in line else "",
+                f"{line['peak_gib']:.2f}" if "peak_gib" in line else "",
+            ]
+            for name, line in rows.items()
+        ]
+        head = [title, "tokens/s", "PRISM is faster by", "first step or pass, s", "loaded, GiB", "peak, GiB"]
+        if not cells:
+            continue
+        blocks.append(tabulate(cells, head, tablefmt="pipe", disable_numparse=True, colalign=("left", *["right"] * 5)))
+    return "\n\n".join(blocks)
+
+
+def versions() -> str:
+    said = []
+    for package in ("torch", "transformers", "trl", "peft", "bitsandbytes", "unsloth", "liger-kernel"):
+        try:
+            said.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            continue
+    return ", ".join(said)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed.gpu", description=__doc__)
+    parser.add_argument("--only", help="contenders whose name holds this")
+    parser.add_argument("--layers", type=int, help="twins of fewer layers; only to try it")
+    parser.add_argument("--twins", type=Path, help="where the twins are, or are to be written")
+    parser.add_argument("--out", type=Path, help="write the table there, too")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    twins = given.twins or Path(tempfile.mkdtemp())
+    if given.one:
+        print("\n" + json.dumps(run(given.one, str(twins / CONTENDERS[given.one][2]), given.layers)))
+        return
+    found: dict[str, dict[str, Any]] = {}
+    for name, (_, _, twin, _, _) in CONTENDERS.items():
+        if given.only and given.only not in name:
+            continue
+        if not (twins / twin / "config.json").exists():
+            from fixtures.make.twin import make
+
+            make(twin, twins / twin, given.layers)
+        command = [sys.executable, "-m", "benchmarks.speed.gpu", "--one", name, "--twins", str(twins)]
+        began = time.perf_counter()
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+        try:
+            found[name] = json.loads(done.stdout.strip().splitlines()[-1])
+        except (IndexError, ValueError):
+            found[name] = {"error": (done.stderr.strip().splitlines() or ["no output"])[-1][:200]}
+            print(done.stderr[-3000:], file=sys.stderr)
+        print(f"{time.perf_counter() - began:6.1f} s  {name}: {json.dumps(found[name])}", flush=True)
+    gpu = next((line["gpu"] for line in found.values() if "gpu" in line), "no GPU")
+    text = f"{gpu}, {datetime.now(UTC):%Y-%m-%d}; {versions()}.\n\n{table(found)}\n"
+    print(text)
+    if given.out:
+        given.out.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

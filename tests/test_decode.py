@@ -1,0 +1,138 @@
+"""The captured step and packed training: the same numbers as the model's own forward pass. On a CPU nothing is captured."""
+
+import json
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+from prism import decode, generate, model, packing
+from prism.data import load_examples
+from prism.spec import load_spec
+from tests.conftest import ROOT
+
+SIZES = {
+    "vocab_size": 90,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 10_000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+MODELS = {
+    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SIZES)),
+    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SIZES, head_dim=16)),
+    "llama3": lambda: LlamaForCausalLM(LlamaConfig(**SIZES, rope_parameters=LLAMA3)),
+}
+LENGTHS = (23, 9, 17, 8)
+
+
+@pytest.fixture(params=MODELS)
+def adapted(request):
+    """A random model that wears an adapter which changes it, with biases that are not 0."""
+    torch.manual_seed(0)
+    base = MODELS[request.param]()
+    found = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")).eval()
+    for name, weight in found.named_parameters():
+        if "lora_B" in name or name.endswith("bias"):
+            torch.nn.init.normal_(weight, std=0.3)
+    return found
+
+
+@pytest.fixture
+def prompts():
+    torch.manual_seed(1)
+    shared = torch.randint(5, 90, (5,)).tolist()
+    return [shared + torch.randint(5, 90, (length - 5,)).tolist() for length in LENGTHS]
+
+
+@torch.no_grad()
+def test_logits_and_answers_are_the_models(adapted, prompts):
+    """Rows of unequal length, a shared beginning run once, the adapter merged: against one plain pass a prompt."""
+    assert decode.unsupported(adapted) == ""
+    decoder = decode.Decoder(adapted, len(prompts), max(LENGTHS) + 6)
+    assert decode.shared_beginning(prompts) == 5
+    wanted = torch.stack([adapted(torch.tensor([prompt])).logits[0, -1] for prompt in prompts])
+    assert torch.allclose(decoder.read(prompts, shared=5), wanted, atol=1e-4)
+    said = decoder.answer(prompts, 6, [0])
+    for prompt, found in zip(prompts, said):
+        expected = adapted.generate(torch.tensor([prompt]), max_new_tokens=6, do_sample=False, eos_token_id=0)
+        ids = expected[0, len(prompt) :].tolist()
+        assert found[: len(ids)] == ids
+
+
+def test_an_answer_stops_at_its_end_and_a_row_can_be_left_empty(adapted, prompts):
+    decoder = decode.Decoder(adapted, len(prompts), max(LENGTHS) + 6)
+    free = decoder.answer(prompts[:2], 6, [0])
+    end = free[0][2]
+    stopped = decoder.answer(prompts[:2], 6, [end])
+    place = free[0].index(end)
+    assert stopped[0][: place + 1] == free[0][: place + 1]
+    assert set(stopped[0][place:]) == {end}
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"model_type": "gemma3"}, "gemma3 is none of qwen2, qwen3, llama"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "some layers attend to a window only"),
+        ({"rope_parameters": {"rope_type": "dynamic"}}, "rotary positions"),
+    ],
+    ids=["family", "window", "positions"],
+)
+def test_models_that_are_left_to_generate(changes, why):
+    config = Qwen2Config(**SIZES)
+    for name, value in changes.items():
+        object.__setattr__(config, name, value)
+    assert why in decode.unsupported(type("Model", (), {"config": config}))
+
+
+def test_nano_answers_do_not_hang_on_the_path(tmp_path):
+    """In float32 always the same: transformers' `generate` one question at a time, and this decoder side by side."""
+    spec = load_spec(ROOT / "benchmarks" / "specs" / "phase1" / "nano.toml")
+    held_out = load_examples(spec, ROOT)[1][:24]
+    base = model.load(spec, ROOT)
+    notes = generate.answers(base, base.model, held_out, tmp_path)
+    assert notes == {"engine": "generate", "why": "no GPU"}
+    lines = map(json.loads, (tmp_path / generate.ANSWERS).read_text().splitlines())
+    wanted = {line["id"]: line["answer"] for line in lines}
+    encoded = [generate.encode(base, example) for example in held_out]
+    new = spec.generate["max_new_tokens"]
+    said = decode.Decoder(base.model, 24, max(map(len, encoded)) + new).answer(
+        encoded, new, [base.tokenizer.eos_token_id]
+    )
+    for example, ids in zip(held_out, said):
+        end = ids.index(base.tokenizer.eos_token_id) if base.tokenizer.eos_token_id in ids else new
+        assert base.tokenizer.decode(ids[:end], skip_special_tokens=True) == wanted[example.id]
+
+
+def test_packed_samples_see_only_themselves(adapted, prompts):
+    """Logits and the adapter's gradients of one packed row, padding at its end, against each sample alone."""
+    flat = torch.tensor([[token for prompt in prompts for token in prompt] + [0] * 11])
+    places = torch.tensor([[n for length in LENGTHS for n in range(length)] + [0] * 11])
+    trained = [weight for weight in adapted.parameters() if weight.requires_grad]
+    with packing.worn(adapted, 23):
+        packed = adapted(input_ids=flat, position_ids=places, use_cache=False).logits[0]
+        together = torch.autograd.grad(packed[: sum(LENGTHS)].square().sum(), trained)
+    alone = [adapted(torch.tensor([prompt])).logits[0] for prompt in prompts]
+    assert torch.allclose(packed[: sum(LENGTHS)], torch.cat(alone), atol=1e-5)
+    apart = torch.autograd.grad(torch.cat(alone).square().sum(), trained)
+    for one, other in zip(together, apart):
+        assert torch.allclose(one, other, rtol=1e-3, atol=1e-3)
+
+
+def test_boundaries_cover_the_row_and_none_is_too_long():
+    places = torch.tensor([[*range(7), *range(4), *([0] * 21)]])
+    found = packing.boundaries(places, longest=8).tolist()
+    assert found[:6] == [0, 7, 11, 19, 27, 32]
+    assert set(found[6:]) <= {32}

@@ -1,0 +1,371 @@
+"""What a GPU run needs and a CPU can show: the same options on both paths, one GPU a worker, and faults in one sentence."""
+
+import ctypes
+import json
+import re
+import subprocess
+import sys
+import types
+
+import pytest
+import torch
+
+from benchmarks.speed import gpu as speed
+from fixtures.make import twin
+from prism import cost, generate, identity, model, scheduling, train, workers
+from prism.data import load_examples
+from prism.errors import ModelError, ResourceError, SpecError
+from prism.spec import find_specs, load_spec
+from tests.conftest import ROOT, SPEC, write_rows, write_spec
+
+# What unsloth 2026.10 replaces in SFTConfig, of all that changes what is learned.
+REPLACED = {
+    "per_device_train_batch_size", "gradient_accumulation_steps", "weight_decay", "optim", "learning_rate",
+    "warmup_steps", "padding_free", "seed", "bf16",
+}  # fmt: skip
+SCHEDULE = {"lr_scheduler_type", "num_train_epochs", "max_grad_norm", "packing", "max_length", "completion_only_loss"}
+
+
+@pytest.fixture
+def spec_file(tiny, rows, tmp_path):
+    data = write_rows(tmp_path / "rows.jsonl", rows)
+    return write_spec(tmp_path, SPEC.format(data=data, model=tiny))
+
+
+def without_gpu_key(spec, **sft):
+    return spec.model_copy(update={"sft": {k: v for k, v in spec.sft.items() if k != "use_cpu"} | sft})
+
+
+@pytest.mark.parametrize("path", find_specs(ROOT / "benchmarks" / "specs"), ids=lambda path: path.stem)
+def test_both_paths_receive_the_same_options(path, tmp_path, monkeypatch):
+    """Whatever either library's defaults are: batch, schedule, loss and targets are written down for both."""
+    spec = load_spec(path)
+    given: dict = {}
+    monkeypatch.setattr(train, "SFTConfig", lambda **options: given.update(options))
+    train.sft_config(spec, tmp_path, seed=7)
+    assert given.keys() >= REPLACED | SCHEDULE
+    batch = spec.sft.get("per_device_train_batch_size", 8) * spec.sft["gradient_accumulation_steps"]
+    assert given["per_device_train_batch_size"] * given["gradient_accumulation_steps"] == batch
+    asked: dict = {}
+    fake = types.SimpleNamespace(get_peft_model=lambda model, **options: asked.update(options))
+    monkeypatch.setitem(sys.modules, "unsloth", types.SimpleNamespace(FastLanguageModel=fake))
+    model.add_adapter(model.Base(spec, None, None, "unsloth"), 7, checkpointing=True)
+    config = model.lora_config(spec)
+    assert set(asked.pop("target_modules")) == set(config.target_modules)
+    assert (asked.pop("random_state"), asked.pop("use_gradient_checkpointing")) == (7, True)
+    assert {name: getattr(config, name) for name in asked} == asked
+    assert asked.keys() >= {"r", "lora_alpha", "lora_dropout", "bias", "use_rslora"}
+
+
+def test_both_paths_take_the_published_tokenizer(tiny, tmp_path, monkeypatch):
+    """Unsloth's own may have another template or padding token."""
+    spec = load_spec(write_spec(tmp_path, SPEC.format(data="rows.jsonl", model=tiny)))
+    plain = model.load(spec, tmp_path)
+    fake = types.SimpleNamespace(from_pretrained=lambda **_: (plain.model, "Unsloth's tokenizer"))
+    monkeypatch.setitem(sys.modules, "unsloth", types.SimpleNamespace(FastLanguageModel=fake))
+    monkeypatch.setattr(model, "engine", lambda _: {"library": "unsloth", "device": "cpu", "dtype": "float32"})
+    patched = model.load(spec, tmp_path)
+    assert patched.tokenizer.chat_template == plain.tokenizer.chat_template
+    assert patched.tokenizer.pad_token_id == plain.tokenizer.pad_token_id
+
+
+def test_unsloth_is_imported_before_what_it_patches():
+    """Whichever of PRISM's modules comes first. `unsloth` stands for the package, and a GPU for the driver's answer."""
+    code = """
+import os, sys
+from prism import identity
+identity.cuda_devices = lambda: 1
+class Finder:
+    def find_spec(self, name, *_):
+        import importlib.machinery
+        if name == "unsloth":
+            return importlib.machinery.ModuleSpec(name, self)
+    def create_module(self, spec): return None
+    def exec_module(self, module):
+        print("before:", sorted({"transformers", "peft", "trl"} & set(sys.modules)), flush=True)
+        os._exit(0)
+sys.meta_path.insert(0, Finder())
+import prism.%s
+"""
+    for module in ("generate", "train", "parity"):
+        done = subprocess.run(
+            [sys.executable, "-c", code % module], capture_output=True, text=True, cwd=ROOT, check=True
+        )
+        assert done.stdout.strip() == "before: []", module
+
+
+def test_a_class_that_unsloth_patched_is_not_loaded_without_it(spec_file, tmp_path, monkeypatch):
+    from transformers import Qwen3ForCausalLM
+
+    def forward(*_):
+        pass
+
+    forward.__module__ = "unsloth.models.llama"
+    monkeypatch.setattr(Qwen3ForCausalLM, "forward", forward)
+    with pytest.raises(ModelError, match=r"Unsloth has patched Qwen3ForCausalLM .* --prism-spec phase1/tiny"):
+        model.load(load_spec(spec_file), tmp_path)
+
+
+def test_compiling_goes_without_unsloth(spec_file, monkeypatch):
+    monkeypatch.setattr(identity, "cuda_devices", lambda: 1)
+    monkeypatch.setattr(identity.importlib.util, "find_spec", lambda _: object())
+    spec = load_spec(spec_file)
+    assert identity.engine(without_gpu_key(spec))["library"] == "unsloth"
+    assert identity.engine(without_gpu_key(spec, torch_compile=True))["library"] == "transformers"
+    assert identity.engine(spec)["device"] == "cpu"
+
+
+def test_share_of_trained_tokens_and_the_option_that_changes_it(spec_file, tmp_path):
+    spec = load_spec(spec_file)
+    shares = []
+    for only in (True, False):
+        changed = spec.model_copy(update={"sft": spec.sft | {"max_steps": 2, "completion_only_loss": only}})
+        base = model.load(changed, tmp_path)
+        folder = tmp_path / str(only)
+        folder.mkdir()
+        notes = train.train(base, load_examples(changed, tmp_path)[0], 42, folder)
+        shares.append(notes["trained_share"])
+    assert 0 < shares[0] < 0.5
+    assert shares[1] == 1
+
+
+def test_checkpointing_is_decided_from_memory_where_the_spec_is_silent(spec_file, tmp_path, monkeypatch):
+    spec = load_spec(spec_file)
+    base = model.load(spec, tmp_path)
+    training = load_examples(spec, tmp_path)[0]
+    base.spec = spec.model_copy(update={"sft": {k: v for k, v in spec.sft.items() if k != "gradient_checkpointing"}})
+    base.model = types.SimpleNamespace(device=torch.device("cuda"), config=base.model.config)
+    config = train.sft_config(base.spec, tmp_path, 42)
+    found = {}
+    for free in (2**20, 2**34):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (free, 2**35))
+        notes = train.decide_checkpointing(base, config, training)
+        found[free] = (config.gradient_checkpointing, notes["gradient_checkpointing"])
+    assert found == {2**20: (True, True), 2**34: (False, False)}
+    base.spec = spec
+    assert train.decide_checkpointing(base, config, training).keys() == {"gradient_checkpointing"}
+
+
+def test_an_adapter_of_another_base(tiny, tmp_path):
+    spec = load_spec(write_spec(tmp_path, SPEC.format(data="rows.jsonl", model=tiny)))
+    base = model.load(spec, tmp_path)
+    model.add_adapter(base, 1).save_pretrained(tmp_path / "adapter")
+    base = model.load(spec, tmp_path)
+    base.spec = spec.model_copy(update={"model": spec.model.model_copy(update={"model_name": "Qwen/Qwen3-4B"})})
+    config = tmp_path / "adapter" / "adapter_config.json"
+    for name in ("unsloth/Qwen3-4B-bnb-4bit", str(tiny)):
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": name}))
+        model._require_same_base(base, config.parent)
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": "Qwen/Qwen3-8B"}))
+    with pytest.raises(ModelError, match="adapter: was trained on Qwen/Qwen3-8B, not on Qwen/Qwen3-4B"):
+        model.load_adapter(base, config.parent)
+
+
+def test_a_gpu_in_use_and_a_bitsandbytes_without_cuda(spec_file, monkeypatch):
+    spec = load_spec(spec_file)
+    spec = spec.model_copy(update={"requires": spec.requires.model_copy(update={"vram_gb": 12.0})})
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (3 * 2**30, 80 * 2**30))
+    with pytest.raises(ResourceError, match=r"needs 12 GiB on the GPU, and 3\.0 of 80\.0 are free: another process"):
+        model._require_gpu(spec, "cuda")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (70 * 2**30, 80 * 2**30))
+    model._require_gpu(spec, "cuda")
+    quantized = spec.model_copy(update={"model": spec.model.model_copy(update={"load_in_4bit": True})})
+    with pytest.raises(ModelError, match=r"bitsandbytes [\d.]+ has no library for CUDA .* constraints-gpu\.txt"):
+        model._require_gpu(quantized, "cuda")
+
+
+class Driver:
+    """An NVIDIA driver for CUDA `version`, whose start returns `fault`, with GPUs of these names and GiB."""
+
+    def __init__(self, version=13_000, fault=0, gpus=()):
+        self.version, self.fault, self.gpus = version, fault, gpus
+
+    def cuInit(self, _):
+        return self.fault
+
+    def cuDriverGetVersion(self, out):
+        out._obj.value = self.version
+
+    def cuDeviceGetCount(self, out):
+        out._obj.value = len(self.gpus)
+        return 0
+
+    def cuDeviceGet(self, out, n):
+        out._obj.value = n
+
+    def cuDeviceGetName(self, name, _, device):
+        name.value = self.gpus[device.value][0].encode()
+
+    def cuDeviceTotalMem_v2(self, out, device):
+        out._obj.value = self.gpus[device.value][1] * 2**30
+
+
+@pytest.fixture
+def driver(monkeypatch):
+    """Put a driver in place of the machine's."""
+
+    def put(**options):
+        for part in (identity._driver, identity.cuda_devices, identity.cuda_fault, identity.cuda_memory):
+            part.cache_clear()
+        monkeypatch.setattr(ctypes, "CDLL", lambda _: Driver(**options))
+        monkeypatch.setattr(identity, "_torch_cuda", lambda: 13)
+
+    yield put
+    for part in (identity._driver, identity.cuda_devices, identity.cuda_fault, identity.cuda_memory):
+        part.cache_clear()
+
+
+def test_drivers_that_cannot_serve(driver, spec_file):
+    spec = load_spec(spec_file)
+    spec = spec.model_copy(update={"requires": spec.requires.model_copy(update={"vram_gb": 24.0})})
+    driver(version=12_040, gpus=[("A100", 40)])
+    assert identity.cuda_devices() == 0
+    assert scheduling.choose_profile(None) == (
+        "nano",
+        "the NVIDIA driver is too old: it runs CUDA up to 12.4, torch needs 13; update the driver",
+    )
+    assert "and there is none (the NVIDIA driver is too old" in scheduling.lacking(spec, ROOT, None)
+    driver(fault=803)
+    assert "the NVIDIA driver does not start (error 803)" in scheduling.lacking(spec, ROOT, None)
+    driver(fault=identity.NO_DEVICE)
+    assert scheduling.choose_profile(None) == ("nano", "no CUDA device")
+    driver(gpus=[("NVIDIA T4", 15)])
+    assert scheduling.lacking(spec, ROOT, None) == "needs a GPU with 24 GiB, and NVIDIA T4 has 15.0"
+    driver(gpus=[("NVIDIA H200", 139), ("NVIDIA L4", 22)])
+    assert identity.cuda_memory() == [("NVIDIA H200", 139), ("NVIDIA L4", 22)]
+    assert scheduling.lacking(spec, ROOT, None) == ""
+
+
+def test_workers_have_a_gpu_each_and_a_dead_ones_is_used_again(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    assert workers.automatic() == 2
+    pins = workers.Pins()
+    assert [pins.take(name) for name in ("gw0", "gw1", "gw2")] == ["4", "6", "4"]
+    pins.give_back("gw1")
+    assert pins.take("gw3") == "6"
+    config = types.SimpleNamespace(workerinput={"prism_gpu": "6"})
+    workers.pin(config)
+    assert workers.os.environ["CUDA_VISIBLE_DEVICES"] == "6"
+
+
+def test_auto_without_a_gpu_is_what_the_memory_carries(monkeypatch):
+    monkeypatch.setattr(workers, "visible", list)
+    monkeypatch.setattr(workers.os, "cpu_count", lambda: 64)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: types.SimpleNamespace(available=13 * 2**30))
+    assert workers.automatic() == 3
+
+
+def test_items_of_a_spec_stay_together():
+    file = "benchmarks/test_phase1_financial_sentiment.py"
+    names = ["nano", "nano-tweets"]
+    scope = f"{file}[nano-tweets]"
+    assert workers.scope(f"{file}::test_thresholds[nano-tweets-tier1-accuracy-floor]", names) == scope
+    assert workers.scope(f"{file}::test_thresholds[nano-tier1-accuracy-floor]", names) == f"{file}[nano]"
+    assert workers.scope(f"{file}::test_device", names) == file
+
+
+@pytest.mark.slow
+def test_a_dead_workers_item_fails_with_its_reason_and_the_run_ends(checkout):
+    second = (checkout.path / "benchmarks" / "specs" / "phase1" / "tiny.toml").read_text()
+    write_spec(checkout.path, second.replace("seed     = 42", "seed     = 43"), "other")
+    conftest = checkout.path / "conftest.py"
+    conftest.write_text(
+        conftest.read_text()
+        + "import os, signal, prism.train\n"
+        + "kept = prism.train.train\n"
+        + "def killed(base, *rest):\n"
+        + "    if base.spec.name == 'other': os.kill(os.getpid(), signal.SIGKILL)\n"
+        + "    return kept(base, *rest)\n"
+        + "prism.train.train = killed\n"
+    )
+    out = checkout.runpytest_subprocess("benchmarks", "-m", "phase1", "--prism-profile", "nano", "-n", "2", timeout=300)
+    assert out.ret == pytest.ExitCode.TESTS_FAILED
+    text = out.stdout.str()
+    assert len(re.findall(r"worker 'gw\d' crashed while running '.*\[other-tier1-accuracy-floor\]'", text)) == 1
+    assert len(re.findall(r"worker 'gw\d' died of '.*\[other-tier1-accuracy-floor\]', whose spec", text)) == 2
+    found = json.loads((checkout.path / "reports" / "latest" / "results.json").read_text())
+    assert [spec["spec"] for spec in found["specs"]] == ["tiny"]
+    assert found["complete"] is False
+    assert found["verdict"] == "fail"
+
+
+def test_a_full_gpu_is_one_sentence_and_the_next_spec_runs(checkout):
+    second = (checkout.path / "benchmarks" / "specs" / "phase1" / "tiny.toml").read_text()
+    write_spec(checkout.path, second, "large")
+    conftest = checkout.path / "conftest.py"
+    conftest.write_text(
+        conftest.read_text()
+        + "import torch, prism.train\n"
+        + "kept = prism.train.train\n"
+        + "def full(base, *rest):\n"
+        + "    if base.spec.name == 'large': raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate')\n"
+        + "    return kept(base, *rest)\n"
+        + "prism.train.train = full\n"
+    )
+    out = checkout.runpytest_subprocess("benchmarks", "-m", "phase1", "--prism-profile", "nano", "-rA")
+    text = out.stdout.str()
+    assert re.search(
+        r"ResourceError: phase1/large: training, seed 42: the GPU's memory is full \(.* GiB were free as it began\); "
+        r"lower \[sft\]\.per_device_train_batch_size",
+        text,
+    )
+    assert "Traceback" not in text
+    assert "PASSED benchmarks/test_phase1_financial_sentiment.py::test_thresholds[tiny-tier1-accuracy-floor]" in text
+
+
+def test_answers_stay_within_the_specs_memory(spec_file, monkeypatch):
+    spec = load_spec(spec_file)
+    gate = {"cost": {"peak_memory_gib": types.SimpleNamespace(ceiling=12.0)}}
+    large = types.SimpleNamespace(device=torch.device("cuda"), dtype=torch.bfloat16, config=twin.CONFIGS["Qwen3-4B"])
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (130 * 2**30, 139 * 2**30))
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 4 * 2**30)
+    free = types.SimpleNamespace(spec=spec)
+    bound = types.SimpleNamespace(spec=types.SimpleNamespace(gate=gate))
+    assert generate._budget(free, large) == generate.BATCH_TOKENS["cuda"]
+    assert generate._budget(bound, large) * 2 * 36 * 8 * 128 * 2 < (12 - 4) / 2 * 2**30
+
+
+def test_cost_gates_are_ratios_and_unknown_ones_are_refused(spec_file):
+    notes = {"parameters": 1_500_000_000, "tokens": 600_000, "seconds": 20.0, "device": "NVIDIA H200"}
+    assert cost.utilization(notes) == pytest.approx(4 * 1.5e9 * 30_000 / 989e12)
+    assert cost.utilization(notes | {"device": ""}) is None
+    spent = {"utilization": {}, "tokens_per_second": {"baseline": 200.0, "tuned, seed 42": 150.0}}
+    assert cost.gated(spent, "generation_ratio") == 0.75
+    spec_file.write_text(spec_file.read_text() + "\n[gate.cost]\nutilization = { floor = 0.2 }\n")
+    record = cost.records(load_spec(spec_file), "e" * 8, 40, spent)[0]
+    assert (record.direction, record.n, record.unscored) == ("higher", 0, 40)
+    spec_file.write_text(spec_file.read_text().replace("utilization = ", "speed = "))
+    with pytest.raises(SpecError, match=r"\[gate\.cost\] speed: not a cost; there are peak_memory_gib, utilization"):
+        load_spec(spec_file)
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("Qwen2.5-1.5B", 1_543_714_304), ("Qwen3-4B", 4_022_468_096)])
+def test_twins_have_the_published_sizes(name, parameters):
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        built = AutoModelForCausalLM.from_config(twin.CONFIGS[name])
+    assert sum(parameter.numel() for parameter in built.parameters()) == parameters
+
+
+def test_a_twin_of_two_layers_loads_and_answers(tmp_path, monkeypatch, spec_file):
+    small = type(twin.CONFIGS["Qwen3-4B"])(**twin.CONFIGS["Qwen3-4B"].to_dict() | {"vocab_size": 6_144})
+    small.hidden_size, small.intermediate_size = 64, 96  # the sizes that make a twin slow to write
+    monkeypatch.setitem(twin.CONFIGS, "Qwen3-4B", small)
+    twin.make("Qwen3-4B", tmp_path / "twin", layers=2)
+    spec = load_spec(spec_file)
+    spec = spec.model_copy(update={"model": spec.model.model_copy(update={"model_name": str(tmp_path / "twin")})})
+    base = model.load(spec, tmp_path)
+    assert base.model.config.num_hidden_layers == 2
+    generate.answers(base, base.model, load_examples(spec, tmp_path)[1][:3], tmp_path)
+    assert len((tmp_path / generate.ANSWERS).read_text().splitlines()) == 3
+
+
+def test_the_speed_table_shows_ratios_and_what_failed():
+    names = list(speed.CONTENDERS)
+    found = {names[0]: {"rate": 50_000.0, "start_s": 20.0, "load_gib": 1.1, "peak_gib": 30.0}}
+    found |= {names[1]: {"rate": 8_000.0, "start_s": 2.0}, names[2]: {"error": "out of memory"}}
+    lines = speed.table(found).splitlines()
+    assert "6.25" in lines[3]
+    assert "out of memory" in lines[4]
