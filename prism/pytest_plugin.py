@@ -24,10 +24,10 @@ from prism.errors import PrismError, ResourceError, StoreError
 from prism.identity import cuda_memory, own_source, versions
 from prism.judge.asking import Choice, choose
 from prism.judge.spending import Budget, Spending
-from prism.record import Result, Run, from_json, to_json, write_text
+from prism.record import Result, Run, from_json, to_json
 from prism.scheduling import choose_profile, lacking, resources, training_seeds
 from prism.spec import PROFILES, Limit, Spec, declared_drops, find_specs, load_spec
-from prism.store import Store, unwritable
+from prism.store import Store, unwritable, write_text
 
 if TYPE_CHECKING:
     from prism.reference import Reference

@@ -6,9 +6,7 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -188,11 +186,3 @@ def from_json(table: dict[str, Any]) -> Result:
         controls = {name: control(value) for name, value in row["controls"].items()}
         records.append(Record(**{**row, **scores, "controls": controls, "verdicts": verdicts}))
     return Result(**{**table, "records": tuple(records)})
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all: a sibling temporary file, then a rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

@@ -24,9 +24,9 @@ import numpy
 from prism.data import Example
 from prism.errors import ReferenceFault
 from prism.metrics import Metric
-from prism.record import Record, write_text
+from prism.record import Record
 from prism.spec import Spec
-from prism.store import digest
+from prism.store import digest, write_text
 
 SCHEMA = 1
 FOLDER = Path("reports/reference")  # from the root: accepted results are committed, wherever reports are written

@@ -22,9 +22,16 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from prism.errors import StoreError
-from prism.record import write_text
 
 MANIFEST = "manifest.json"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all: a sibling temporary file, then a rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
 
 
 def digest(identity: object) -> str:

@@ -156,13 +156,10 @@ def leaking_rows():
 
 
 def test_dedupe_removes_training_rows_before_the_cut_and_no_held_out_one(tmp_path):
-    def leaking(pool, held_out, kind):
-        return find(pool, held_out).rows(kind)
-
     plain = load_examples(dedupe_spec(tmp_path, leaking_rows()), tmp_path)
     assert {twin.exact for twin in find(*plain).held_out.values()} == {True, False}
     for kind, left in (("exact", {False}), ("near", set())):
-        training, held_out = load_examples(dedupe_spec(tmp_path, leaking_rows(), kind), tmp_path, leaking=leaking)
+        training, held_out = load_examples(dedupe_spec(tmp_path, leaking_rows(), kind), tmp_path)
         assert held_out == plain[1]
         assert len(training) == len(plain[0]) == 96
         assert {twin.exact for twin in find(training, held_out).held_out.values()} == left
@@ -190,9 +187,7 @@ def test_rows_and_names_without_dedupe_are_as_they_were(tmp_path, rows):
 def test_a_dedupe_that_leaves_nothing_and_one_that_is_misspelt(tmp_path):
     rows = [{"tweet": "Same text", "sentiment": n % 3} for n in range(160)]
     with pytest.raises(DataError, match=r'dedupe = "near": each of 120 training rows has a twin'):
-        load_examples(
-            dedupe_spec(tmp_path, rows, "near"), tmp_path, leaking=lambda pool, held, kind: find(pool, held).rows(kind)
-        )
+        load_examples(dedupe_spec(tmp_path, rows, "near"), tmp_path)
     with pytest.raises(SpecError, match=r"\[data\] dedupe = 'fuzzy': must be 'exact' or 'near'"):
         dedupe_spec(tmp_path, rows, "fuzzy")
 

@@ -15,10 +15,9 @@ from prism.compare import against_accepted
 from prism.errors import ReferenceFault
 from prism.gate import decide
 from prism.history import history
-from prism.record import write_text
 from prism.reference import Measure, Reference, accept, gather, git, parse, read, write
 from prism.spec import Limit
-from prism.store import digest
+from prism.store import digest, write_text
 from tests.scored import EVALUATION, answers, scored, tiny_spec
 from tests.test_gate import record
 

@@ -22,9 +22,9 @@ from prism.judge import Case, Definition, Grade
 from prism.judge.asking import Choice
 from prism.judge.grading import grade, judgement_identity, unscored_reasons
 from prism.judge.spending import Spending
-from prism.record import Score, write_text
+from prism.record import Score
 from prism.stats import bca, group_sums, resampled_sums
-from prism.store import Store, digest
+from prism.store import Store, digest, write_text
 
 BUNDLED = Path("fixtures/data/judge-calibration/rows.jsonl")
 MOST_LEVELS = 11

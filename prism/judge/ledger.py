@@ -19,8 +19,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from prism.record import write_text
-from prism.store import Store, digest, unwritable
+from prism.store import Store, digest, unwritable, write_text
 
 
 class Ledger:

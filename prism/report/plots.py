@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from prism.errors import StoreError
 from prism.identity import versions
-from prism.record import Record, Result, write_text
+from prism.record import Record, Result
 from prism.report import words
-from prism.store import Store, file_digest
+from prism.store import Store, file_digest, write_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
