@@ -10,9 +10,9 @@ Two models are held against each other by one of two questions, and a verdict sa
 and independent, else `difference` with `swap_p`. *This recipe is worse*: on other samples, and trained with other
 seeds? `recipes`, which needs several seeds. Both speak of the loss, reference minus new: positive is worse.
 
-Which method does what was settled by simulation (benchmarks/simulation). Between equal models a bootstrap's
-p raises two to eight times the alarms that it should, at the levels that many thresholds ask for: from few groups it
-draws tails that are too short, and BCa's correction for skewness, estimated there, does more harm than good.
+Which method does what was settled by simulation (benchmarks/simulation/RESULTS.md). Between equal models a bootstrap's p
+raises up to four times the alarms that it should, at the levels that many thresholds ask for: from few groups it draws
+tails that are too short, and BCa's correction for skewness, estimated there, does more harm than good.
 
 Sources: Efron & Tibshirani, An Introduction to the Bootstrap, ch. 11 (jackknife), 14 (BCa) and 15 (swapping);
 Hesterberg 2015, What Teachers Should Know About the Bootstrap (expanded percentiles); Wilson 1927; Fagerland, Lydersen
