@@ -149,15 +149,8 @@ def split_places(rows: Sequence[Row], split: Mapping[str, Any], seed: int) -> tu
     return list(train), list(test)
 
 
-def leaking_places(pool: Sequence[Example], held_out: Sequence[Example], kind: Kind) -> Collection[int]:
-    """The places of the training rows that have a twin among the held-out ones."""
-    from prism import leaks  # which stands on this module
-
-    return leaks.find(pool, held_out).rows(kind)
-
-
 def load_examples(
-    spec: Spec, root: Path, data: Path | None = None, places: Places = split_places, leaking: Leaking = leaking_places
+    spec: Spec, root: Path, data: Path | None = None, places: Places = split_places, leaking: Leaking | None = None
 ) -> tuple[list[Example], list[Example]]:
     """The training and the held-out examples of a spec, in a fixed order.
 
@@ -190,7 +183,9 @@ def load_examples(
     return training, held_out
 
 
-def _without_leaks(spec: Spec, pool: list[Row], measured: list[Row], kind: Kind, leaking: Leaking) -> list[Row]:
+def _without_leaks(spec: Spec, pool: list[Row], measured: list[Row], kind: Kind, leaking: Leaking | None) -> list[Row]:
+    if leaking is None:
+        raise ValueError(f"{spec.id} asks for dedupe, and nobody looked for leaks: pass leaking = leaks.places")
     task = spec.load_task()
     rows, held_out = ([task.example(row, name) for row, name in _named(part)] for part in (pool, measured))
     removed = leaking(rows, held_out, kind)

@@ -112,6 +112,11 @@ def find(training: Sequence[Example], held_out: Sequence[Example]) -> Leaks:
     return Leaks(dict(sorted(nearest.items())), sorted(exact), sorted(near - exact))
 
 
+def places(pool: Sequence[Example], held_out: Sequence[Example], kind: Kind) -> set[int]:
+    """The places of the training rows that `[data].dedupe` removes."""
+    return find(pool, held_out).rows(kind)
+
+
 def _closeness(twin: Twin) -> tuple[bool, float, int]:
     return twin.exact, twin.similarity, -twin.training
 

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from prism import leaks
 from prism.data import Example, load_examples
 from prism.errors import DataError, SpecError
-from prism.leaks import Leaks, Twin, find
+from prism.leaks import Leaks, Twin, find, places
 from prism.score import without
 from prism.spec import load_spec
 from tests.conftest import ROOT, SPEC, write_rows, write_spec
@@ -159,7 +159,7 @@ def test_dedupe_removes_training_rows_before_the_cut_and_no_held_out_one(tmp_pat
     plain = load_examples(dedupe_spec(tmp_path, leaking_rows()), tmp_path)
     assert {twin.exact for twin in find(*plain).held_out.values()} == {True, False}
     for kind, left in (("exact", {False}), ("near", set())):
-        training, held_out = load_examples(dedupe_spec(tmp_path, leaking_rows(), kind), tmp_path)
+        training, held_out = load_examples(dedupe_spec(tmp_path, leaking_rows(), kind), tmp_path, leaking=places)
         assert held_out == plain[1]
         assert len(training) == len(plain[0]) == 96
         assert {twin.exact for twin in find(training, held_out).held_out.values()} == left
@@ -187,7 +187,7 @@ def test_rows_and_names_without_dedupe_are_as_they_were(tmp_path, rows):
 def test_a_dedupe_that_leaves_nothing_and_one_that_is_misspelt(tmp_path):
     rows = [{"tweet": "Same text", "sentiment": n % 3} for n in range(160)]
     with pytest.raises(DataError, match=r'dedupe = "near": each of 120 training rows has a twin'):
-        load_examples(dedupe_spec(tmp_path, rows, "near"), tmp_path)
+        load_examples(dedupe_spec(tmp_path, rows, "near"), tmp_path, leaking=places)
     with pytest.raises(SpecError, match=r"\[data\] dedupe = 'fuzzy': must be 'exact' or 'near'"):
         dedupe_spec(tmp_path, rows, "fuzzy")
 
