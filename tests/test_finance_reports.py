@@ -46,6 +46,14 @@ def test_answers_follow_from_the_tables(contexts):
             elif " in 20" in asked and asked.startswith(("what was", "how much")):
                 line, year = next(cell for cell in cells if f" {cell[0]} in {cell[1]}?" in asked)
                 assert question["answer"] == [cells[line, year]]
+            elif asked.startswith("which line was"):
+                year, (line,) = asked.removesuffix("?").split()[-1], question["answer"]
+                if "highest" in asked:
+                    assert cells[line.lower(), year] == max((v for (_, y), v in cells.items() if y == year), key=float)
+                else:
+                    assert [key for key, value in cells.items() if f"was {value} in {key[1]}?" in asked] == [
+                        (line.lower(), year)
+                    ]
             if kind in ("multi-span", "count") and "year" not in asked:
                 answers = question["answer"] if kind == "multi-span" else question["derivation"].split("##")
                 assert all(answer.lower() in told for answer in answers)
