@@ -17,7 +17,7 @@ import pytest
 
 from prism import report
 from prism.record import Control, Record, Result, Run, Score, Verdict, from_json, to_json
-from prism.report import findings, plots, terminal, words
+from prism.report import findings, plots, tables, terminal, words
 from prism.report.markdown import code, prose, render
 from prism.report.samples import changes
 from prism.store import Store
@@ -148,6 +148,8 @@ def sentiment(phase: str = "phase1", spec: str = "nano") -> Result:
         "seconds": {"baseline": 12.3, "training, seed 42": 93.2, "tuned, seed 42": 4210.0},
         "tokens_per_second": {"training, seed 42": 1931.4, "tuned, seed 42": 512.0},
         "energy_wh": {"training, seed 42": 4.31},
+        "utilization": {"training, seed 42": 0.29},
+        "engine": {"baseline": "generate", "tuned, seed 42": "captured"},
         "peak_memory_gib": 2.412,
         "cached": ["baseline"],
     }
@@ -371,6 +373,9 @@ def test_markdown_tables_have_constant_column_counts(markdown):
         "12 s \\*",
         "energy, Wh",
         "4.31",
+        "utilization",
+        " .290 ",
+        "captured",
         "seed 43",
         "samples/phase1-nano.jsonl",
     ],
@@ -787,3 +792,9 @@ def test_missing_terms_stand_beside_the_worst_samples(tmp_path):
         assert "missing in baseline: artery, " in text
         assert "<script>alert" not in re.sub("`[^\n]*`", "", text)
     assert "missing in tuned: blood pressure" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_costs_of_a_cpu_need_no_columns_of_a_gpu():
+    spent = {"seconds": {"baseline": 12.3}, "engine": {"baseline": "generate"}, "utilization": {}, "peak_memory_gib": 1}
+    table = tables.cost([replace(flashcards(), cost=spent)])
+    assert table.headers == ["spec", "stage", "time", "tokens/s", "peak memory, GiB"]

@@ -214,21 +214,31 @@ def seeds(result: Result) -> Table | None:
     return Table(["metric", "mean", "sd", *(f"seed {seed}" for seed in names)], rows)
 
 
+# What a GPU tells besides, by its key in `Result.cost`: a column each, where any stage has it.
+ON_A_GPU = {"energy, Wh": "energy_wh", "utilization": "utilization", "answered by": "engine"}
+
+
 def cost(results: Sequence[Result]) -> Table | None:
-    """One row a stage; peak memory is the spec's own, and energy has a column where any was measured."""
+    """One row a stage; peak memory is the spec's own."""
+    told = {head: key for head, key in ON_A_GPU.items() if any(_on_a_gpu(result, key) for result in results)}
     rows = []
     for result in results:
         seconds, speeds = result.cost.get("seconds", {}), result.cost.get("tokens_per_second", {})
-        energy = result.cost.get("energy_wh", {})
         for stage in dict.fromkeys([*seconds, *speeds]):
             cached = " *" if stage in result.cost.get("cached", ()) else ""
             taken = [words.duration(seconds.get(stage)) + cached, words.number(speeds.get(stage))]
             held = words.number(result.cost.get("peak_memory_gib"))
-            rows.append([result.id, stage, *taken, held, words.number(energy.get(stage))])
-    headers = ["spec", "stage", "time", "tokens/s", "peak memory, GiB", "energy, Wh"]
-    if not any(result.cost.get("energy_wh") for result in results):
-        headers, rows = headers[:-1], [row[:-1] for row in rows]
+            further = [result.cost.get(key, {}).get(stage) for key in told.values()]
+            cells = [value if isinstance(value, str) else words.number(value) for value in further]
+            rows.append([result.id, stage, *taken, held, *cells])
+    headers = ["spec", "stage", "time", "tokens/s", "peak memory, GiB", *told]
     return Table(headers, rows, numbers=2) if rows else None
+
+
+def _on_a_gpu(result: Result, key: str) -> bool:
+    """Whether a cost is told; that every answer came from `generate`, as on a CPU, needs no column."""
+    values = set((result.cost.get(key) or {}).values())
+    return bool(values - {"generate"})
 
 
 def parity(result: Result) -> Table | None:
