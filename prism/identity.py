@@ -189,12 +189,19 @@ def adapter_identity(
         "rows": digest([[example.messages, example.reference] for example in training]),
         "model": spec.model.model_dump(exclude={"model_name"}),
         "lora": spec.lora,
-        "sft": spec.sft,
+        "sft": {key: _content(value, root) for key, value in spec.sft.items()},
         "seed": seed,
         "engine": engine(spec),
         "versions": versions(TRAINING),
         "source": [file_digest(Path(__file__).with_name(name)) for name in ("train.py", "packing.py")],
     }
+
+
+def _content(value: Any, root: Path) -> Any:
+    """An option as it stands; of one that names a file (chat_template_path), what the file holds."""
+    if isinstance(value, str) and value and (root / value).is_file():
+        return {"file": file_digest(root / value)}
+    return value
 
 
 def predictions_identity(

@@ -117,5 +117,16 @@ def test_identity_of_an_adapter_covers_what_made_it(tiny, tmp_path, rows):
     assert all(other != identity for other in others)
 
 
+def test_identity_of_an_adapter_covers_what_a_named_file_holds(tiny, tmp_path):
+    template = tmp_path / "chat.jinja"
+    spec = spec_on(tiny, tmp_path)
+    spec = spec.model_copy(update={"sft": {**spec.sft, "chat_template_path": template.name}})
+    found = []
+    for text in ("one", "two", "one"):
+        template.write_text(text)
+        found.append(adapter_identity(spec, {"bytes": "base"}, [], 42, tmp_path))
+    assert found[0] == found[2] != found[1]
+
+
 def test_the_place_of_a_base_does_not_matter(tiny, base_copy, tmp_path):
     assert base_identity(str(tiny), tmp_path) == base_identity(str(base_copy), tmp_path)
