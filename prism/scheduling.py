@@ -13,6 +13,9 @@ from prism.identity import cuda_devices, cuda_fault, cuda_memory
 from prism.spec import Spec
 
 
+MOST_SEEDS = 20  # a larger --prism-seeds is rather a seed that was meant
+
+
 def choose_profile(asked: str | None) -> tuple[str, str]:
     """The profile and why: what was asked for, else full where a GPU and the gpu extra are, else nano."""
     if asked:
@@ -59,6 +62,11 @@ def training_seeds(asked: str, first: int) -> list[int]:
 
     The split is made with the spec's own seed, whichever these are.
     """
+    if asked.isdecimal() and int(asked) > MOST_SEEDS:
+        raise SpecError(
+            f"--prism-seeds {asked}: is a count, and would train {asked} adapters a spec; for the seed {asked} alone "
+            f"write {asked}-{asked}, for that many a range"
+        )
     if asked.isdecimal() and int(asked) > 0:
         return list(range(first, first + int(asked)))
     parts = [re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip()) for part in asked.split(",")]

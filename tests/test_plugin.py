@@ -64,6 +64,7 @@ MISTAKES = {
         "ERROR: --prism-spec tiny: needs a CUDA device with 8 GiB, and there is none",
     ),
     "data folder": ("tiny", "tiny", ["--prism-data", "nowhere"], "no such folder"),
+    "a seed": ("tiny", "tiny", ["--prism-seeds", "42"], "for the seed 42 alone write 42-42"),
     "seeds": ("tiny", "tiny", ["--prism-seeds", "0"], "--prism-seeds 0: must be a count of at least 1"),
 }
 
