@@ -12,7 +12,6 @@ from prism.errors import SpecError
 from prism.identity import cuda_devices, cuda_fault, cuda_memory
 from prism.spec import Spec
 
-
 MOST_SEEDS = 20  # a larger --prism-seeds is rather a seed that was meant
 
 
