@@ -234,10 +234,10 @@ def _moved(metric: Metric, sign: int, side: _Sides, ids: numpy.ndarray) -> tuple
         return (), ()
     before, after = (sign * metric.value(part).mean(0) for part in (side.old, side.now))
     if metric.right_or_wrong:
-        before, after = (numpy.sign(part - sign * 0.5) for part in (before, after))
-        change = numpy.where(before * after < 0, after - before, 0)
+        moved = (before - sign * 0.5) * (after - sign * 0.5) < 0
     else:
-        change = numpy.where(numpy.abs(after - before) > 1e-9, after - before, 0)
+        moved = numpy.abs(after - before) > 1e-9
+    change = numpy.where(moved, after - before, 0)
     order = numpy.argsort(change, kind="stable")
     return (
         tuple(ids[order[change[order] < 0]].tolist()),
@@ -264,10 +264,9 @@ def _flat(table: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
     if isinstance(table, Mapping):
         for key, value in table.items():
             yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
-    elif isinstance(table, str) and len(table) == 64:  # a digest
-        yield prefix, table[:12]
     else:
-        yield prefix, ", ".join(map(str, table)) if isinstance(table, list | tuple) else str(table)
+        values = table if isinstance(table, list | tuple) else [table]
+        yield prefix, ", ".join(str(value)[: 12 if len(str(value)) == 64 else None] for value in values)  # 64: a digest
 
 
 def to_record(comparison: Comparison, measure: Measure, reference: Reference) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import numpy
 import pytest
 from typer.testing import CliRunner
 
+from fixtures.run import _by_seed
 from prism import stats
 from prism.cli import app
 from prism.compare import Against, against_accepted, compare, differences, metrics
@@ -58,6 +59,22 @@ def test_one_seed_each_is_mcnemar_over_the_samples_that_flipped(small):
     assert not found.is_worse()
     assert replace(found, alpha=0.05).is_worse()
     assert not replace(found, alpha=0.05).is_worse(drop=0.06)
+
+
+def test_over_seeds_a_sample_flips_by_majority_and_the_surest_come_first(small):
+    old = scored(small, {seed: answers(100, wrong=range(90, 100)) for seed in (42, 43, 44)})
+    wrong = {42: [0, 1, 2], 43: [1, 2, 90], 44: [2, 91]}
+    found = held(old, scored(small, {seed: answers(100, wrong=places) for seed, places in wrong.items()}))["accuracy"]
+    names = [f"{i:012x}" for i in range(100)]
+    assert found.worse == (names[2], names[1]), "0 was wrong once in three"
+    assert set(found.better[:8]) == set(names[92:])
+    assert set(found.better[8:]) == {names[90], names[91]}
+
+
+def test_answers_of_several_seeds_to_one_sample():
+    assert _by_seed(["bullish"]) == "bullish"
+    assert _by_seed(["neutral", "bullish", "neutral"]) == "neutral (2 of 3); bullish (1 of 3)"
+    assert _by_seed(["all", "say", "something else"]) == "all"
 
 
 def test_a_set_metric_is_recomputed_and_its_p_comes_from_swaps(small):
