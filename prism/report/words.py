@@ -85,8 +85,9 @@ def threshold(verdict: Verdict) -> str:
 
 
 def underpowered(verdict: Verdict) -> bool:
-    """Whether a comparison with a reference sees only losses far larger than its threshold."""
-    return verdict.detectable is not None and verdict.detectable > UNDERPOWERED * verdict.threshold
+    """Whether a comparison that found no loss would have seen only losses far larger than its threshold."""
+    seen = verdict.detectable
+    return verdict.state != "fails" and seen is not None and seen > UNDERPOWERED * verdict.threshold
 
 
 def control_name(name: str) -> str:
