@@ -91,14 +91,14 @@ def _spec(result: Result, changes: Sequence[Change], store: Store | None) -> dic
 
 
 def _metrics(shown: tables.Table) -> dict[str, Any]:
-    """The table of scores with one row a metric, its thresholds and their verdicts together in the last cell."""
+    """The table of scores with one row a metric, its thresholds and their verdicts together in one cell."""
     rows: list[dict[str, Any]] = []
-    for *cells, threshold, state in shown.rows:
-        if cells[0]:
-            rows.append({"metric": cells[0], "cells": cells[1:], "verdicts": []})
+    for metric, before_and_after, gain, threshold, state, *controls in shown.rows:
+        if metric:
+            rows.append({"metric": metric, "cells": [before_and_after, gain], "controls": controls, "verdicts": []})
         if state:
             rows[-1]["verdicts"].append((threshold, state))
-    return {"headers": shown.headers[1:-2], "rows": rows}
+    return {"headers": shown.headers[1:3], "controls": shown.headers[5:], "rows": rows}
 
 
 def _reference(result: Result) -> dict[str, Any] | None:

@@ -26,15 +26,15 @@ def metrics(results: Sequence[Result]) -> Table:
     """One row a threshold, or a metric without one; a metric's own cells stand in its first row only."""
     names = list(dict.fromkeys(name for result in results for record in result.records for name in record.controls))
     controls = [f"{words.control_name(name)} (tuned ahead by)" for name in names]
-    headers = ["metric", "baseline → tuned", "gain [95 %]", *controls, "threshold", "verdict"]
+    headers = ["metric", "baseline → tuned", "gain [95 %]", "threshold", "verdict", *controls]
     rows = []
     for result in results:
         for record in result.records:
             beside = [_control(record, name) for name in names]
-            cells = [words.metric_name(record), words.before_and_after(record), words.gain(record), *beside]
+            cells = [words.metric_name(record), words.before_and_after(record), words.gain(record)]
             first, *others = record.verdicts or (None,)
-            rows.append([result.spec, *cells, *_verdict(first)])
-            rows += [[""] * (len(cells) + 1) + _verdict(verdict) for verdict in others]
+            rows.append([result.spec, *cells, *_verdict(first), *beside])
+            rows += [[""] * (len(cells) + 1) + _verdict(verdict) + [""] * len(beside) for verdict in others]
     if len(results) > 1:
         return Table(["spec", *headers], rows, numbers=2)
     return Table(headers, [row[1:] for row in rows])
