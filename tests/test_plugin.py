@@ -199,23 +199,27 @@ def test_what_failed_last_time_and_where_to_stop(checkout):
 
 
 @pytest.mark.parametrize("moment", ["setup", "call"])
-def test_a_worker_that_dies_fails_the_run_and_the_others_report(checkout, moment):
+def test_a_worker_that_dies_fails_its_spec_and_the_others_report(checkout, moment):
     """As its first item begins, before anything is measured; and after its spec was, before the verdict is told."""
+    specs = checkout.path / "benchmarks" / "specs" / "phase1"
+    shutil.copy(specs / "tiny.toml", specs / "other.toml")
     run(checkout)
     shutil.rmtree(checkout.path / "reports")
     (checkout.path / "conftest.py").write_text(
         (checkout.path / "conftest.py").read_text()
         + "import os\n"
         + f"def pytest_runtest_{moment}(item):\n"
-        + "    if 'accuracy-floor' in item.name: os._exit(1)\n"
+        + "    if 'other-tier1-accuracy-floor' in item.name: os._exit(1)\n"
     )
     out = run(checkout, "-n", "2", "--junitxml=junit.xml")
     assert out.ret == pytest.ExitCode.TESTS_FAILED
-    out.assert_outcomes(passed=1, failed=2)
+    out.assert_outcomes(passed=2, failed=4)
     table = results(checkout)
     assert (table["complete"], table["verdict"]) == (False, "fail")
-    assert table["partial"] == "1 of 3 thresholds of phase1/tiny were not selected or not reached"
-    assert re.fullmatch(r"1 item ended in an error, .*tiny-tier1-accuracy-floor\] the first", table["reason"])
+    unreached = "3 of 3 thresholds of phase1/other were not selected or not reached"
+    assert table["partial"] == {"setup": "3 items ended in an error", "call": unreached}[moment]
+    assert re.fullmatch(r"3 items ended in an error, .*other-tier1-.*\] the first", table["reason"])
+    assert {record["spec"] for record in table["records"]} >= {"tiny"}
     assert len(list((checkout.path / "reports" / "runs").iterdir())) == 1
     assert "crashed while running" in (checkout.path / "junit.xml").read_text()
 
