@@ -106,8 +106,12 @@ def _require_gpu(spec: Spec, device: str) -> None:
             f"the rest; wait for it, or name another GPU in CUDA_VISIBLE_DEVICES"
         )
     if spec.model.load_in_4bit or spec.model.load_in_8bit:
-        import bitsandbytes.cextension
-
+        try:
+            import bitsandbytes.cextension
+        except ModuleNotFoundError:
+            raise ModelError(
+                f"{spec.id}: loads in 4 or 8 bits, which needs bitsandbytes; pip install -c constraints-gpu.txt -e '.[gpu]'"
+            ) from None
         if not getattr(bitsandbytes.cextension.lib, "compiled_with_cuda", False):
             raise ModelError(
                 f"{spec.id}: bitsandbytes {bitsandbytes.__version__} has no library for CUDA {torch.version.cuda}, so "

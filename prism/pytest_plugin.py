@@ -285,6 +285,11 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         sentence = error if isinstance(error, PrismError) else unwritable(state.reports, error)
         state.config.stash[_ERROR] = f"no report was written: {sentence}".replace("--prism-home", "--prism-report")
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    if state.broken and state.config.stash.get(_RUN, None) is None:
+        unreported = (
+            f"no report was written, since no spec was measured to its end; {_short(state.reports / 'latest')} is older"
+        )
+        state.config.stash.setdefault(_ERROR, unreported)
     decided = [s for states in state.states.values() for s in states.values() if s != "skipped"]
     if state.asked and not decided and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED

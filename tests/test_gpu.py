@@ -171,6 +171,16 @@ def test_a_gpu_in_use_and_a_bitsandbytes_without_cuda(spec_file, monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (70 * 2**30, 80 * 2**30))
     model._require_gpu(spec, "cuda")
     quantized = spec.model_copy(update={"model": spec.model.model_copy(update={"load_in_4bit": True})})
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(ModelError, match=r"needs bitsandbytes; pip install"):
+        model._require_gpu(quantized, "cuda")
+    # The extra is not installed everywhere: what is asked of it.
+    library = types.ModuleType("bitsandbytes.cextension")
+    library.lib = types.SimpleNamespace(compiled_with_cuda=False)
+    package = types.ModuleType("bitsandbytes")
+    package.__version__, package.cextension = "0.50.2", library
+    monkeypatch.setitem(sys.modules, "bitsandbytes", package)
+    monkeypatch.setitem(sys.modules, "bitsandbytes.cextension", library)
     with pytest.raises(ModelError, match=r"bitsandbytes [\d.]+ has no library for CUDA .* constraints-gpu\.txt"):
         model._require_gpu(quantized, "cuda")
 
