@@ -37,16 +37,17 @@ def stage(what: str = "", lower: str = "") -> Iterator[dict[str, Any]]:
     suffice, naming the stage and the spec key to `lower`.
     """
     notes: dict[str, Any] = {}
-    free, fault = _free_gib(), ""
+    cuda, full = _cuda(), False
+    free = cuda.mem_get_info()[0] / 2**30 if cuda else 0.0
     began, drawn = time.perf_counter(), _energy()
     try:
         yield notes
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":
             raise
-        fault = str(error).splitlines()[0]
+        full = True
         traceback.clear_frames(error.__traceback__)  # they hold the tensors that filled the memory
-    if fault:
+    if full:
         _empty()
         raise ResourceError(f"{what}: the GPU's memory is full ({free:.1f} GiB were free as it began); lower {lower}")
     notes["seconds"] = notes.get("seconds", time.perf_counter() - began)
@@ -72,40 +73,40 @@ def _energy() -> dict[str, float]:
         return {}
 
 
+def _cuda() -> Any:
+    """torch.cuda where torch is imported already and has a GPU, else None: what costs are read off imports nothing."""
+    torch = sys.modules.get("torch")
+    return torch.cuda if torch is not None and torch.cuda.is_available() else None
+
+
 def _used_gpus() -> set[str]:
     """NVML's names of the GPUs that this process has held memory on."""
-    torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_available():
+    cuda = _cuda()
+    if cuda is None:
         return set()
-    held = [i for i in range(torch.cuda.device_count()) if torch.cuda.max_memory_allocated(i)]
-    return {f"GPU-{torch.cuda.get_device_properties(i).uuid}" for i in held}
+    held = [i for i in range(cuda.device_count()) if cuda.max_memory_allocated(i)]
+    return {f"GPU-{cuda.get_device_properties(i).uuid}" for i in held}
 
 
 def peak_memory_gib() -> float:
     """The most GPU memory that this process held, or, without a GPU, the most memory."""
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        return torch.cuda.max_memory_allocated() / 2**30
+    cuda = _cuda()
+    if cuda and cuda.max_memory_allocated():
+        return float(cuda.max_memory_allocated() / 2**30)
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
-def _free_gib() -> float:
-    torch = sys.modules.get("torch")
-    return torch.cuda.mem_get_info()[0] / 2**30 if torch is not None and torch.cuda.is_available() else 0.0
-
-
 def _empty() -> None:
     gc.collect()
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    if cuda := _cuda():
+        cuda.empty_cache()
 
 
 def gpu_name() -> str:
     """The GPU as its driver names it; empty without one."""
-    torch = sys.modules.get("torch")
-    return torch.cuda.get_device_name() if torch is not None and torch.cuda.is_available() else ""
+    cuda = _cuda()
+    return str(cuda.get_device_name()) if cuda else ""
 
 
 def utilization(notes: dict[str, Any]) -> float | None:
@@ -122,9 +123,8 @@ def utilization(notes: dict[str, Any]) -> float | None:
 
 def resident_gib() -> float:
     """The GPU memory that this process holds now, or, without a GPU, its resident memory."""
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        return torch.cuda.memory_allocated() / 2**30
+    if cuda := _cuda():
+        return float(cuda.memory_allocated() / 2**30)
     import psutil
 
     return psutil.Process().memory_info().rss / 2**30

@@ -285,7 +285,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         sentence = error if isinstance(error, PrismError) else unwritable(state.reports, error)
         state.config.stash[_ERROR] = f"no report was written: {sentence}".replace("--prism-home", "--prism-report")
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
-    if state.broken and state.config.stash.get(_RUN, None) is None:
+    if state.broken and state.config.stash[_RUN] is None:
         unreported = (
             f"no report was written, since no spec was measured to its end; {_short(state.reports / 'latest')} is older"
         )

@@ -18,11 +18,12 @@ import time
 from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
+
+from prism.identity import versions
 
 ROOT = Path(__file__).resolve().parents[2]
 STEP_TOKENS, STEPS, WARM = 16_384, 9, 3
@@ -43,6 +44,7 @@ FAST = {
 }
 SMALL = {"per_device_train_batch_size": 16, "gradient_checkpointing": True}
 FOUR, EIGHT, HALF = {"load_in_4bit": True}, {"load_in_8bit": True}, {}
+LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "unsloth", "liger-kernel")
 SMALL_MODEL, LARGE_MODEL = "Qwen2.5-1.5B", "Qwen3-4B"
 
 # name: (what, whose, twin, [model] options, options of the work)
@@ -112,7 +114,7 @@ def spec_for(folder: str, options: dict[str, Any], sft: dict[str, Any], rows: in
     )
 
 
-def run(name: str, twin: str, layers: int | None) -> dict[str, Any]:
+def run(name: str, twin: str) -> dict[str, Any]:
     """One contender, in this process."""
     what, whose, _, options, work = CONTENDERS[name]
     if whose != "unsloth":
@@ -234,16 +236,6 @@ def table(found: dict[str, dict[str, Any]]) -> str:
     return "\n\n".join(blocks)
 
 
-def versions() -> str:
-    said = []
-    for package in ("torch", "transformers", "trl", "peft", "bitsandbytes", "unsloth", "liger-kernel"):
-        try:
-            said.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            continue
-    return ", ".join(said)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed.gpu", description=__doc__)
     parser.add_argument("--only", help="contenders whose name holds this")
@@ -254,7 +246,7 @@ def main() -> None:
     given = parser.parse_args()
     twins = given.twins or Path(tempfile.mkdtemp())
     if given.one:
-        print("\n" + json.dumps(run(given.one, str(twins / CONTENDERS[given.one][2]), given.layers)))
+        print("\n" + json.dumps(run(given.one, str(twins / CONTENDERS[given.one][2]))))
         return
     found: dict[str, dict[str, Any]] = {}
     for name, (_, _, twin, _, _) in CONTENDERS.items():
@@ -274,7 +266,8 @@ def main() -> None:
             print(done.stderr[-3000:], file=sys.stderr)
         print(f"{time.perf_counter() - began:6.1f} s  {name}: {json.dumps(found[name])}", flush=True)
     gpu = next((line["gpu"] for line in found.values() if "gpu" in line), "no GPU")
-    text = f"{gpu}, {datetime.now(UTC):%Y-%m-%d}; {versions()}.\n\n{table(found)}\n"
+    libraries = ", ".join(f"{name} {number}" for name, number in versions(LIBRARIES).items())
+    text = f"{gpu}, {datetime.now(UTC):%Y-%m-%d}; {libraries}.\n\n{table(found)}\n"
     print(text)
     if given.out:
         given.out.write_text(text, encoding="utf-8")
