@@ -291,9 +291,13 @@ def test_a_dead_workers_item_fails_with_its_reason_and_the_run_ends(checkout):
     )
     out = checkout.runpytest_subprocess("benchmarks", "-m", "phase1", "--prism-profile", "nano", "-n", "2", timeout=300)
     assert out.ret == pytest.ExitCode.TESTS_FAILED
+    # One line an item in the summary: how much of the messages stands elsewhere differs where CI is set.
+    failed = [line for line in out.outlines if line.startswith("FAILED ") and "[other-" in line]
+    assert len(failed) == 3
     text = out.stdout.str()
-    assert len(re.findall(r"worker 'gw\d' crashed while running '.*\[other-tier1-accuracy-floor\]'", text)) == 1
-    assert len(re.findall(r"worker 'gw\d' died of '.*\[other-tier1-accuracy-floor\]', whose spec", text)) == 2
+    assert re.search(r"worker 'gw\d' crashed while running '.*\[other-tier1-accuracy-floor\]'", text)
+    died = set(re.findall(r"worker 'gw\d' died of '.*\[other-tier1-accuracy-floor\]', whose spec", text))
+    assert len(died) == 1
     found = json.loads((checkout.path / "reports" / "latest" / "results.json").read_text())
     assert [spec["spec"] for spec in found["specs"]] == ["tiny"]
     assert found["complete"] is False
