@@ -5,6 +5,10 @@ captured once and replayed, every row keeps its own length, so nothing is padded
 that all questions begin with are computed once. Weights are laid out for it: dequantized, with the active adapter
 added, query, key and value as one matrix. No layer's own `forward` is called, so it is the same for a model that
 Unsloth has patched. `generate` compares its logits with the model's before it trusts it.
+
+In half precision every result is rounded where transformers rounds it (a norm before its weight, a product before its
+residual), though one kernel for both would be faster: near-tied tokens hang on it, and moving a single one of these
+roundings changes as many answers as moving all.
 """
 
 from __future__ import annotations
@@ -72,8 +76,7 @@ class _Layer:
     before_attention: torch.Tensor  # (hidden)
     qkv: torch.Tensor  # (query + key + value heads × head_dim, hidden)
     qkv_bias: torch.Tensor | None
-    query_norm: torch.Tensor | None  # (head_dim), Qwen3's
-    key_norm: torch.Tensor | None
+    qk_norm: torch.Tensor | None  # (query + key heads, head_dim), Qwen3's
     out: torch.Tensor  # (hidden, query heads × head_dim)
     before_mlp: torch.Tensor
     gate_up: torch.Tensor  # (2 × intermediate, hidden)
@@ -132,13 +135,16 @@ class Decoder:
             before_attention=layer.input_layernorm.weight.detach(),
             qkv=joined(attention.q_proj, attention.k_proj, attention.v_proj),
             qkv_bias=None if biases[0] is None else torch.cat(biases).detach().to(self.dtype),
-            query_norm=attention.q_norm.weight.detach() if hasattr(attention, "q_norm") else None,
-            key_norm=attention.k_norm.weight.detach() if hasattr(attention, "k_norm") else None,
+            qk_norm=self._head_norms(attention) if hasattr(attention, "q_norm") else None,
             out=joined(attention.o_proj),
             before_mlp=layer.post_attention_layernorm.weight.detach(),
             gate_up=joined(mlp.gate_proj, mlp.up_proj),
             down=joined(mlp.down_proj),
         )
+
+    def _head_norms(self, attention: Any) -> torch.Tensor:
+        heads = [attention.q_norm.weight] * self.heads + [attention.k_norm.weight] * self.kv_heads
+        return torch.stack(heads).detach()
 
     def _rotation(self, length: int) -> torch.Tensor:
         """Cosine and sine of each position, (length, 2, head_dim), as transformers computes them.
@@ -157,7 +163,7 @@ class Decoder:
         return torch.stack([cosines, sines], 1).to(self.device, self.dtype)
 
     def _normed(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        return F.rms_norm(x, weight.shape, weight, self.config.rms_norm_eps)
+        return F.rms_norm(x, x.shape[-1:], eps=self.config.rms_norm_eps) * weight
 
     def _forward(self, tokens: torch.Tensor, span: _Span) -> torch.Tensor:
         """Run tokens through all layers, writing their keys and values; the last hidden states, (tokens, hidden)."""
@@ -168,16 +174,15 @@ class Decoder:
             qkv = F.linear(self._normed(x, layer.before_attention), layer.qkv, layer.qkv_bias)
             qkv = qkv.view(len(tokens), both + self.kv_heads, self.head_dim)
             qk, value = qkv[:, :both], qkv[:, both:]
-            if layer.query_norm is not None and layer.key_norm is not None:
-                query, key = qk[:, : self.heads], qk[:, self.heads :]
-                qk = torch.cat([self._normed(query, layer.query_norm), self._normed(key, layer.key_norm)], 1)
-            qk = torch.addcmul(qk * cos, qk.roll(half, -1), sin)
+            if layer.qk_norm is not None:
+                qk = self._normed(qk, layer.qk_norm)
+            qk = qk * cos + qk.roll(half, -1) * sin
             self.keys[n].index_put_((span.rows, span.positions), qk[:, self.heads :])
             self.values[n].index_put_((span.rows, span.positions), value)
             heard = self._attend(n, qk[:, : self.heads].contiguous(), span)
-            x = torch.addmm(x, heard.view(len(tokens), -1), layer.out.t())
+            x = x + F.linear(heard.view(len(tokens), -1), layer.out)
             gate, up = F.linear(self._normed(x, layer.before_mlp), layer.gate_up).chunk(2, -1)
-            x = torch.addmm(x, F.silu(gate) * up, layer.down.t())
+            x = x + F.linear(F.silu(gate) * up, layer.down)
         return self._normed(x, self.norm)
 
     def _attend(self, n: int, query: torch.Tensor, span: _Span) -> torch.Tensor:

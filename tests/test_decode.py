@@ -71,6 +71,37 @@ def test_logits_and_answers_are_the_models(adapted, prompts):
         assert found[: len(ids)] == ids
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("family", MODELS)
+def test_half_precision_is_rounded_where_the_model_rounds_it(family, prompts, monkeypatch):
+    """With products and attention summed alike, bfloat16 logits are the model's to the bit; a CPU's sums are not."""
+
+    def linear(x, weight, bias=None):
+        product = x.float() @ weight.float().t()
+        return (product if bias is None else product + bias.float()).bfloat16()
+
+    def attention(query, key, value, attn_mask=None, is_causal=False, **_):
+        group = query.shape[1] // key.shape[1]
+        key, value = key.repeat_interleave(group, 1).float(), value.repeat_interleave(group, 1).float()
+        scores = query.float() @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
+        if is_causal:
+            attn_mask = torch.ones_like(scores, dtype=torch.bool).tril()
+        if attn_mask is not None:
+            scores = scores.masked_fill(~attn_mask, -torch.inf)
+        return (scores.softmax(-1) @ value).bfloat16()
+
+    monkeypatch.setattr(torch.nn.functional, "linear", linear)
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", attention)
+    torch.manual_seed(0)
+    half = MODELS[family]().eval()
+    frequencies = half.model.rotary_emb.inv_freq.clone()
+    half.bfloat16().model.rotary_emb.inv_freq = frequencies  # float32, as from_pretrained leaves them
+    for weight in half.parameters():
+        torch.nn.init.normal_(weight, std=0.3)
+    wanted = torch.stack([half(torch.tensor([prompt])).logits[0, -1] for prompt in prompts])
+    assert torch.equal(decode.Decoder(half, len(prompts), max(LENGTHS)).read(prompts), wanted)
+
+
 def test_an_answer_stops_at_its_end_and_a_row_can_be_left_empty(adapted, prompts):
     decoder = decode.Decoder(adapted, len(prompts), max(LENGTHS) + 6)
     free = decoder.answer(prompts[:2], 6, [0])

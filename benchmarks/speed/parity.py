@@ -1,0 +1,82 @@
+"""Do answers hang on the path that gives them? The nano model's, by the captured step and by transformers' `generate`.
+
+    python -m benchmarks.speed.parity
+
+Greedy answers of 24 tokens by the untrained base to held-out questions of phase 1, in float32 and bfloat16; each path
+against `generate` asked one question at a time. Runs on a CPU as well, where the step is not captured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy
+from tabulate import tabulate
+
+from prism.stats import wilson
+
+ROOT = Path(__file__).resolve().parents[2]
+NEW_TOKENS = 24
+sys.modules["unsloth"] = None  # type: ignore[assignment]  # its patches change the model that is compared with
+
+
+def cut(ids: list[int], ends: list[int]) -> list[int]:
+    return ids[: next((n for n, token in enumerate(ids) if token in ends), len(ids))]
+
+
+def said(base: Any, encoded: list[list[int]], batch: int) -> list[list[int]]:
+    """Token ids by `generate`, `batch` questions at a time."""
+    from prism import generate
+
+    found: list[list[int]] = []
+    for start in range(0, len(encoded), batch):
+        prompt = generate.pad(base, encoded[start : start + batch])
+        whole = base.model.generate(**prompt, do_sample=False, max_new_tokens=NEW_TOKENS)
+        found += whole[:, prompt["input_ids"].shape[1] :].tolist()
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed.parity", description=__doc__)
+    parser.add_argument("--questions", type=int, default=500)
+    given = parser.parse_args()
+
+    import torch
+
+    from prism import decode, generate, model
+    from prism.data import load_examples
+    from prism.spec import load_spec
+
+    spec = load_spec(ROOT / "benchmarks" / "specs" / "phase1" / "nano.toml")
+    rows = []
+    for dtype in ("float32", "bfloat16"):
+        sft = {key: value for key, value in spec.sft.items() if key != "use_cpu"}
+        table = spec.model.model_copy(update={"dtype": dtype})
+        asked = spec.model_copy(update={"model": table, "sft": sft, "generate": {"max_new_tokens": NEW_TOKENS}})
+        held_out = load_examples(asked, ROOT)[1][: given.questions]
+        base = model.load(asked, ROOT)
+        encoded = sorted((generate.encode(base, example) for example in held_out), key=len, reverse=True)
+        ends = numpy.atleast_1d(base.model.generation_config.eos_token_id).tolist()
+        with torch.no_grad():
+            alone = [cut(ids, ends) for ids in said(base, encoded, 1)]
+            paths = {
+                "captured step": decode.Decoder(base.model, len(encoded), len(encoded[0]) + NEW_TOKENS).answer(
+                    encoded, NEW_TOKENS, ends
+                ),
+                "generate, batch 128": said(base, encoded, 128),
+            }
+        for name, found in paths.items():
+            same = sum(cut(ids, ends) == wanted for ids, wanted in zip(found, alone))
+            low, high = wilson(same, len(alone))
+            rows.append(
+                [dtype, name, f"{same} of {len(alone)}", f"{same / len(alone):.1%}", f"{low:.1%} to {high:.1%}"]
+            )
+    head = ["precision", "path", "the same as one at a time", "share", "95 % interval"]
+    print(tabulate(rows, head, tablefmt="pipe", disable_numparse=True))
+
+
+if __name__ == "__main__":
+    main()
