@@ -16,7 +16,8 @@ import pytest
 from packaging.requirements import Requirement
 
 from prism import cost
-from prism.identity import cuda_devices, engine
+from prism.devices import cuda_devices
+from prism.identity import engine
 from prism.scheduling import resources
 
 pytestmark = pytest.mark.phase0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -32,8 +33,16 @@ def mistakes() -> Iterator[None]:
         raise typer.Exit(2) from None
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"prism {version('prism-bench')}")
+        raise typer.Exit
+
+
 @app.callback()
-def main() -> None:
+def main(
+    show: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which PRISM.")] = False,
+) -> None:
     """PRISM: LoRA fine-tuning benchmarks as pytest items. Run them with `pytest benchmarks`."""
 
 
@@ -53,7 +62,15 @@ def specs(
         for path in find_specs(root / "benchmarks" / "specs"):
             spec = load_spec(path)
             minutes = f"{spec.requires.minutes:g}" if spec.requires.minutes else ""
-            rows.append([spec.id, spec.profile, minutes, spec.title, lacking(spec, root.resolve(), data) or "yes"])
+            rows.append(
+                [
+                    spec.id,
+                    spec.profile,
+                    minutes,
+                    spec.title,
+                    lacking(spec, root.resolve(), data) or _without_rows(spec, root.resolve(), data) or "yes",
+                ]
+            )
     if not rows:
         typer.echo(
             f"prism: {root / 'benchmarks' / 'specs'} holds no specs; run this in a checkout, or name --root", err=True
@@ -64,10 +81,21 @@ def specs(
     typer.echo(tabulate(rows, ["spec", "profile", "min", "title", "runs here"], tablefmt="simple"))
 
 
+def _without_rows(spec: Spec, root: Path, data: Path | None) -> str:
+    from prism.spec import is_local
+
+    given = data and spec.data.name and (data / spec.data.name).is_dir()
+    path = root / Path(spec.data.path).expanduser()
+    return f"there is no {spec.data.path}" if not given and is_local(spec.data.path, root) and not path.exists() else ""
+
+
 @app.command("calibrate-judge")
 def calibrate_judge(
     judge: Annotated[str | None, typer.Option(help="As --prism-judge; else PRISM_JUDGE.")] = None,
-    file: Annotated[Path | None, typer.Option(help="Your own graded rows: question, answer, reference, grade.")] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="Your own graded rows: question, answer, reference (or context), grade.")
+    ] = None,
+    spec: Annotated[str | None, typer.Option(help="Grade by the evaluation steps of this spec: PHASE/NAME.")] = None,
     metric: Annotated[str | None, typer.Option(help="The metric to calibrate; else each that the rows name.")] = None,
     scale: Annotated[tuple[float, float], typer.Option(help="Lowest and highest grade of --file.")] = (0.0, 1.0),
     repeats: Annotated[int, typer.Option(min=1, help="How often each answer is graded.")] = 3,
@@ -81,9 +109,10 @@ def calibrate_judge(
     from tabulate import tabulate
     from tqdm import tqdm
 
-    from prism.judge import DEFINITIONS, asking, calibration
+    from prism.judge import DEFINITIONS, asking, calibration, tier3
     from prism.judge.grading import estimate
     from prism.judge.spending import Budget, Spending
+    from prism.spec import load_spec
     from prism.store import Store
 
     store = Store(Path(home or os.environ.get("PRISM_HOME") or "~/.cache/prism").expanduser().resolve())
@@ -93,16 +122,19 @@ def calibrate_judge(
             raise asking.JudgeError(asking.NOT_CONFIGURED.replace("--prism-judge", "--judge"))
         rows = calibration.read_graded(file or root / calibration.BUNDLED, scale, metric)
         spending = Spending(choice.price, Budget.parse(budget) if budget else None)
+        known = dict(DEFINITIONS)
+        if spec:
+            known |= {d.metric: d for d in tier3.definitions(load_spec(root / "benchmarks" / "specs" / f"{spec}.toml"))}
         for name in dict.fromkeys(row["metric"] for row in rows):
-            if name not in DEFINITIONS:
-                raise asking.JudgeError(f"metric {name!r}: not one of {', '.join(DEFINITIONS)}")
+            if name not in known:
+                raise asking.JudgeError(f"metric {name!r}: not one of {', '.join(known)}")
             own = [row for row in rows if row["metric"] == name]
-            ahead = estimate(choice, DEFINITIONS[name], calibration.cases_of(own), store, repeats)
+            ahead = estimate(choice, known[name], calibration.cases_of(own), store, repeats)
             typer.echo(f"{name}: about {ahead.sentence(choice.price)}", err=True)
             with tqdm(total=len(own) * repeats, disable=None, leave=False) as bar:
                 found = calibration.calibrate(
                     choice,
-                    DEFINITIONS[name],
+                    known[name],
                     own,
                     store,
                     source=file.name if file else "bundled",
@@ -120,7 +152,7 @@ def calibrate_judge(
 def accept(
     run: Annotated[str, typer.Argument(help="A run's folder or id.")] = "reports/latest",
     force: Annotated[
-        bool, typer.Option("--force", help="Though it is partial, failed or from a changed tree.")
+        bool, typer.Option("--force", help="Though it is partial, failed, of fewer seeds or a changed tree.")
     ] = False,
     root: Root = Path("."),
 ) -> None:
@@ -183,7 +215,7 @@ def compare(
             comparisons, without = hold(old, new, asked, len(asked))
             if not comparisons:
                 raise ReferenceFault(f"{new.name}: nothing can be compared ({'; '.join(without.values())})")
-            typer.echo(_compared(old, new, list(comparisons.values()), drop))
+            typer.echo(_compared(new, list(comparisons.values()), drop))
             lines = [f"{name}: not comparable: {why}" for name, why in without.items()]
             lines += [f"{key}: {there or '–'} → {here or '–'}" for key, there, here in differences(old, new)]
             typer.echo("\n".join([*lines, *_flipped(list(comparisons.values()), new, root, after, flips), ""]))
@@ -206,7 +238,7 @@ def _pairs(old: list[Reference], new: list[Reference], before: str, after: str) 
     return pairs
 
 
-def _compared(old: Reference, new: Reference, comparisons: list[Comparison], drop: float) -> str:
+def _compared(new: Reference, comparisons: list[Comparison], drop: float) -> str:
     from tabulate import tabulate
 
     from prism.report import words

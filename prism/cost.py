@@ -31,7 +31,7 @@ BF16_TFLOPS = {
 
 @contextmanager
 def stage(what: str = "", lower: str = "") -> Iterator[dict[str, Any]]:
-    """Time a stage; the dict gets `seconds`, and `peak_memory_gib` of this process so far (GPU memory where one is).
+    """Time a stage; the dict gets `seconds`, and `peak_memory_gib`: the stage's on a GPU, else this process's so far.
 
     `energy_wh` is there where NVML is and the stage used a GPU. Raises ResourceError where the GPU's memory does not
     suffice, naming the stage and the spec key to `lower`.
@@ -39,6 +39,8 @@ def stage(what: str = "", lower: str = "") -> Iterator[dict[str, Any]]:
     notes: dict[str, Any] = {}
     cuda, full = _cuda(), False
     free = cuda.mem_get_info()[0] / 2**30 if cuda else 0.0
+    if cuda:
+        cuda.reset_peak_memory_stats()
     began, drawn = time.perf_counter(), _energy()
     try:
         yield notes

@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import io
 import json
+import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prism.errors import DataError
-from prism.spec import Spec
+from prism.spec import Spec, is_local
 
 Row = dict[str, Any]
 Places = Callable[[Sequence[Row], Mapping[str, Any], int], tuple[list[int], list[int]]]
@@ -69,17 +70,32 @@ def read_rows(path: Path) -> list[Row]:
         else:
             with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
                 text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
-                rows = list(csv.DictReader(text)) if path.suffix == ".csv" else _json_lines(path, text)
+                rows = _csv_rows(path, text) if path.suffix == ".csv" else _json_lines(path, text)
     except FileNotFoundError:
         raise DataError(
             f"{path}: no such file; check [data].path, or point --prism-data at the folder above it"
         ) from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read ({error}); restore the file") from None
     if not rows:
         raise DataError(f"{path}: holds no rows; an empty set of samples cannot be measured")
+    return rows
+
+
+def _csv_rows(path: Path, lines: Any) -> list[Row]:
+    reader = csv.DictReader(lines, strict=True)  # else a quotation mark that is not closed eats the rows after it
+    rows = []
+    try:
+        for row in reader:
+            if None in row:
+                raise DataError(
+                    f"{path}:{reader.line_num}: has more values than the header has columns; quote values that hold commas"
+                )
+            rows.append(row)
+    except csv.Error as error:
+        raise DataError(f"{path}:{reader.line_num}: {error}; look for a quotation mark that is not closed") from None
     return rows
 
 
@@ -94,8 +110,20 @@ def _json_lines(path: Path, lines: Any) -> list[Row]:
             raise DataError(f"{path}:{number}: not JSON ({error.msg}); each line must be one object") from None
         if not isinstance(row, dict):
             raise DataError(f"{path}:{number}: {type(row).__name__} in place of an object; each line must be one row")
+        if "\\ud" in line.lower() and _surrogate(row):
+            raise DataError(
+                f"{path}:{number}: holds half of a surrogate pair (\\ud83d without the other); mend the text"
+            )
         rows.append(row)
     return rows
+
+
+def _surrogate(row: Row) -> bool:
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def row_id(row: Row) -> str:
@@ -124,9 +152,9 @@ def split_rows(rows: Sequence[Row], split: Mapping[str, Any], seed: int) -> tupl
 def split_places(rows: Sequence[Row], split: Mapping[str, Any], seed: int) -> tuple[list[int], list[int]]:
     """Shuffle and divide rows with scikit-learn's splitters: the places of the training and of the held-out rows.
 
-    `split` holds test_size (a share, or a number of rows) and at most one of `stratify` (a column whose shares stay
-    equal: train_test_split) and `group` (a column whose values stay whole: GroupShuffleSplit). Both parts come out
-    shuffled, so that their first N rows are a random sample.
+    `split` holds test_size (a share, or a number of rows; with `group` of its values) and at most one of `stratify` (a
+    column whose shares stay equal: train_test_split) and `group` (a column whose values stay whole: GroupShuffleSplit).
+    Both parts come out shuffled, so that their first N rows are a random sample.
     """
     import numpy
     from sklearn.model_selection import GroupShuffleSplit, train_test_split
@@ -134,15 +162,14 @@ def split_places(rows: Sequence[Row], split: Mapping[str, Any], seed: int) -> tu
     test_size = split["test_size"]
     for column in filter(None, (split.get("stratify"), split.get("group"))):
         require_columns(rows, [column])
-    if split.get("group"):
-        groups = [str(row[split["group"]]) for row in rows]
-        if len(set(groups)) < 2:
-            raise DataError(f'[data].split group = "{split["group"]}": one value only, so nothing can be held out')
-        train, test = next(GroupShuffleSplit(1, test_size=test_size, random_state=seed).split(rows, groups=groups))
-        shuffle = numpy.random.default_rng(seed).permutation
-        return shuffle(train).tolist(), shuffle(test).tolist()
-    labels = [str(row[split["stratify"]]) for row in rows] if split.get("stratify") else None
+    labels, groups = ([str(row[split[by]]) for row in rows] if split.get(by) else None for by in ("stratify", "group"))
+    if groups and len(set(groups)) < 2:
+        raise DataError(f'[data].split group = "{split["group"]}": one value only, so nothing can be held out')
     try:
+        if groups:
+            train, test = next(GroupShuffleSplit(1, test_size=test_size, random_state=seed).split(rows, groups=groups))
+            shuffle = numpy.random.default_rng(seed).permutation
+            return shuffle(train).tolist(), shuffle(test).tolist()
         train, test = train_test_split(range(len(rows)), test_size=test_size, random_state=seed, stratify=labels)
     except ValueError as error:
         raise DataError(f"[data].split of {len(rows)} rows: {error}; lower test_size or add rows") from None
@@ -165,6 +192,9 @@ def load_examples(
         order = _shuffled(parts[0], spec.seed), _shuffled(parts[1], spec.seed)
     else:
         rows = _rename(spec, _rows(spec, root, data, "train"))
+        if hasattr(task, "LABELS"):  # a label that nobody knows would else be said to have too few rows to split
+            for number, row in enumerate(rows, start=1):
+                _example(task, row, f"row {number}")
         train, test = places(rows, split.model_dump(exclude_none=True), spec.seed)
         order = [rows[i] for i in train], [rows[i] for i in test]
     pool, measured = order[0], order[1][: spec.data.eval_rows]
@@ -198,6 +228,13 @@ def _without_leaks(spec: Spec, pool: list[Row], measured: list[Row], kind: Kind,
     return kept
 
 
+def _example(task: Any, row: Row, name: str) -> Example:
+    try:
+        return task.example(row, name)
+    except DataError as error:
+        raise DataError(str(error) if name in str(error) else f"{name}: {error}") from None
+
+
 def _named(rows: Sequence[Row]) -> list[tuple[Row, str]]:
     return list(zip(rows, unique_ids(rows)))
 
@@ -213,8 +250,14 @@ def _rename(spec: Spec, rows: Sequence[Row]) -> list[Row]:
     task, where, without = spec.load_task(), spec.data.where, spec.data.without
     if hasattr(task, "rows"):
         rows = [part for row in rows for part in task.rows(row, spec)]
-    theirs = {mine: column for column, mine in spec.data.columns.items()}
-    rows = [{theirs.get(column, column): value for column, value in row.items()} for row in rows]
+    mapped = spec.data.columns
+    for column in mapped.values():
+        require_columns(rows, [column])
+    rows = [
+        {column: value for column, value in row.items() if column not in mapped.values()}
+        | {mine: row[theirs] for mine, theirs in mapped.items()}
+        for row in rows
+    ]
     require_columns(rows, [*task.COLUMNS, *where, *without])
     kept = [
         row
@@ -230,22 +273,21 @@ def _rename(spec: Spec, rows: Sequence[Row]) -> list[Row]:
 
 def has_local_rows(spec: Spec, root: Path, data: Path | None) -> bool:
     """Whether the rows can be read without a network."""
-    return (data is not None and spec.data.name is not None and (data / spec.data.name).is_dir()) or _is_local(
-        spec, root
-    )
-
-
-def _is_local(spec: Spec, root: Path) -> bool:
-    path = spec.data.path
-    return path.startswith((".", "/", "~", "fixtures/")) or path.count("/") != 1 or (root / path).exists()
+    given = data is not None and spec.data.name is not None and (data / spec.data.name).is_dir()
+    return given or is_local(spec.data.path, root)
 
 
 def _rows(spec: Spec, root: Path, data: Path | None, part: str) -> list[Row]:
     """One part's rows: from --prism-data, a local file or folder, or the hub."""
     if data is not None and spec.data.name and (data / spec.data.name).is_dir():
         return read_rows(_file(data / spec.data.name, part))
-    if _is_local(spec, root):
+    if is_local(spec.data.path, root):
         path = (root / Path(spec.data.path).expanduser()).resolve()
+        if path.is_file() and spec.data.split.train:
+            raise DataError(
+                f"{spec.data.path}: is one file, which has no parts {spec.data.split.train} and {spec.data.split.test}; "
+                f"name the folder that holds one file a part, or give [data].split a test_size"
+            )
         return read_rows(_file(path, part) if path.is_dir() else path)
     from datasets import load_dataset
 
@@ -273,5 +315,9 @@ def require_columns(rows: Sequence[Row], columns: Sequence[str]) -> None:
         if missing:
             raise DataError(
                 f'row {number}: no value in column "{missing[0]}"; the row has {", ".join(map(repr, row))}. '
-                f"Name your columns in [data].columns"
+                + (
+                    "Separate columns by commas"
+                    if any(";" in str(key) for key in row)
+                    else "Name yours in [data].columns"
+                )
             )

@@ -9,6 +9,8 @@ from prism.compare import Against, Comparison
 from prism.record import Record, Verdict
 from prism.spec import Limit, Spec
 
+MOST_UNSCORED = 0.05  # share of the samples that a judge may leave ungraded without making a verdict a guess
+
 
 def judge(
     spec: Spec, record: Record, unfit: str = "", required: bool = False, against: Against | None = None
@@ -45,8 +47,19 @@ def decide(limit: Limit, record: Record, against: Against | None = None) -> Verd
             f"no accepted reference for evaluation {record.evaluation_digest[:8]}; `prism accept` a run to make one"
         )
         return _verdict(limit, "skipped", reason)
+    if record.tier == "cost" and math.isnan(record.tuned.value):
+        reason = (
+            f"{record.metric} is not known here: the GPU's rate, or a training or baseline of this spec, is missing"
+        )
+        return _verdict(limit, "skipped", reason)
     if record.n == 0:
         return _verdict(limit, "fails", f"none of {record.unscored} samples could be scored")
+    if record.tier == "tier3" and record.unscored > MOST_UNSCORED * (record.n + record.unscored):
+        reason = (
+            f"{record.unscored:,} of {record.n + record.unscored:,} samples are unscored, more than {MOST_UNSCORED:.0%}: "
+            f"the others need not be like them; the report says why, and another run asks again"
+        )
+        return _verdict(limit, "inconclusive", reason)
     if against and limit.key == "drop":
         return _drop(limit, record, against)
     tuned, gain = record.tuned.value, record.gain
@@ -91,7 +104,7 @@ def _drop(limit: Limit, record: Record, against: Against) -> Verdict:
         return _verdict(limit, "fails", reason)
     found = f"{comparison.question}? loss {loss.value:+.4f}"
     seen = comparison.detectable(limit.value)
-    if not math.isfinite(seen):
+    if math.isinf(seen):
         reason = f"{found} on samples of one group, from which no chance can be told; widen the held-out rows"
         return _compared(limit, "inconclusive", reason, comparison, seen)
     if loss.value <= limit.value:

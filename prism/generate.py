@@ -8,6 +8,7 @@ logits are the model's own, and from transformers' `generate` everywhere else; t
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -73,8 +74,9 @@ def answers(
 ) -> dict[str, Any]:
     """Greedy answers to `folder`/predictions.jsonl, one line a sample, a batch at a time.
 
-    Returns notes: which path produced them, and why.
+    Returns notes: which path produced them, and why; new tokens and seconds of this process, which may have resumed.
     """
+    began, tokens = time.perf_counter(), 0
     done = resume(folder / ANSWERS)
     advance(len(done))
     left = [example for example in examples if example.id not in done]
@@ -99,16 +101,17 @@ def answers(
                 prompt = pad(base, asked)
                 whole = model.generate(**prompt, generation_config=config)
                 produced = whole[:, prompt["input_ids"].shape[1] :].tolist()
-            for i, ids in zip(batch, produced):
+            for i, ids in zip(batch, produced, strict=True):
                 length = next((n for n, token in enumerate(ids) if token in config.eos_token_id), None)
                 kept = ids if length is None else ids[:length]
+                tokens += len(kept)
                 text = tokenizer.decode(kept, skip_special_tokens=True)
                 finish = "length" if length is None else "stop"
                 line = asdict(Prediction(left[i].id, text, len(kept), finish))
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
             file.flush()
             advance(len(batch))
-    return notes
+    return notes | {"tokens": tokens, "seconds": time.perf_counter() - began}
 
 
 def _room(base: Base, model: Any) -> float:
@@ -242,7 +245,7 @@ def resume(path: Path) -> set[str]:
     if not path.exists():
         return set()
     whole, ids = [], set()
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8").split("\n"):  # str.splitlines would also split at U+2028 in an answer
         try:
             ids.add(json.loads(line)["id"])
         except ValueError:

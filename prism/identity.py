@@ -5,7 +5,6 @@ Nothing here imports a model library: a run whose results are all cached compute
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
 import json
 from collections.abc import Mapping, Sequence
@@ -15,71 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from prism.data import Example
+from prism.devices import cuda_devices
 from prism.errors import ModelError
 from prism.metrics import Metric
-from prism.spec import Spec
+from prism.spec import Spec, is_local
 from prism.store import digest, file_digest
 
 TRAINING = ("torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes", "unsloth")
 GENERATION = ("torch", "transformers", "peft", "bitsandbytes", "unsloth")
-NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE: a driver, and nothing that it drives
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl")
-
-
-@cache
-def _driver() -> tuple[Any, int]:
-    """The CUDA driver's library and what its start returned, 0 where it is ready; (None, 0) without a driver."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return None, 0
-    return driver, driver.cuInit(0)
-
-
-@cache
-def cuda_devices() -> int:
-    """How many CUDA devices the driver shows, asked without importing torch; 0 without a driver that works."""
-    driver, fault = _driver()
-    count = ctypes.c_int(0)
-    if driver is None or fault or cuda_fault() or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
-        return 0
-    return count.value
-
-
-@cache
-def cuda_fault() -> str:
-    """Why a machine with an NVIDIA driver has no CUDA device for us, in words; empty where that is not so."""
-    driver, fault = _driver()
-    if driver is None:
-        return ""
-    supported, wanted = ctypes.c_int(0), _torch_cuda()
-    driver.cuDriverGetVersion(ctypes.byref(supported))
-    if wanted and supported.value // 1000 < wanted:
-        have = f"{supported.value // 1000}.{supported.value % 1000 // 10}"
-        return f"the NVIDIA driver is too old: it runs CUDA up to {have}, torch needs {wanted}; update the driver"
-    return f"the NVIDIA driver does not start (error {fault}); reinstall it" if fault not in (0, NO_DEVICE) else ""
-
-
-def _torch_cuda() -> int:
-    """The major version of CUDA that the installed torch was built for; 0 where its packages do not say."""
-    for package in ("nvidia-cuda-runtime", "nvidia-cuda-runtime-cu12"):
-        if found := versions([package]):
-            return int(found[package].partition(".")[0])
-    return 0
-
-
-@cache
-def cuda_memory() -> list[tuple[str, float]]:
-    """Name and GiB of memory of each CUDA device."""
-    found = []
-    for n in range(cuda_devices()):
-        driver, _ = _driver()
-        device, name, size = ctypes.c_int(0), ctypes.create_string_buffer(96), ctypes.c_size_t(0)
-        driver.cuDeviceGet(ctypes.byref(device), n)
-        driver.cuDeviceGetName(name, 96, device)
-        driver.cuDeviceTotalMem_v2(ctypes.byref(size), device)
-        found.append((name.value.decode(), size.value / 2**30))
-    return found
 
 
 def engine(spec: Spec) -> dict[str, str]:
@@ -113,31 +56,30 @@ def own_source() -> str:
     return digest({str(file.relative_to(package)): file_digest(file) for file in files})
 
 
-def is_folder_name(name: str) -> bool:
-    """A model name that means a local folder: a hub id is "owner/name" and nothing else."""
-    return name.startswith((".", "/", "~", "fixtures/")) or name.count("/") != 1
-
-
-def local_folder(name: str, root: Path) -> Path:
+def local_folder(name: str, root: Path, key: str = "[model].model_name") -> Path:
     folder = (root / Path(name).expanduser()).resolve()
     if not folder.is_dir():
-        raise ModelError(f"{name}: no such model folder under {root}; check [model].model_name")
+        raise ModelError(f"{name}: no such model folder under {root}; check {key}")
     return folder
 
 
-def base_identity(name: str, root: Path) -> dict[str, str]:
+def base_identity(name: str, root: Path, key: str = "[model].model_name") -> dict[str, str]:
     """A local folder's bytes, or a hub id with its revision.
 
     Raises ModelError for a folder that is missing, holds pickled weights only, or asks for remote code, and where the
     hub cannot be reached.
     """
-    if not is_folder_name(name):
-        return {"hub": name, "revision": hub_revision(name)}
-    folder = local_folder(name, root)
+    if not is_local(name, root):
+        return {"hub": name, "revision": hub_revision(name, key)}
+    folder = local_folder(name, root, key)
     if not (folder / "config.json").is_file():
-        raise ModelError(f"{name}: holds no config.json, so it is no model folder; check [model].model_name")
+        raise ModelError(f"{name}: holds no config.json, so it is no model folder; check {key}")
     for file in sorted(folder.glob("*config.json")):
-        if "auto_map" in json.loads(file.read_text(encoding="utf-8")):
+        try:
+            config = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ModelError(f"{name}/{file.name}: is not JSON ({error}); restore the folder") from None
+        if "auto_map" in config:
             raise ModelError(
                 f"{name}/{file.name}: asks for remote code (auto_map), which PRISM never runs; use a model that "
                 f"transformers knows"
@@ -161,10 +103,19 @@ def hub_revision(name: str, key: str = "[model].model_name") -> str:
     """The commit of a hub model: asked of the hub, or of the local cache where the hub cannot be reached."""
     import httpx
     from huggingface_hub import HfApi, try_to_load_from_cache
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+    )
 
     try:
         return str(HfApi().model_info(name, timeout=10).sha)
+    except (HFValidationError, RepositoryNotFoundError):
+        raise ModelError(
+            f"{name}: is neither a folder here nor a model of the hub that you may read; check {key}"
+        ) from None
     except (httpx.HTTPError, HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
         cached = try_to_load_from_cache(name, "config.json")
         if isinstance(cached, str):
@@ -183,7 +134,13 @@ def adapter_identity(
     if spec.adapter:
         folder = local_folder(spec.adapter, root)
         files = (file for file in sorted(folder.iterdir()) if file.is_file() and file.suffix != ".md")
-        return {"base": dict(base), "loaded": {file.name: file_digest(file) for file in files}}
+        return {  # what its parity is checked with is part of it: a 4-bit base cannot be merged into, a float32 one can
+            "base": dict(base),
+            "loaded": {file.name: file_digest(file) for file in files},
+            "model": spec.model.model_dump(exclude={"model_name"}),
+            "engine": engine(spec),
+            "versions": versions(TRAINING),
+        }
     return {
         "base": dict(base),
         "rows": digest([[example.messages, example.reference] for example in training]),

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prism.devices import cuda_devices
 from prism.errors import ModelError, ResourceError, SpecError
-from prism.identity import base_identity, cuda_devices, engine, is_folder_name, local_folder, require_safetensors
-from prism.spec import Spec
+from prism.identity import base_identity, engine, local_folder, require_safetensors
+from prism.spec import Spec, is_local
 
 if cuda_devices() and importlib.util.find_spec("unsloth"):
     import unsloth  # noqa: F401  # patches the libraries below, so it has to come first
@@ -46,7 +47,7 @@ def load(spec: Spec, root: Path) -> Base:
     """
     identity = base_identity(spec.model.model_name, root)
     name = spec.model.model_name
-    source = str(local_folder(name, root)) if is_folder_name(name) else name
+    source = str(local_folder(name, root)) if is_local(name, root) else name
     kind = engine(spec)
     _require_gpu(spec, kind["device"])
     disable_progress_bar()
@@ -160,7 +161,7 @@ def _require_same_base(base: Base, folder: Path) -> None:
     """Raises ModelError for an adapter that was trained on another base, where both are named by their hub id."""
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     trained, here = config.get("base_model_name_or_path") or "", base.spec.model.model_name
-    if is_folder_name(trained) or is_folder_name(here):
+    if is_local(trained, Path()) or is_local(here, Path()):
         return  # a folder's name says nothing of what lies in it
     ours, theirs = (name.partition("/")[2].lower() for name in (here, trained))
     if not (ours.startswith(theirs) or theirs.startswith(ours)):  # "…-bnb-4bit" is the same base

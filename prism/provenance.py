@@ -8,7 +8,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from prism.identity import TRAINING, cuda_devices, versions
+from prism.devices import cuda_devices
+from prism.identity import TRAINING, versions
 
 
 def provenance(root: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import tempfile
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ from typing import Any
 import pytest
 
 from prism import workers
+from prism.devices import cuda_memory
 from prism.errors import PrismError
-from prism.identity import cuda_memory
 from prism.record import Run
 from prism.scheduling import training_seeds
 from prism.session import Session
@@ -100,14 +101,10 @@ class _Watcher:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         known = dict(report.user_properties)
-        if report.when not in ("setup", "call", "teardown"):  # xdist's report of an item that took its worker down
-            self.session.broken.append(report.nodeid)
-        if "spec" not in known:
-            return
-        self.session.asked = True
+        self.session.asked |= "spec" in known
         if report.when == "call" and "state" in known:
             self.session.states.setdefault(str(known["spec"]), {})[str(known["threshold"])] = str(known["state"])
-        elif report.failed:
+        elif report.failed and report.nodeid.startswith("benchmarks/"):  # phase 0's checks, errors, dead workers
             self.session.broken.append(report.nodeid)
 
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
@@ -147,6 +144,7 @@ def pytest_report_header(config: pytest.Config) -> str:
     return line
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist, whose controller collects nothing and starts its workers there
 def pytest_collection(session: pytest.Session) -> None:
     """Read every spec that the command line can reach, so that a mistake in one is said before anything runs."""
     state = session.config.stash[Session.key]
@@ -159,7 +157,19 @@ def pytest_collection(session: pytest.Session) -> None:
             except PrismError as error:
                 raise pytest.UsageError(str(error)) from None
             _check_chosen(state, specs)
+            if not (state.worker or session.config.option.collectonly):
+                _check_writable(state.reports)
             return
+
+
+def _check_writable(folder: Path) -> None:
+    """A report that cannot be written is said before hours of training, not after."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise pytest.UsageError(str(unwritable(folder, error)).replace("--prism-home", "--prism-report")) from None
 
 
 def _check_chosen(state: Session, specs: Sequence[Spec]) -> None:
@@ -285,15 +295,21 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         sentence = error if isinstance(error, PrismError) else unwritable(state.reports, error)
         state.config.stash[_ERROR] = f"no report was written: {sentence}".replace("--prism-home", "--prism-report")
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
-    if state.broken and state.config.stash[_RUN] is None:
+    run = state.config.stash[_RUN]
+    if run is not None and run.verdict == "fail" and session.exitstatus == pytest.ExitCode.OK and _decided(state):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    if state.broken and run is None:
         unreported = (
             f"no report was written, since no spec was measured to its end; {_short(state.reports / 'latest')} is older"
         )
         state.config.stash.setdefault(_ERROR, unreported)
-    decided = [s for states in state.states.values() for s in states.values() if s != "skipped"]
-    if state.asked and not decided and session.exitstatus == pytest.ExitCode.OK:
+    if state.asked and not _decided(state) and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
         state.config.stash[_ERROR] = "no threshold was decided: every one was skipped, and an empty set is never a pass"
+
+
+def _decided(state: Session) -> bool:
+    return any(found != "skipped" for thresholds in state.states.values() for found in thresholds.values())
 
 
 _RUN = pytest.StashKey[Run | None]()

@@ -104,9 +104,6 @@ class Result:
     records: tuple[Record, ...]
     details: dict[str, Any]  # confusion matrices, loss curves, parity, digests; keys as the reports read them
     cost: dict[str, Any]
-    samples: tuple[
-        dict[str, Any], ...
-    ] = ()  # one dict a held-out sample; written to samples/*.jsonl, not to results.json
 
     @property
     def id(self) -> str:
@@ -148,10 +145,8 @@ def run_to_json(run: Run) -> dict[str, Any]:
 
 
 def to_json(result: Result) -> dict[str, Any]:
-    """Plain JSON types, without the samples. JSON knows no NaN and no infinity: they become null."""
-    table = asdict(result)
-    del table["samples"]
-    return _finite(table)
+    """Plain JSON types. JSON knows no NaN and no infinity: they become null."""
+    return _finite(asdict(result))
 
 
 def _finite(value: Any) -> Any:
@@ -165,7 +160,7 @@ def _finite(value: Any) -> Any:
 
 
 def from_json(table: dict[str, Any]) -> Result:
-    """The inverse of `to_json`: null comes back as NaN, samples stay empty."""
+    """The inverse of `to_json`: null comes back as NaN."""
 
     def number(value: float | None) -> float:
         return math.nan if value is None else value

@@ -372,6 +372,13 @@ def accept(run: Path, root: Path, force: bool = False) -> list[Acceptance]:
     if not scores:
         raise ReferenceFault(f"{run}: holds no scores; run the benchmarks again, and accept that run")
     accepted = [_acceptance(replace(read(path), origin=origin), root) for path in scores]
+    fewer = [found for found in accepted if found.old and len(found.new.seeds) < len(found.old.seeds)]
+    if fewer and not force:
+        new, old = fewer[0].new, fewer[0].old
+        raise ReferenceFault(
+            f"{new.name}: not accepted, since it has {len(new.seeds)} of the {len(old.seeds) if old else 0} seeds of the "
+            f"reference that it would replace; run as many (--prism-seeds), or pass --force"
+        )
     for acceptance in accepted:
         try:
             write(acceptance.new, acceptance.path)

@@ -8,8 +8,8 @@ import shutil
 from pathlib import Path
 
 from prism.data import has_local_rows
+from prism.devices import cuda_devices, cuda_fault, cuda_memory
 from prism.errors import SpecError
-from prism.identity import cuda_devices, cuda_fault, cuda_memory
 from prism.spec import Spec
 
 MOST_SEEDS = 20  # a larger --prism-seeds is rather a seed that was meant
@@ -52,6 +52,8 @@ def lacking(spec: Spec, root: Path, data: Path | None) -> str:
         if total < 0.95 * need:  # makers' GiB are a little less
             return f"needs a GPU with {need:g} GiB, and {name} has {total:.1f}"
     if spec.profile == "nano" and not has_local_rows(spec, root, data):
+        if spec.data.name is None:
+            return f"there is no {spec.data.path}; check [data].path"
         return f"its rows are not bundled; pass --prism-data DIR, where DIR holds {spec.data.name}/"
     return ""
 

@@ -64,19 +64,22 @@ class _Table:
         return Score(found.value, (found.low, found.high))
 
     def over_seeds(self, mean: _Mean) -> Score:
-        found = over_seeds(bca(self.sums, self.totals, mean), self.by_seed(mean))
-        return Score(found.value, (found.low, found.high))
+        found, metric = over_seeds(bca(self.sums, self.totals, mean), self.by_seed(mean)), mean.seeds[0].metric
+        return Score(found.value, (max(found.low, metric.low), min(found.high, metric.high)))
 
     def ahead(self, mean: _Mean, other: _Mean) -> Score:
         """How far the tuned answers are ahead, pair by pair; p is the chance of that where nothing was gained.
 
         `other` is as many answers as there are seeds, each beside its own, or one that stands beside all.
         """
-        difference = bca(self.sums, self.totals, lambda sums: mean(sums) - other(sums))
+        metric = mean.seeds[0].metric
+        better = 1 if metric.direction == "higher" else -1
+        difference = bca(self.sums, self.totals, lambda sums: better * (mean(sums) - other(sums)))
         beside = self.by_seed(other) * (len(mean.seeds) // len(other.seeds))
-        found = over_seeds(difference, [ours - theirs for ours, theirs in zip(self.by_seed(mean), beside)])
-        p = found.p if mean.seeds[0].metric.direction == "higher" else 1 - found.p
-        return Score(found.value, (found.low, found.high), p)
+        found = over_seeds(difference, [better * (ours - theirs) for ours, theirs in zip(self.by_seed(mean), beside)])
+        span = metric.high - metric.low
+        ends = sorted(better * min(max(end, -span), span) for end in (found.low, found.high))
+        return Score(better * found.value, (ends[0], ends[1]), found.p)
 
     def by_seed(self, mean: _Mean) -> list[float]:
         return [float(value(self.sums.sum(0))) for value in mean.seeds]
@@ -196,8 +199,8 @@ def _table(metrics: Sequence[Metric], examples: Sequence[Example], answers: Mapp
         if metric.shuffled:
             # What the tuned answers would score against other rows' references, which only their style can know.
             others = strangers(examples, counts.tolist())
-            block[SHUFFLED] = [metric.statistics(others, answers["tuned"][0])]
-            counts &= ~numpy.isnan(block[SHUFFLED][0]).any(1)
+            block[SHUFFLED] = [metric.statistics(others, said) for said in answers["tuned"]]
+            counts &= ~numpy.any([numpy.isnan(part).any(1) for part in block[SHUFFLED]], axis=0)
         scored[metric.name] = counts
         for name, parts in block.items():
             seeds = []

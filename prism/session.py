@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +47,7 @@ class Session:
         self.worker = hasattr(config, "workerinput")
         self.data: Path | None = option("--prism-data") and Path(option("--prism-data")).expanduser().resolve()
         home = option("--prism-home") or os.environ.get("PRISM_HOME") or "~/.cache/prism"
-        self.store = Store(Path(home).expanduser().resolve())
+        self.store = Store(Path(home).expanduser().resolve(), self.say)
         self.reports = (self.root / Path(option("--prism-report")).expanduser()).resolve()
         self.retrain: bool = option("--prism-retrain")
         self._seeds: str = option("--prism-seeds")
@@ -169,9 +171,9 @@ class Session:
         from prism import report
         from prism.provenance import provenance
 
-        results = tuple(from_json(json.loads(path.read_text(encoding="utf-8"))) for path in found)
+        results = tuple(self._reached(from_json(json.loads(path.read_text(encoding="utf-8")))) for path in found)
         partial = self._partial(results)
-        verdict, reason = self._verdict(results)
+        verdict, reason = self._verdict()
         run = Run(
             id=self.run_id,
             results=results,
@@ -179,14 +181,15 @@ class Session:
             partial=partial,
             verdict=verdict,
             reason=reason,
-            command="pytest " + " ".join(self.config.invocation_params.args),
+            command="pytest " + shlex.join(self.config.invocation_params.args),
             provenance=provenance(self.root),
             title=self.config.getoption("--prism-report-title"),
         )
         samples = {}
         for result in results:
             path = self.run_folder / "samples" / f"{result.phase}-{result.spec}.jsonl"
-            samples[result.id] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            with path.open(encoding="utf-8") as lines:  # str.splitlines would also split at U+2028 in an answer
+                samples[result.id] = list(map(json.loads, lines))
         report.write(self.run_folder, run, samples, self.store)
         shutil.rmtree(self.run_folder / "results")
         folder = self.reports / "runs" / self.run_id
@@ -208,6 +211,23 @@ class Session:
         except OSError as error:
             self.say(f"$GITHUB_STEP_SUMMARY {path}: {error.strerror}; the report itself is written")
 
+    def _reached(self, result: Result) -> Result:
+        """The result with verdicts on the thresholds that this run decided; those of the others are none."""
+        known = self.states.get(result.id, {})
+        records = [
+            replace(
+                record,
+                verdicts=tuple(
+                    verdict
+                    if f"{record.tier}-{record.metric}-{verdict.key}" in known
+                    else replace(verdict, state="skipped", reason="not selected, or not reached, in this run")
+                    for verdict in record.verdicts
+                ),
+            )
+            for record in result.records
+        ]
+        return replace(result, records=tuple(records))
+
     def _partial(self, results: Sequence[Result]) -> str:
         if self.interrupted:
             return self.interrupted
@@ -218,19 +238,26 @@ class Session:
             left = declared - self.states.get(result.id, {}).keys()
             if left:
                 return f"{len(left)} of {len(declared)} thresholds of {result.id} were not selected or not reached"
-        return f"{_items(self.broken)} ended in an error" if self.broken else ""
+        return f"{_items(self.broken)} failed beside the thresholds" if self.broken else ""
 
-    def _verdict(self, results: Sequence[Result]) -> tuple[Any, str]:
+    def _verdict(self) -> tuple[Any, str]:
         states = [state for thresholds in self.states.values() for state in thresholds.values()]
         bad = [state for state in states if state not in ("holds", "skipped")]
         if self.broken:
-            return "fail", f"{_items(self.broken)} ended in an error, {self.broken[0]} the first"
+            return "fail", f"{_items(self.broken)} failed beside the thresholds, {self.broken[0]} the first"
+        judged = any(name.startswith("tier3-") for thresholds in self.states.values() for name in thresholds)
+        if "tier3" in self.required and not judged:
+            return "fail", "tier 3 is required, and no selected spec has a threshold of it"
         if bad:
-            return "fail", f"{len(bad)} of {len(states)} thresholds do not hold"
+            return "fail", f"{len(bad)} of {_thresholds(len(states))} {'does' if len(bad) == 1 else 'do'} not hold"
         held = states.count("holds")
         if not held:
             return "fail", "no threshold was decided, and an empty set is never a pass"
-        return "pass", f"all {held} decided thresholds hold"
+        return "pass", "the one decided threshold holds" if held == 1 else f"all {held} decided thresholds hold"
+
+
+def _thresholds(n: int) -> str:
+    return "1 threshold" if n == 1 else f"{n} thresholds"
 
 
 def _items(names: Sequence[str]) -> str:
@@ -266,19 +293,18 @@ def new_run_id() -> str:
 
 def point_latest(reports: Path, folder: Path) -> None:
     """Make reports/latest mean this run: a link that is replaced in one step."""
-    link = reports / f".latest-{os.getpid()}"
+    link, latest = reports / f".latest-{os.getpid()}", reports / "latest"
+    if latest.is_dir() and not latest.is_symlink():
+        raise StoreError(f"{latest}: is a folder where PRISM keeps a link; move it away. This run lies in {folder}")
     link.unlink(missing_ok=True)
     link.symlink_to(folder.relative_to(reports), target_is_directory=True)
-    latest = reports / "latest"
-    if latest.is_dir() and not latest.is_symlink():
-        raise StoreError(f"{latest}: is a folder where PRISM keeps a link; move it away")
     os.replace(link, latest)
 
 
 def _judge(text: str | None, budget: str | None) -> tuple[Choice, Spending] | None:
     """The judge that was asked for, and the one account of what it costs; None where none was."""
     try:
-        choice = choose(text)
-        return (choice, Spending(choice.price, Budget.parse(budget) if budget else None)) if choice else None
+        choice, most = choose(text), Budget.parse(budget) if budget else None
+        return (choice, Spending(choice.price, most)) if choice else None
     except PrismError as error:
         raise pytest.UsageError(str(error)) from None

@@ -21,7 +21,6 @@ from prism.errors import SpecError
 if TYPE_CHECKING:
     from prism.metrics import Metric
 
-TIERS = ("tier1", "tier2", "tier3", "cost")
 COSTS = {  # a cost that a spec may put a limit on, and which way is better
     "peak_memory_gib": "lower",
     "utilization": "higher",  # of the GPU's arithmetic, in training
@@ -32,7 +31,15 @@ PROFILES = ("nano", "full")
 RESERVED = {
     "lora": {"task_type", "auto_mapping", "base_model_name_or_path"},
     "sft": {"output_dir", "seed", "data_seed", "report_to", "trust_remote_code", "push_to_hub", "model_init_kwargs"},
-    "generate": {"pad_token_id", "eos_token_id", "trust_remote_code"},
+    "generate": {
+        "do_sample",
+        "eos_token_id",
+        "num_return_sequences",
+        "output_scores",
+        "pad_token_id",
+        "return_dict_in_generate",
+        "trust_remote_code",
+    },
 }
 
 
@@ -66,6 +73,12 @@ class Split(Table):
             raise ValueError("give either test_size or the official parts' names train and test")
         if self.stratify and self.group:
             raise ValueError("stratify and group exclude each other")
+        if self.train and (self.stratify or self.group):
+            raise ValueError(
+                "stratify and group divide rows that have no official parts; delete them, or train and test"
+            )
+        if self.train and self.train == self.test:
+            raise ValueError("train and test are the same part: it would be measured on its own training rows")
         if isinstance(self.test_size, float) and self.test_size >= 1:
             raise ValueError("test_size as a share must lie below 1; write a whole number for rows")
         return self
@@ -108,10 +121,10 @@ class Judge(Table):
 
 
 class Threshold(Table):
-    floor: float | None = None
-    ceiling: float | None = None
-    gain: float | None = None
-    drop: float | None = Field(None, ge=0)
+    floor: float | None = Field(None, allow_inf_nan=False)
+    ceiling: float | None = Field(None, allow_inf_nan=False)
+    gain: float | None = Field(None, allow_inf_nan=False)
+    drop: float | None = Field(None, ge=0, allow_inf_nan=False)
     provisional: str | None = None
 
     @model_validator(mode="after")
@@ -142,7 +155,7 @@ class Spec(Table):
     task: str
     profile: Literal["nano", "full"]
     requires: Requires = Requires()
-    seed: int = 42
+    seed: int = Field(42, ge=0, lt=2**32)  # what scikit-learn and NumPy take
     data: Data
     model: Model
     adapter: str | None = None  # a folder with a finished adapter, in place of training
@@ -222,16 +235,23 @@ def _check_task(spec: Spec, place: str) -> None:
         if limit.tier == "cost":
             if limit.metric not in COSTS:
                 raise SpecError(f"{where}: not a cost; there are {', '.join(COSTS)}")
-            if limit.key == "drop":
-                raise SpecError(f"{where}.drop: a cost has no samples to compare; give it a ceiling")
+            side = "ceiling" if COSTS[limit.metric] == "lower" else "floor"
+            if limit.key != side:
+                raise SpecError(f"{where}.{limit.key}: a cost is one measurement, not compared; give it a {side}")
             continue
         metric = metrics.get(limit.metric)
         if metric is None or metric.tier != limit.tier:
             here = ", ".join(name for name, known in metrics.items() if known.tier == limit.tier) or "none"
             raise SpecError(f"{where}: not a {limit.tier} metric of {spec.task}; there are {here}")
-        if limit.key in ("floor", "ceiling") and not metric.low <= limit.value <= metric.high:
-            bounds = f"[{metric.low:g}, {metric.high:g}]"
-            raise SpecError(f"{where}.{limit.key} = {limit.value:g}: must lie in {bounds}")
+        if limit.key == ("floor" if metric.direction == "lower" else "ceiling"):
+            side = "ceiling" if limit.key == "floor" else "floor"
+            raise SpecError(
+                f"{where}.{limit.key}: {metric.direction} is better, so it bounds nothing; give it a {side}"
+            )
+        span = metric.high - metric.low
+        low, high = (metric.low, metric.high) if limit.key in ("floor", "ceiling") else (-span, span)
+        if not low <= limit.value <= high:
+            raise SpecError(f"{where}.{limit.key} = {limit.value:g}: must lie in [{low:g}, {high:g}]")
 
 
 def _first(error: ValidationError) -> str:
@@ -263,6 +283,11 @@ def _similarity(spec: Spec) -> list[Metric]:
     from prism.metrics import semantic
 
     return [semantic.metric({}, {})] if spec.semantic else []
+
+
+def is_local(name: str, root: Path) -> bool:
+    """Whether a model or a set of rows is a local folder or file: a hub id is "owner/name" and nothing else."""
+    return name.startswith((".", "/", "~", "fixtures/")) or name.count("/") != 1 or (root / name).exists()
 
 
 def find_specs(root: Path, phase: str | None = None) -> list[Path]:

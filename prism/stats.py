@@ -336,12 +336,8 @@ def recipes(
     function: Function,
     level: float = 0.95,
     right_or_wrong: bool = False,
-    fixed: bool = False,
 ) -> Estimate:
-    """The loss from one recipe, (k_ref, groups, d), to another, (k_new, groups, d), on other samples with other seeds.
-
-    `fixed`: the reference was not trained, so that no seed could have made another of it (the untuned model).
-    """
+    """The loss from one recipe, (k_ref, groups, d), to another, (k_new, groups, d), on other samples with other seeds."""
     groups = reference.shape[1]
     values = numpy.concatenate([function(reference.sum(-2)), function(new.sum(-2))])
     if groups < 2:
@@ -351,11 +347,11 @@ def recipes(
     moves = numpy.vstack([influence(reference, function), influence(new, function)])
     covariance = moves @ moves.T / (groups * (groups - 1))
     growth = loss_growth(reference, function) if right_or_wrong else 0.0
-    return _estimate(*recipe_error(values, covariance, len(reference), groups, growth, fixed), level)
+    return _estimate(*recipe_error(values, covariance, len(reference), groups, growth), level)
 
 
 def recipe_error(
-    values: numpy.ndarray, covariance: numpy.ndarray, k_ref: int, groups: int, growth: float = 0.0, fixed: bool = False
+    values: numpy.ndarray, covariance: numpy.ndarray, k_ref: int, groups: int, growth: float = 0.0
 ) -> tuple[Any, Error]:
     """Loss and its error from each seed's score (..., k_ref + k_new), the reference's first, and their covariance.
 
@@ -364,10 +360,10 @@ def recipe_error(
     """
     k_new = values.shape[-1] - k_ref
     freedom = k_ref + k_new - 2
-    if freedom < 1 or (fixed and k_ref > 1):
-        raise ValueError(f"{k_ref} and {k_new} seeds: two of one side are needed to see a spread, one of a fixed model")
+    if freedom < 1:
+        raise ValueError(f"{k_ref} and {k_new} seeds: two of one side are needed to see a spread")
     shares = numpy.concatenate([numpy.full(k_ref, 1 / k_ref), numpy.full(k_new, -1 / k_new)])
-    spread = ((0 if fixed else 1 / k_ref) + 1 / k_new) / freedom
+    spread = (1 / k_ref + 1 / k_new) / freedom
     between: Any = 0.0
     within: Any = 0.0
     for side in (slice(0, k_ref), slice(k_ref, None)):
@@ -396,12 +392,14 @@ def detectable(drop: float, error: Error, alpha: float, power: float = 0.8) -> f
 
     It fails where the loss found exceeds both `drop` and c·SE, c the critical value: max(drop, c·SE) + .84·SE, if SE is
     known. It is estimated, so `c·SE` is averaged over what the estimate might have been; and where a true loss brings
-    flips of its own, SE is that of such a loss.
+    flips of its own, SE is that of such a loss. NaN where no sample differs, infinite where chance cannot be told.
     """
     from scipy.special import chdtri, ndtr
 
     if not math.isfinite(error.standard):
         return math.inf
+    if not error.standard and not error.growth:  # not one sample differs: nothing tells how much they might
+        return math.nan
     ranks = (numpy.arange(40) + 0.5) / 40
 
     def might_be(freedom: float) -> numpy.ndarray:  # an estimated variance over the true one

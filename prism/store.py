@@ -7,6 +7,7 @@ that a killed process left behind is where the next one resumes.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -15,7 +16,7 @@ import shutil
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,10 @@ def folder_digest(folder: Path) -> str:
 class Store:
     """Artifacts under one home folder (PRISM_HOME, by default ~/.cache/prism)."""
 
-    def __init__(self, home: Path) -> None:
-        self.home = home
+    def __init__(
+        self, home: Path, say: Callable[[str], object] = lambda said: print(f"prism: {said}", file=sys.stderr)
+    ) -> None:
+        self.home, self.say = home, say
 
     def find(self, kind: str, identity: Mapping[str, Any]) -> Path | None:
         """The whole artifact of this identity, or None. A damaged one is set aside with a warning."""
@@ -66,7 +69,8 @@ class Store:
             _verify(folder)
         except StoreError as damage:
             aside = folder.with_name(f"{folder.name}.damaged-{time.time_ns()}")
-            os.replace(folder, aside)
+            with contextlib.suppress(FileNotFoundError):  # another process has set it aside already
+                os.replace(folder, aside)
             warnings.warn(f"{damage}; set aside as {aside.name} and made again", stacklevel=2)
             return None
         return folder
@@ -84,7 +88,7 @@ class Store:
         asked = time.time()
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            with _locked(folder.with_suffix(".lock"), f"{kind}/{folder.name[:8]}"):
+            with self._locked(folder.with_suffix(".lock"), f"{kind}/{folder.name[:8]}"):
                 found = self.find(kind, identity)
                 if found and not (again and (found / MANIFEST).stat().st_mtime < asked):
                     return found
@@ -101,8 +105,23 @@ class Store:
                     shutil.rmtree(found)
                 os.replace(partial, folder)
         except OSError as error:
+            if error.errno is None:  # a library's word for a file that it lacks; the system's own errors have a number
+                raise
             raise unwritable(self.home, error) from error
         return folder
+
+    @contextlib.contextmanager
+    def _locked(self, path: Path, what: str) -> Iterator[None]:
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            self.say(f"waiting for {what}, which another process is making")
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
 
 
 def unwritable(home: Path, error: OSError) -> StoreError:
@@ -122,13 +141,6 @@ def manifest(folder: Path) -> dict[str, Any]:
     return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
 
 
-def annotate(folder: Path, notes: Mapping[str, Any]) -> None:
-    """Add to an artifact's notes, which are no part of its identity."""
-    table = manifest(folder)
-    table["notes"].update(notes)
-    write_text(folder / MANIFEST, json.dumps(table, indent=1, ensure_ascii=False))
-
-
 def _verify(folder: Path) -> None:
     try:
         files = manifest(folder)["files"]
@@ -140,21 +152,3 @@ def _verify(folder: Path) -> None:
             raise StoreError(f"{path}: is missing")
         if file_digest(path) != checksum:
             raise StoreError(f"{path}: is not the file that was stored")
-
-
-class _locked:
-    """A file lock that says what it waits for."""
-
-    def __init__(self, path: Path, what: str) -> None:
-        self.lock = FileLock(path)
-        self.what = what
-
-    def __enter__(self) -> None:
-        try:
-            self.lock.acquire(timeout=0)
-        except Timeout:
-            print(f"prism: waiting for {self.what}, which another process is making", file=sys.stderr, flush=True)
-            self.lock.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self.lock.release()

@@ -18,7 +18,7 @@ MEMORY_GIB = 4  # what a nano spec asks for, a worker
 
 def visible() -> list[str]:
     """The GPUs that workers may have, as CUDA_VISIBLE_DEVICES names them."""
-    from prism.identity import cuda_devices
+    from prism.devices import cuda_devices
 
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     return named.split(",") if named else [str(n) for n in range(cuda_devices())]

@@ -41,6 +41,7 @@ def torch(held):
         device_count=lambda: 2,
         max_memory_allocated=lambda gpu=0: held[gpu],
         mem_get_info=lambda: (2**30, 2**31),
+        reset_peak_memory_stats=lambda: None,
         get_device_name=lambda: "a GPU",
         get_device_properties=lambda gpu: SimpleNamespace(uuid=gpu),
     )

@@ -97,6 +97,28 @@ def test_named(lexicon, text, concepts):
     assert list(lexicon.find(text)) == concepts
 
 
+@pytest.fixture
+def kinds(tmp_path):
+    path = tmp_path / "kinds.txt"
+    path.write_text("myalgia = muscle pain\nmuscle\npain\nhypertension = high blood pressure\nblood pressure\nblood\n")
+    return coverage.load(path)
+
+
+def test_an_answer_also_names_what_its_terms_are_kinds_of(kinds):
+    assert kinds.named("high blood pressure") == {"hypertension", "blood pressure"}
+    assert kinds.named("blood pressure") == {"blood pressure"}, "a pressure is no blood"
+
+
+def test_a_synonym_of_what_is_asked_about_is_looked_through(kinds):
+    asked = Example("a", ({"role": "user", "content": "What is myalgia?"},), "Pain in a muscle.", "g")
+    assert coverage.missing(kinds, [asked], ["Muscle pain."]) == [[]]
+    assert coverage.missing(kinds, [asked] * 2, ["Myalgia.", "Pain."]) == [["pain", "muscle"], ["muscle"]]
+
+
+def test_a_term_made_of_known_ones_is_not_invented(kinds):
+    assert kinds.invented("muscle pain and high blood pressure", ["muscle", "pain"]) == ["hypertension"]
+
+
 FALSE_FRIENDS = [
     "the nurse aids all patients, or so mi says",  # of AIDS, ALL, OR, MI
     "All in all. Or not?",

@@ -49,6 +49,10 @@ BROKEN = {
     "not UTF-8": ("rows.jsonl", b'{"tweet": "caf\xe9"}\n', "is not UTF-8"),
     "cut gzip": ("rows.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 99)[:-12], "cannot be read"),
     "not gzip": ("rows.jsonl.gz", b"plain", "cannot be read"),
+    "damaged gzip": ("rows.jsonl.gz", gzip.compress(b"")[:10] + b"\x07", "cannot be read"),  # no such kind of block
+    "comma too many": ("rows.csv", b"tweet,sentiment\nup, they say,1\n", "rows.csv:2: has more values than the header"),
+    "open quotation": ("rows.csv", b'tweet,sentiment\n"' + b"a" * 140_000, "look for a quotation mark"),
+    "half a pair": ("rows.jsonl", b'{"tweet": "\\ud83d"}\n', "rows.jsonl:1: holds half of a surrogate pair"),
     "not parquet": ("rows.parquet", b"plain", "cannot be read"),
 }
 
@@ -97,6 +101,28 @@ def test_group_split_keeps_groups_whole():
     train, test = split_rows(rows, {"test_size": 0.2, "group": "image"}, 42)
     assert {row["image"] for row in train}.isdisjoint(row["image"] for row in test)
     assert len({row["image"] for row in test}) == 4
+
+
+def test_groups_that_cannot_be_held_out_are_one_sentence():
+    rows = [{"image": n // 4, "question": n} for n in range(80)]
+    with pytest.raises(DataError, match="lower test_size or add rows"):
+        split_rows(rows, {"test_size": 500, "group": "image"}, 42)
+
+
+@pytest.mark.parametrize("header", [["headline", "tweet"], ["tweet", "headline"]], ids="-".join)
+def test_a_mapped_column_wins_over_one_of_the_tasks_name(tmp_path, header):
+    rows = [{name: f"{name} {n}" for name in header} | {"sentiment": n % 3} for n in range(60)]
+    data = write_rows(tmp_path / "rows.jsonl", rows)
+    training, _ = load_examples(spec_for(tmp_path, data, columns='columns = { tweet = "headline" }'), tmp_path)
+    assert "\nheadline " in training[0].messages[-1]["content"]
+
+
+def test_one_file_has_no_official_parts(tmp_path, rows):
+    data = write_rows(tmp_path / "rows.jsonl", rows)
+    text = SPEC.format(data=data, model="fixtures/models/nano-text")
+    text = text.replace('test_size = 0.25, stratify = "sentiment"', 'train = "train", test = "test"')
+    with pytest.raises(DataError, match="is one file, which has no parts train and test"):
+        load_examples(load_spec(write_spec(tmp_path, text)), tmp_path)
 
 
 def test_repeated_rows_have_names_of_their_own():

@@ -134,9 +134,10 @@ def test_nano_answers_do_not_hang_on_the_path(tmp_path):
     held_out = load_examples(spec, ROOT)[1][:24]
     base = model.load(spec, ROOT)
     notes = generate.answers(base, base.model, held_out, tmp_path)
-    assert notes == {"engine": "generate", "why": "no GPU"}
-    lines = map(json.loads, (tmp_path / generate.ANSWERS).read_text().splitlines())
+    assert (notes["engine"], notes["why"]) == ("generate", "no GPU")
+    lines = [json.loads(line) for line in (tmp_path / generate.ANSWERS).read_text().splitlines()]
     wanted = {line["id"]: line["answer"] for line in lines}
+    assert notes["tokens"] == sum(line["tokens"] for line in lines)
     encoded = [generate.encode(base, example) for example in held_out]
     new = spec.generate["max_new_tokens"]
     said = decode.Decoder(base.model, 24, max(map(len, encoded)) + new).answer(

@@ -31,6 +31,10 @@ READ = {
     "- Retail\n- Online": ("", ("Retail", "Online"), ""),
     "Answer: 8.7%": ("", ("8.7%",), ""),
     "8.7 percent": ("", ("8.7",), "percent"),
+    "`412 million`": ("", ("412",), "million"),
+    "The answer is **412 million**.": ("", ("412",), "million"),
+    "US$412 mn": ("", ("$412",), "million"),
+    "−12.6 million": ("", ("-12.6",), "million"),
     "several million": ("", ("several million",), ""),
     '"Retail"': ("", ('"Retail"',), ""),  # a quoted answer alone is the answer
     'the "Alder" brand': ("", ('the "Alder" brand',), ""),
@@ -56,6 +60,11 @@ def test_reading(answer, expected):
         ("It cannot be determined from the report.", True),
         ("Answer: not disclosed", True),
         ("The report does not state net sales for 2017.", True),
+        ("The report doesn’t state it", True),
+        ("Not stated in the 10-K for 2019.", True),
+        ("N/A", True),
+        ("There is no information on this.", True),
+        ("It is not in the report.", True),
         ("not stated, but about 412", False),  # who names a number has not abstained
         ("none", False),
         ("412", False),
@@ -74,6 +83,7 @@ SCORED = {
     "the wrong scale": (sample("arithmetic", ["27"], "million"), "412 - 385 thousand", 0, 0),
     "percent": (sample("arithmetic", ["7.01"], "percent"), "(412 - 385) / 385 * 100 percent", 1, 0),
     "a ratio for a percentage": (sample("arithmetic", ["7.01"], "percent"), "(412 - 385) / 385", 1, 0),
+    "a range": (sample("span", ["3 - 5"], "million"), "3 - 5 million", 1, 1),
     "division by zero": (sample("arithmetic", ["27"], "million"), "412 / 0 million", 0, 0),
     "an endless expression": (sample("arithmetic", ["27"], "million"), "9 ** 9 ** 9 ** 9 million", 0, 0),
     "a number in another locale": (sample("span", ["1,234.56"]), "1.234,56", 0, 0),
@@ -90,6 +100,13 @@ def test_exact_match_with_and_without_the_calculator(example, answer, calculated
     assert exact_and_f1(example, answer, calculator=False)[0] == written
 
 
+def test_exact_match_without_scale():
+    metric = next(metric for metric in finance.TIER1 if metric.name == "exact_match_without_scale")
+    gold = sample("span", ["412"], "million")
+    said = ["412 million", "412", "412 thousand", "413", "not stated", "0.412 billion", ""]
+    assert metric.statistics([gold] * len(said), said)[:, 0].tolist() == [1, 1, 1, 0, 0, 1, 0]
+
+
 GROUNDED = {
     "412 million": (1, 1),
     "413 million": (0, 1),
@@ -101,6 +118,9 @@ GROUNDED = {
     "1.25 million": (0, 1),  # the context says billion
     "8.7%": (1, 1),
     "0.087": (1, 1),
+    "2019": (1, 1),
+    "20.2": (0, 1),  # a year is nobody's 20.19 hundred
+    "0 million": (0, 1),  # nor does what rounds to nothing stand there
     "412 - 385 million": (2, 2),
     "412 - 384 million": (1, 2),
     "(412 + 385) / 2": (3, 3),

@@ -1,6 +1,7 @@
 """Every key of a threshold, at its border."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -58,6 +59,19 @@ def test_decide(key, value, given, state):
     verdict = decide(Limit(tier="tier1", metric="accuracy", key=key, value=value), record(**given))
     assert verdict.state == state
     assert verdict.reason
+
+
+@pytest.mark.parametrize(("unscored", "state"), [(21, "holds"), (22, "inconclusive"), (400, "fails")])
+def test_a_judge_that_graded_too_few_decides_nothing(unscored, state):
+    judged = replace(record(n=400 - (400 if unscored == 400 else 0)), tier="tier3", unscored=unscored)
+    assert decide(Limit(tier="tier3", metric="accuracy", key="floor", value=0.5), judged).state == state
+
+
+def test_a_cost_that_this_machine_does_not_tell_is_skipped():
+    unknown = replace(record(tuned=math.nan, n=0), tier="cost", metric="utilization")
+    verdict = decide(Limit(tier="cost", metric="utilization", key="floor", value=0.1), unknown)
+    assert verdict.state == "skipped"
+    assert "utilization is not known here" in verdict.reason
 
 
 def against(loss=0.02, p=0.01, alpha=0.05, error=None, **given):

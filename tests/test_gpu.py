@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.speed import gpu as speed
 from fixtures.make import twin
-from prism import cost, generate, identity, model, scheduling, train, workers
+from prism import cost, devices, generate, identity, model, scheduling, train, workers
 from prism.data import load_examples
 from prism.errors import ModelError, ResourceError, SpecError
 from prism.spec import find_specs, load_spec
@@ -73,8 +73,8 @@ def test_unsloth_is_imported_before_what_it_patches():
     """Whichever of PRISM's modules comes first. `unsloth` stands for the package, and a GPU for the driver's answer."""
     code = """
 import os, sys
-from prism import identity
-identity.cuda_devices = lambda: 1
+from prism import devices
+devices.cuda_devices = lambda: 1
 class Finder:
     def find_spec(self, name, *_):
         import importlib.machinery
@@ -216,13 +216,13 @@ def driver(monkeypatch):
     """Put a driver in place of the machine's."""
 
     def put(**options):
-        for part in (identity._driver, identity.cuda_devices, identity.cuda_fault, identity.cuda_memory):
+        for part in (devices._driver, devices.cuda_devices, devices.cuda_fault, devices.cuda_memory):
             part.cache_clear()
         monkeypatch.setattr(ctypes, "CDLL", lambda _: Driver(**options))
-        monkeypatch.setattr(identity, "_torch_cuda", lambda: 13)
+        monkeypatch.setattr(devices, "_torch_cuda", lambda: 13)
 
     yield put
-    for part in (identity._driver, identity.cuda_devices, identity.cuda_fault, identity.cuda_memory):
+    for part in (devices._driver, devices.cuda_devices, devices.cuda_fault, devices.cuda_memory):
         part.cache_clear()
 
 
@@ -230,7 +230,7 @@ def test_drivers_that_cannot_serve(driver, spec_file):
     spec = load_spec(spec_file)
     spec = spec.model_copy(update={"requires": spec.requires.model_copy(update={"vram_gb": 24.0})})
     driver(version=12_040, gpus=[("A100", 40)])
-    assert identity.cuda_devices() == 0
+    assert devices.cuda_devices() == 0
     assert scheduling.choose_profile(None) == (
         "nano",
         "the NVIDIA driver is too old: it runs CUDA up to 12.4, torch needs 13; update the driver",
@@ -238,12 +238,12 @@ def test_drivers_that_cannot_serve(driver, spec_file):
     assert "and there is none (the NVIDIA driver is too old" in scheduling.lacking(spec, ROOT, None)
     driver(fault=803)
     assert "the NVIDIA driver does not start (error 803)" in scheduling.lacking(spec, ROOT, None)
-    driver(fault=identity.NO_DEVICE)
+    driver(fault=devices.NO_DEVICE)
     assert scheduling.choose_profile(None) == ("nano", "no CUDA device")
     driver(gpus=[("NVIDIA T4", 15)])
     assert scheduling.lacking(spec, ROOT, None) == "needs a GPU with 24 GiB, and NVIDIA T4 has 15.0"
     driver(gpus=[("NVIDIA H200", 139), ("NVIDIA L4", 22)])
-    assert identity.cuda_memory() == [("NVIDIA H200", 139), ("NVIDIA L4", 22)]
+    assert devices.cuda_memory() == [("NVIDIA H200", 139), ("NVIDIA L4", 22)]
     assert scheduling.lacking(spec, ROOT, None) == ""
 
 

@@ -210,7 +210,7 @@ class TestUnscored:
             texts = [("", "r"), (" \n", "r"), ("a", " ")]
             rows = [Case(str(i), "q", answer, reference) for i, (answer, reference) in enumerate(texts)]
             found = grade(choose(server.judge, {}), MEDICAL_CORRECTNESS, rows, store)
-            assert [(g.score, g.reason) for g in found] == [(None, "empty answer")] * 2 + [(None, "empty reference")]
+            assert [(g.score, g.reason) for g in found] == [(0.0, "empty answer")] * 2 + [(None, "empty reference")]
             assert not server.asked
             assert grade(choose(server.judge, {}), ANSWER_RELEVANCY, rows[2:], store)[0].score == 1.0
 

@@ -51,7 +51,8 @@ def test_without_a_judge_tier_3_is_skipped_named_and_can_be_required(medical):
     rouge = next(record for record in table["records"] if record["metric"] == "rougeL")
     assert rouge["controls"].keys() == {"shuffled_references"}
     patterns = table["specs"][0]["details"]["failures"]["patterns"]
-    assert sum(row["tuned"] for row in patterns) == 20
+    assert sum(row["main"] for row in patterns) == 20
+    assert sum(row["tuned"] for row in patterns) >= 20, "an answer may fail in several ways"
     assert "How answers fail" in report
 
     required = run(medical, "--prism-require", "tier3")

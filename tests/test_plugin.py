@@ -11,8 +11,10 @@ import time
 from xml.etree import ElementTree
 
 import pytest
+from safetensors.torch import load_file, save_file
 
-from tests.conftest import SPEC, results, write_rows, write_spec
+from prism.store import file_digest
+from tests.conftest import SPEC, only_phase, results, write_rows, write_spec
 
 FLOOR = "test_thresholds[tiny-tier1-accuracy-floor]"
 
@@ -69,10 +71,11 @@ MISTAKES = {
 }
 
 
+@pytest.mark.parametrize("workers", [[], ["-n", "2"]], ids=["alone", "workers"])
 @pytest.mark.parametrize(("old", "new", "options", "sentence"), MISTAKES.values(), ids=MISTAKES)
-def test_mistakes_end_with_exit_code_4_and_one_sentence(checkout, old, new, options, sentence):
+def test_mistakes_end_with_exit_code_4_and_one_sentence(checkout, old, new, options, sentence, workers):
     change(checkout, old, new)
-    out = run(checkout, *options)
+    out = run(checkout, *options, *workers)
     assert out.ret == pytest.ExitCode.USAGE_ERROR
     assert sentence in out.stderr.str() + out.stdout.str()
     assert "Traceback" not in out.stderr.str() + out.stdout.str()
@@ -191,7 +194,9 @@ def test_what_failed_last_time_and_where_to_stop(checkout):
     table = results(checkout)
     assert (table["complete"], table["verdict"]) == (False, "fail")
     assert table["partial"] == "2 of 3 thresholds of phase1/tiny were not selected or not reached"
-    assert table["reason"] == "1 of 1 thresholds do not hold"
+    assert table["reason"] == "1 of 1 threshold does not hold"
+    states = [verdict["state"] for record in table["records"] for verdict in record["verdicts"]]
+    assert sorted(states) == ["fails", "skipped", "skipped"], "what was not asked holds nothing"
     run(checkout, "-x").assert_outcomes(passed=1, failed=1)
     table = results(checkout)
     assert (table["complete"], table["verdict"]) == (False, "fail")
@@ -217,8 +222,8 @@ def test_a_worker_that_dies_fails_its_spec_and_the_others_report(checkout, momen
     table = results(checkout)
     assert (table["complete"], table["verdict"]) == (False, "fail")
     unreached = "3 of 3 thresholds of phase1/other were not selected or not reached"
-    assert table["partial"] == {"setup": "3 items ended in an error", "call": unreached}[moment]
-    assert re.fullmatch(r"3 items ended in an error, .*other-tier1-.*\] the first", table["reason"])
+    assert table["partial"] == {"setup": "3 items failed beside the thresholds", "call": unreached}[moment]
+    assert re.fullmatch(r"3 items failed beside the thresholds, .*other-tier1-.*\] the first", table["reason"])
     assert {record["spec"] for record in table["records"]} >= {"tiny"}
     assert len(list((checkout.path / "reports" / "runs").iterdir())) == 1
     assert "crashed while running" in (checkout.path / "junit.xml").read_text()
@@ -274,6 +279,41 @@ def test_retrain(checkout):
     assert manifest.stat().st_mtime_ns == stored
     run(checkout, "--prism-retrain")
     assert manifest.stat().st_mtime_ns > stored
+
+
+def test_answers_are_of_the_adapter_at_hand(checkout):
+    """On a GPU a recipe trained again gives other weights; here other weights are put in its place."""
+    run(checkout)
+    before = len(list((checkout.path / "home" / "predictions").glob("*/manifest.json")))
+    folder = next((checkout.path / "home" / "adapters").glob("*/manifest.json")).parent
+    weights = load_file(folder / "adapter_model.safetensors")
+    save_file({name: weight * 2 for name, weight in weights.items()}, folder / "adapter_model.safetensors")
+    kept = json.loads((folder / "manifest.json").read_text())
+    kept["files"]["adapter_model.safetensors"] = file_digest(folder / "adapter_model.safetensors")
+    (folder / "manifest.json").write_text(json.dumps(kept))
+    run(checkout)
+    assert len(list((checkout.path / "home" / "predictions").glob("*/manifest.json"))) == before + 1
+
+
+def test_a_check_beside_the_thresholds_that_fails_fails_the_run(checkout):
+    file = checkout.path / "benchmarks" / "test_phase1_financial_sentiment.py"
+    file.write_text(file.read_text() + "\n\ndef test_toolchain():\n    assert False\n")
+    change(checkout, "gain = 0.9", "gain = -1.0")
+    checkout.runpytest_subprocess("benchmarks", "--prism-profile", "nano")
+    found = results(checkout)
+    assert found["verdict"] == "fail"
+    assert found["reason"].startswith("1 item failed beside the thresholds, benchmarks/test_phase1")
+    assert found["complete"] is False
+
+
+def test_a_line_separator_in_an_answer_is_no_end_of_a_line(checkout, tiny):
+    """U+2028 ends a line for str.splitlines, not for JSON lines."""
+    asked = [{"question": f"What is the ulna {n}?", "answer": f"A bone\u2028number {n}."} for n in range(80)]
+    gate = "[gate.tier2]\nrougeL = { floor = 0.0 }\n"
+    only_phase(checkout, tiny, "phase2", "medical_chat", asked, "question", gate, 4)
+    out = checkout.runpytest_subprocess("benchmarks", "-m", "phase2", "--prism-profile", "nano")
+    out.assert_outcomes(passed=1)
+    assert results(checkout)["verdict"] == "pass"
 
 
 def test_finished_adapter_in_place_of_training(checkout):
@@ -353,8 +393,15 @@ def test_kill_while_the_report_is_written(checkout):
 def test_reports_folder_that_cannot_be_written(checkout):
     (checkout.path / "reports").write_text("a file")
     out = run(checkout)
+    assert out.ret == pytest.ExitCode.USAGE_ERROR, "before anything is trained"
+    assert re.search(r"ERROR: .*reports.* name a folder that can be written with --prism-report", out.stderr.str())
+
+
+def test_a_judge_that_is_required_and_has_nothing_to_grade_is_no_pass(checkout):
+    change(checkout, "gain = 0.9", "gain = -1.0")
+    out = run(checkout, "--prism-require", "tier3")
     assert out.ret == pytest.ExitCode.TESTS_FAILED
-    assert re.search(r"StoreError: .*reports.* name a folder that can be written with --prism-report", out.stdout.str())
+    out.stdout.fnmatch_lines(["FAIL: tier 3 is required, and no selected spec has a threshold of it"])
 
 
 def test_own_csv_is_a_spec_and_nothing_else(checkout, tiny):

@@ -197,7 +197,10 @@ def test_accept_prints_what_changes(tmp_path, scores):
         tiny_spec(tmp_path), {42: answers(40)}, training={"sft": {"learning_rate": 2e-3}, "rows": "cd" * 32}
     )
     finished(tmp_path, better)
-    second = CliRunner().invoke(app, ask)
+    refused = CliRunner().invoke(app, ask)
+    assert refused.exit_code == 2
+    assert "it has 1 of the 2 seeds of the reference that it would replace" in refused.output
+    second = CliRunner().invoke(app, [*ask, "--force"])
     assert re.search(r"accuracy +\.887 +1\.000 +\+\.113\n", second.output)
     assert "sft.learning_rate: 0.001 → 0.002" in second.output
     assert "seeds: 42, 43 → 42" in second.output
@@ -221,7 +224,7 @@ def committed(tmp_path, scores):
     subprocess.run(["git", "init", "-q", tmp_path], check=True)
     accept(finished(tmp_path, scores), tmp_path)
     commit(tmp_path, "first")
-    accept(finished(tmp_path, scored(tiny_spec(tmp_path), {42: answers(40)})), tmp_path)
+    accept(finished(tmp_path, scored(tiny_spec(tmp_path), {42: answers(40)})), tmp_path, force=True)
     commit(tmp_path, "second")
     return tmp_path
 

@@ -19,7 +19,7 @@ from prism import report
 from prism.record import Control, Record, Result, Run, Score, Verdict, from_json, to_json
 from prism.report import findings, plots, tables, terminal, words
 from prism.report.markdown import code, prose, render
-from prism.report.samples import changes
+from prism.report.samples import asked, changes
 from prism.store import Store
 
 HOSTILE = (
@@ -205,7 +205,7 @@ def made_up_samples(n: int = 600) -> list[dict]:
                 "reference": "bullish",
                 "baseline": "bullish" if before else "I think that ACME is a company, and",
                 "tuned": "bullish" if after else "neutral",
-                "scores": {"accuracy": [before, after], "unparsable_rate": [1 - (before or 0), 0.0]},
+                "scores": {"accuracy": [before, after]},
             }
         )
     samples[5] |= {"id": HOSTILE, "question": HOSTILE, "reference": HOSTILE, "baseline": HOSTILE, "tuned": HOSTILE}
@@ -593,16 +593,37 @@ def test_odd_results_are_drawn(tmp_path):
 
 def test_flips_are_counted_and_unscored_samples_left_out():
     samples = made_up_samples(90)
-    accuracy, unparsable = changes(sentiment(), samples)
+    (accuracy,) = changes(sentiment(), samples)
     assert (len(accuracy.better), len(accuracy.worse), len(accuracy.stuck), accuracy.unscored) == (30, 10, 10, 10)
     assert accuracy.unchanged == 40
     assert accuracy.names == ("wrong → right", "right → wrong")
-    assert len(unparsable.worse) == 0, "fewer unparsable answers are better"
     rouge = changes(flashcards(), made_up_flashcards())[0]
     assert rouge.names == ("better", "worse")
     assert rouge.unscored == 2
     moves = [after - before for before, after in (sample["scores"]["rougeL"] for sample in rouge.worse)]
     assert moves == sorted(moves), "the worst loss first"
+
+
+def test_questions_are_shown_without_the_words_that_all_begin_with():
+    samples = [{"question": f"Is this tweet bullish?\n{text}"} for text in ("Up we go", "Down", "Up")]
+    assert [sample["question"] for sample in asked(samples)] == ["…Up we go", "…Down", "…Up"]
+    assert asked(samples[:1]) == samples[:1]
+    assert asked([{"question": "What is a rib?"}, {"question": "What is a toe?"}])[1]["question"] == "What is a toe?"
+
+
+def test_a_control_that_is_ahead_by_another_metric_is_named():
+    control = Control(0.70, (0.66, 0.74), Score(0.03, (0.01, 0.05)))
+    behind = Control(0.70, (0.66, 0.74), Score(-0.04, (-0.06, -0.01)))
+    records = (record(controls={"classical": control}), record("macro_f1", controls={"classical": behind}))
+    answer, text = findings.beaten(replace(sentiment(), records=records))
+    assert answer == "Yes"
+    assert text.endswith("; behind on macro_f1 by −.040 [−.060, −.010]")
+
+
+def test_a_metric_of_some_samples_says_of_how_many():
+    few = record("exact_match_count", n=15, groups=12)
+    names = [row[0] for row in tables.metrics([replace(sentiment(), records=(record(), few))]).rows]
+    assert names == ["accuracy", "exact_match_count (n = 15)"]
 
 
 def test_a_reason_that_several_thresholds_share_is_said_once():

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from prism.errors import StoreError
-from prism.store import MANIFEST, Store, annotate, digest, folder_digest, manifest
+from prism.store import MANIFEST, Store, digest, folder_digest, manifest
 from tests.conftest import ROOT
 
 IDENTITY = {"rows": "abc", "seed": 42}
@@ -32,9 +32,6 @@ def test_made_once_and_found_again(tmp_path):
     assert folder == store.make("adapters", IDENTITY, never) == store.find("adapters", IDENTITY)
     assert manifest(folder)["notes"] == {"seconds": 1.0}
     assert manifest(folder)["identity"] == IDENTITY
-    annotate(folder, {"parity": True})
-    assert manifest(folder)["notes"] == {"seconds": 1.0, "parity": True}
-    assert store.find("adapters", IDENTITY) == folder
 
 
 def test_again_makes_it_anew(tmp_path):

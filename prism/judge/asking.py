@@ -1,7 +1,7 @@
 """Ask a judge model one prompt at a time: an OpenAI-compatible endpoint, or a transformers model in a local folder.
 
 Which judge it is, is said in words and never guessed from the environment. Patience, retries and the rate limit live
-here, so that `judge.py` may speak of grades alone.
+here, so that `grading` may speak of grades alone.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Choice:
 def _local_identity(folder: str) -> dict[str, str]:
     from prism.identity import base_identity, versions
 
-    return {"kind": "local", **base_identity(folder, Path.cwd()), **versions(["torch", "transformers"])}
+    return {"kind": "local", **base_identity(folder, Path.cwd(), "the judge"), **versions(["torch", "transformers"])}
 
 
 def choose(text: str | None, environ: Mapping[str, str] = os.environ) -> Choice | None:

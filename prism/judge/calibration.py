@@ -69,7 +69,7 @@ class Calibration:
 def read_graded(path: Path, scale: tuple[float, float] = (0.0, 1.0), metric: str | None = None) -> list[Row]:
     """Rows of question, answer, reference and grade, each grade moved from `scale` into [0, 1].
 
-    `metric` says which metric the rows are for where they have no such column. Raises DataError naming the row.
+    A row may hold the `context` that some metrics read. `metric` says which metric the rows are for where they have no such column. Raises DataError naming the row.
     """
     rows = read_rows(path)
     require_columns(rows, ["question", "answer", "reference", "grade"])
@@ -92,8 +92,8 @@ def read_graded(path: Path, scale: tuple[float, float] = (0.0, 1.0), metric: str
 
 
 def cases_of(rows: Sequence[Row]) -> list[Case]:
-    texts = ("question", "answer", "reference")
-    return [Case(name, *(str(row[text]) for text in texts)) for name, row in zip(unique_ids(rows), rows)]
+    texts = ("question", "answer", "reference", "context")
+    return [Case(name, *(str(row.get(text) or "") for text in texts)) for name, row in zip(unique_ids(rows), rows)]
 
 
 def calibrate(

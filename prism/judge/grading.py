@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     Asked = Callable[[list[Reply]], DeepEvalBaseLLM]
 
+EMPTY = "empty answer"  # why one is graded 0 unasked
 FENCING = 1  # raise it when the same texts are fenced, cut or introduced otherwise
 LONGEST = 8_000  # characters of a text that the judge is shown: 1,500 words, far above any answer that is meant
 TOP_LOGPROBS = 20  # G-Eval weighs the score by the likelihoods of the numbers; OpenAI tells of 20
@@ -54,7 +55,8 @@ def grade(
     """One grade a case, in their order, each asked for once in the store's life.
 
     What the judge answered is kept at once, graded or unscored, so a killed run goes on where it was. What it did not
-    answer (no reply in all attempts, budget reached) is unscored in this run and asked for again by the next.
+    answer (no reply in all attempts, budget reached) is unscored in this run and asked for again by the next. An empty
+    answer is 0 without asking: were it unscored, a model would gain by falling silent.
     `spending` holds budget and account, over several calls if it is shared. `repeat` tells apart the askings of a
     test-retest. Raises JudgeError where the judge cannot be asked at all.
     """
@@ -63,7 +65,8 @@ def grade(
     keys = [_key(case, definition, repeat) for case in cases]
     unscored = {key: reason for key, case in zip(keys, cases) if (reason := _ungradable(definition, case))}
     with ledger.held(store, identity, f"{definition.metric} by {choice.name}") as kept:
-        left = {key: case for key, case in zip(keys, cases) if key not in unscored and key not in kept.entries}
+        asked = {key: case for key, case in zip(keys, cases) if key not in unscored and not _is_empty(case)}
+        left = {key: case for key, case in asked.items() if key not in kept.entries}
         advance(len(cases) - len(left))
         if left:
             _opt_out()
@@ -72,6 +75,8 @@ def grade(
     return [
         Grade(case.id, None, unscored[key])
         if key in unscored
+        else Grade(case.id, 0.0, EMPTY)
+        if _is_empty(case)
         else Grade(case.id, found[key]["score"], _reason(found[key]))
         for key, case in zip(keys, cases)
     ]
@@ -80,7 +85,7 @@ def grade(
 def estimate(choice: Choice, definition: Definition, cases: Sequence[Case], store: Store, repeats: int = 1) -> Tokens:
     """What grading these is likely to take; what the store already holds costs nothing."""
     found = ledger.read(store, judgement_identity(choice, definition))
-    asked = [case for case in cases if not _ungradable(definition, case)]
+    asked = [case for case in cases if not _ungradable(definition, case) and not _is_empty(case)]
     left = {_key(case, definition, repeat): case for repeat in range(repeats) for case in asked}
     return sum((_expected(definition, case) for key, case in left.items() if key not in found), Tokens())
 
@@ -113,11 +118,13 @@ def _key(case: Case, definition: Definition, repeat: int) -> str:
 
 def _ungradable(definition: Definition, case: Case) -> str:
     """Why there is nothing to ask the judge; empty where there is."""
-    if not case.answer.strip():
-        return "empty answer"
     if definition.reads != "nothing" and not getattr(case, definition.reads).strip():
         return f"empty {definition.reads}"
     return ""
+
+
+def _is_empty(case: Case) -> bool:
+    return not case.answer.strip()
 
 
 def _reason(entry: Mapping[str, Any]) -> str:

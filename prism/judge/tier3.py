@@ -9,7 +9,7 @@ from typing import Any
 from prism.data import Example
 from prism.judge import Definition, Grade, calibration
 from prism.judge.asking import NOT_CONFIGURED, Choice
-from prism.judge.grading import unscored_reasons
+from prism.judge.grading import EMPTY, unscored_reasons
 from prism.judge.spending import Spending
 from prism.metrics import Metric, judged
 from prism.spec import Spec
@@ -49,7 +49,10 @@ def unfit(spec: Spec, judge: Judge | None, store: Store) -> dict[str, str]:
             known = calibration.load(judge[0], definition, store)
             kappa = known.kappa.value if known and known.kappa else None
             if kappa is None or kappa < spec.judge.min_kappa:
-                said = "is not calibrated; run prism calibrate-judge" if kappa is None else f"has kappa {kappa:.2f}"
+                own = f" --spec {spec.id}" if spec.judge.evaluation_steps else ""
+                said = (
+                    f"is not calibrated; run prism calibrate-judge{own}" if kappa is None else f"has kappa {kappa:.2f}"
+                )
                 reasons[definition.metric] = f"the judge {said}, and [judge].min_kappa = {spec.judge.min_kappa:g}"
     return reasons
 
@@ -61,10 +64,21 @@ def details(
     if judge is None:
         return {"not_judged": next(iter(unfit.values()), "")}
     choice, spending = judge
-    known = {d.metric: calibration.load(choice, d, store) for d in grades}
+    known = {d: calibration.load(choice, d, store) for d in grades}
     return {
         "judge": choice.name,
         "unscored": {definition.metric: unscored_reasons(found) for definition, found in grades.items()},
-        "calibration": {name: found.sentence() if found else "not calibrated" for name, found in known.items()},
+        "empty": {d.metric: n for d, found in grades.items() if (n := sum(g.reason == EMPTY for g in found))},
+        "calibration": {d.metric: found.sentence() if found else _uncalibrated(d) for d, found in known.items()},
         "spending": spending.summary(),
     }
+
+
+def _uncalibrated(definition: Definition) -> str:
+    return "not calibrated" if definition.steps else "not calibrated, which min_kappa asks of GEval's metrics alone"
+
+
+def reasons(grades: Mapping[Definition, Sequence[Grade]], held_out: Sequence[Example]) -> list[dict[str, list[str]]]:
+    """A sample's reasons by metric: the judge's for the baseline's answer and for the first seed's."""
+    n = len(held_out)
+    return [{d.metric: [found[i].reason, found[n + i].reason] for d, found in grades.items()} for i in range(n)]

@@ -5,6 +5,8 @@ counts as named, never as asserted: "no fever" names fever. How a form of the le
 
 - Whole words, the longest form first: "blood" is not in "blood pressure" where the lexicon knows both. Hyphen and space
   are the same, accents and possessives count for nothing.
+- Of an answer more is read: "high blood pressure" is a blood pressure, too (a term's last words name what it is a kind
+  of), and a synonym of what the question asks about is looked through: to "What is myalgia?", "muscle pain" names muscle.
 - All-capital forms are case-sensitive (AIDS is not "aids", OR is not "or"), others are not.
 - The last word, and the one before "of", may be inflected: regular, Latin and Greek plurals, and the three adjectives
   that cannot be another word (-emic, -itic, -rotic). Other adjectives (renal, arterial) are synonyms for the lexicon to
@@ -18,7 +20,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -30,9 +32,10 @@ from prism.controls import question
 from prism.data import Example
 from prism.errors import DataError
 from prism.metrics import Metric, mean
-from prism.store import file_digest
+from prism.store import digest, file_digest
 
 LEXICONS = Path(__file__).parent.parent / "lexicons"
+READING = 2  # raise it when the same lexicon finds other terms
 
 _POSSESSIVE = re.compile(r"['’]s\b", re.IGNORECASE)
 _WORD = re.compile(r"[^\W_]+")
@@ -77,19 +80,42 @@ class Lexicon:
 
     def find(self, text: str) -> tuple[str, ...]:
         """The concepts that a text names, each once, in the order of their first mention."""
-        return _find(self, text)
+        return tuple(dict.fromkeys(form.concept for form in _find(self, tuple(_words(text)))))
+
+    def named(self, answer: str, given: Sequence[str] = ()) -> set[str]:
+        """The concepts that an answer names: also what they are kinds of, and what forms of the `given` are made of."""
+        found: set[str] = set()
+        left = list(_find(self, tuple(_words(answer))))
+        while left:
+            form = left.pop()
+            found.add(form.concept)
+            parts = self._parts(form)
+            left += [part for part in parts if form.concept in given or part.words == form.words[-len(part.words) :]]
+        return found
+
+    def invented(self, answer: str, known: Collection[str]) -> list[str]:
+        """The concepts of an answer that are not `known`, nor made of known ones: "lung cancer", for a cancer of the lung."""
+        found = {
+            form.concept: {part.concept for part in self._parts(form)} for form in _find(self, tuple(_words(answer)))
+        }
+        return [
+            concept for concept, parts in found.items() if concept not in known and not (parts and parts <= {*known})
+        ]
+
+    def _parts(self, form: Form) -> list[Form]:
+        """The forms inside a form."""
+        return [*_find(self, tuple(form.words[1:])), *_find(self, tuple(form.words[:-1]))]
 
 
 @lru_cache(1 << 16)
-def _find(lexicon: Lexicon, text: str) -> tuple[str, ...]:
-    written = _words(text)
+def _find(lexicon: Lexicon, written: tuple[str, ...]) -> tuple[Form, ...]:
     lowered = [word.lower() for word in written]
-    found: dict[str, None] = {}
+    found = []
     at = 0
     while at < len(written):
         for form in lexicon.forms.get(lowered[at], ()):
-            if (written if form.exact else lowered)[at : at + len(form.words)] == form.words:
-                found[form.concept] = None
+            if list(written if form.exact else lowered)[at : at + len(form.words)] == form.words:
+                found.append(form)
                 at += len(form.words)
                 break
         else:
@@ -176,10 +202,11 @@ def asked_for(lexicon: Lexicon, example: Example) -> list[str]:
 
 def missing(lexicon: Lexicon, examples: Sequence[Example], answers: Sequence[str]) -> list[list[str]]:
     """The concepts that each answer should have named and did not."""
-    return [
-        [concept for concept in asked_for(lexicon, example) if concept not in lexicon.find(answer)]
-        for example, answer in zip(examples, answers)
-    ]
+    found = []
+    for example, answer in zip(examples, answers):
+        named = lexicon.named(answer, lexicon.find(question(example)))
+        found.append([concept for concept in asked_for(lexicon, example) if concept not in named])
+    return found
 
 
 def most_missed(
@@ -212,5 +239,5 @@ def metric(path: Path) -> Metric:
 
 
 def _version(path: Path) -> int:
-    """The lexicon's own digest: other forms give the same answers other scores, so runs are then not comparable."""
-    return int(file_digest(path)[:8], 16) if path.is_file() else 0  # where it is missing, load() says so
+    """The lexicon's own digest, and how it is read: either gives the same answers other scores."""
+    return int(digest([READING, file_digest(path)])[:8], 16) if path.is_file() else 0  # if missing, load() says so

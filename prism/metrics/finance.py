@@ -2,7 +2,8 @@
 
 The form asked for is the answer in one line, `412 million`, `412 - 385 million`, `Retail; Online` or `not stated`, and
 the quoted evidence in the next, `"Net sales | 412 | 385"`. A model that was not tuned says the same in other ways, so
-labels ("Answer: …"), the other order and the usual ways to abstain are read too.
+labels ("Answer: …"), bold type, the other order and the usual ways to abstain are read too. What it is not excused from is
+the scale; `exact_match_without_scale` says what it would score if it were.
 
 A calculation is computed (`prism.metrics.arithmetic`); "412 - 385 = 27" states its result besides, which counts where
 the calculator is not used.
@@ -24,19 +25,27 @@ from prism.metrics.arithmetic import OPERAND, compute
 
 NOT_STATED = "not stated"
 TYPES = ("span", "multi-span", "arithmetic", "count", "unanswerable")
+READING = 2  # raise it when the same answers are read otherwise
 CACHED = 1 << 16  # every metric reads every answer, of the baseline, each seed and each control
 
-_LABEL = re.compile(r"(?:^|\s)[*_]*(?:the |final )?(answer|evidence|quote)[*_]*\s*:[*_]*\s*", re.IGNORECASE)
+_PLAIN_SIGNS = str.maketrans("−’", "-'", "`")
+_BOLD = re.compile(r"\*\*(\S|\S.*?\S)\*\*")  # "9 ** 9" is a power
+_CURRENCY = re.compile(r"\bUS(?=\$)|\b(?:USD|EUR)\s?(?=\d)")
+_LABEL = re.compile(r"(?:^|\s)_*(?:the |final )*(answer|evidence|quote)_*(?:\s*:| is:?(?=\s))_*\s*", re.IGNORECASE)
 _QUOTED = re.compile(r"[\"“](.+)[\"”]\W*$")
 _QUOTED_FIRST = re.compile(r"[\"“]([^\"“”]+)[\"”]\s*[-–:,]?\s*(\S.*)$")
 _ABSTAINS = re.compile(
     r"\b(?:not|isn't|aren't)\s+(?:been\s+)?(?:stated|mentioned|given|provided|disclosed|specified|available)\b"
-    r"|\bcannot be (?:determined|answered|found)\b|\bdoes(?: not|n't) (?:state|say|mention|provide|specify)\b",
+    r"|\b(?:not|isn't|aren't) in the (?:report|filing|text|table|context|document)\b"
+    r"|\bcannot be (?:determined|answered|found)\b|\bno (?:mention|information|data)\b|^n/a\b"
+    r"|\bdoes(?: not|n't) (?:state|say|mention|provide|specify|disclose|give|contain|include)\b",
     re.IGNORECASE,
 )
-_YEAR = re.compile(r"\b(?:19|20)\d\d\b")
-_SCALE = re.compile(r"(?<=[\d)\]%])\s*\(?(?:in )?(thousand|million|billion|percent)s?\)?$", re.IGNORECASE)
+_NAMED = re.compile(r"\b(?:(?:19|20)\d\d|10-[KQ])\b")  # numbers that an abstaining answer may name
+_SCALE = re.compile(r"(?<=[\d)\]%])\s*\(?(?:in )?(thousand|million|mn|billion|bn|percent)s?\)?$", re.IGNORECASE)
+_WORDS = {"mn": "million", "bn": "billion"}
 _BULLET = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+(?=\D)")
+_YEAR = re.compile(r"(?:19|20)\d\d")
 _NUMBER = re.compile(r"(?<![\w.,])(\d[\d.,]*\d|\d)\)?\s?(%|thousand|million|billion)?", re.IGNORECASE)
 _PLAIN = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?")
 _FOREIGN = re.compile(r"\d\.\d{3},\d|\d,\d{1,2}(?!\d)|\d\.\d{3}\.\d{3}")
@@ -56,20 +65,24 @@ class Reading(NamedTuple):
     def answers(self, calculator: bool) -> tuple[tuple[tuple[str, ...], str], ...]:
         """Spans and scale. "million" at an answer's end may be its scale or its last word, a ";" part two spans or one:
         whichever is right counts."""
-        if calculator and self.value is not None:
-            return (((f"{round(self.value, 4) + 0.0:.4f}",), self.scale),)  # + 0.0 makes 0 of -0
-        return (self.spans, self.scale), (_spans(self.whole), ""), (tuple(filter(None, [self.whole])), "")
+        written = (self.spans, self.scale), (_spans(self.whole), ""), (tuple(filter(None, [self.whole])), "")
+        if not calculator or self.value is None:
+            return written
+        computed = (f"{round(self.value, 4) + 0.0:.4f}",), self.scale  # + 0.0 makes 0 of -0
+        return (computed,) if "=" in self.said else (computed, *written)  # "3 - 5" may be a range
 
 
 @lru_cache(CACHED)
 def read(answer: str) -> Reading:
     """An answer's quotation, its final answer with the scale, and whether it says that nothing is stated."""
+    answer = _CURRENCY.sub("", _BOLD.sub(r"\1", answer.translate(_PLAIN_SIGNS)))
     quote, whole = _quotation(answer.strip())
-    if _ABSTAINS.search(whole) and not any(map(str.isdigit, _YEAR.sub("", whole))):  # "not stated for 2017" names none
+    if _ABSTAINS.search(whole) and not any(map(str.isdigit, _NAMED.sub("", whole))):
         return Reading(quote, whole, whole, (NOT_STATED,), "", None, True)
     said, scale = whole.rstrip(".").rstrip(), ""
     if found := _SCALE.search(said):
-        said, scale = said[: found.start()].rstrip(), found[1].lower()
+        said, word = said[: found.start()].rstrip(), found[1].lower()
+        scale = _WORDS.get(word, word)
     left, equals, right = said.partition("=")
     value = compute(left if equals else said)
     return Reading(quote, whole, said, _spans(right if equals and right.strip() else said), scale, value, False)
@@ -130,7 +143,7 @@ def _mean_of(
                 rows[row] = one(example, answer), 1
         return rows
 
-    return Metric(name, tier, statistics, mean, of=of, **options)
+    return Metric(name, tier, statistics, mean, of=of, version=READING, **options)
 
 
 def _exact(example: Example, answer: str) -> float:
@@ -139,6 +152,16 @@ def _exact(example: Example, answer: str) -> float:
 
 def _exact_as_written(example: Example, answer: str) -> float:
     return exact_and_f1(example, answer, calculator=False)[0]
+
+
+def _exact_without_scale(example: Example, answer: str) -> float:
+    """The exact match under the gold scale, whichever scale the answer states, or none."""
+    facts = example.facts
+    exact, said = _exact(example, answer), read(answer)
+    if exact or said.abstains or not facts["scale"]:
+        return exact
+    gold = tuple(facts["answer"]), facts["scale"], facts["type"]
+    return max(_scored(spans, facts["scale"], *gold)[0] for spans, _ in said.answers(calculator=True))
 
 
 def _is(kind: str, example: Example) -> bool:
@@ -170,11 +193,14 @@ def _abstention_f1(sums: numpy.ndarray) -> numpy.ndarray:
 
 
 _RIGHT: dict[str, Any] = {"right_or_wrong": True}
-_PART: dict[str, Any] = {"right_or_wrong": True, "of_one_sample": False}  # says of a sample what exact_match has said
+# Says of a sample what exact_match has said; by type and with all controls it stands in a table of its own.
+_PART: dict[str, Any] = {"right_or_wrong": True, "of_one_sample": False, "controlled": False}
+_SET: dict[str, Any] = {"of_one_sample": False, "controlled": False, "version": READING}
 
 TIER1 = (
     _mean_of("exact_match", "tier1", _exact, **_RIGHT),
     _mean_of("f1", "tier1", lambda example, answer: exact_and_f1(example, answer)[1]),
+    _mean_of("exact_match_without_scale", "tier1", _exact_without_scale, **_RIGHT),
     _mean_of("exact_match_without_calculator", "tier1", _exact_as_written, **_PART),
     _mean_of("context_gain", "tier1", _exact, answerable, baseline="without_context", **_RIGHT),
     _mean_of("answering_gain", "tier1", _exact, baseline="always_not_stated", **_RIGHT),
@@ -182,9 +208,9 @@ TIER1 = (
         _mean_of(f"exact_match_{kind.replace('-', '_')}", "tier1", _exact, partial(_is, kind), **_PART)
         for kind in TYPES[:-1]
     ),
-    Metric("abstention_precision", "tier1", _abstentions, _precision, of_one_sample=False),
-    Metric("abstention_recall", "tier1", _abstentions, _recall, of_one_sample=False),
-    Metric("abstention_f1", "tier1", _abstentions, _abstention_f1, of_one_sample=False),
+    Metric("abstention_precision", "tier1", _abstentions, _precision, **_SET),
+    Metric("abstention_recall", "tier1", _abstentions, _recall, **_SET),
+    Metric("abstention_f1", "tier1", _abstentions, _abstention_f1, **_SET),
 )
 
 
@@ -201,14 +227,25 @@ def evidence_overlap(example: Example, answer: str) -> float:
     quote = _plain(said.quote)
     if said.abstains or not quote or f" {quote} " not in f" {_plain(example.facts['context'])} ":
         return 0.0
-    if said.value is not None:
-        operands = OPERAND.findall(said.said)
-        wanted = [number for number in operands if number not in ("1", "100", str(len(operands) - 1))]
-    else:
-        elsewhere = said.spans if example.facts["type"] == "count" else _heads(example.facts["context"])
-        wanted = [span for span in said.spans if span not in elsewhere]
-    wanted = list(filter(None, map(_plain, wanted)))
+    elsewhere = _heads(example.facts["context"]) if said.value is None else ()
+    wanted = list(filter(None, (_plain(part) for part in _parts(example, said) if part not in elsewhere)))
     return sum(f" {part} " in f" {quote} " for part in wanted) / len(wanted) if wanted else 1.0
+
+
+def _parts(example: Example, said: Reading) -> tuple[str, ...]:
+    """What of an answer has to stand somewhere: a calculation's numbers, or its spans; none of a count."""
+    if said.value is None:
+        return () if example.facts["type"] == "count" else said.spans
+    operands = OPERAND.findall(said.said)
+    return tuple(number for number in operands if number not in ("1", "100", str(len(operands) - 1)))
+
+
+def is_cut(example: Example) -> bool:
+    """Whether the context lacks a part of the gold answer: its window was too short for it."""
+    context = f" {_plain(example.facts['context'])} "
+    return answerable(example) and any(
+        f" {_plain(part)} " not in context for part in _parts(example, read(example.reference))
+    )
 
 
 @lru_cache(1 << 12)
@@ -228,6 +265,7 @@ class Number(NamedTuple):
     value: float  # without its sign: "fell by 12" is grounded in (12)
     decimals: int
     factor: float
+    year: bool = False
 
 
 @lru_cache(CACHED)
@@ -241,7 +279,8 @@ def numbers(text: str) -> tuple[Number, ...]:
         if _PLAIN.fullmatch(digits):
             plain = digits.replace(",", "")
             factor = 0.01 if scale == "%" else tatqa.factor(scale)
-            found.append(Number(float(plain), len(plain.partition(".")[2]), factor))
+            year = factor == 1 and _YEAR.fullmatch(digits) is not None
+            found.append(Number(float(plain), len(plain.partition(".")[2]), factor, year))
     return tuple(found)
 
 
@@ -254,15 +293,18 @@ def is_foreign(text: str) -> bool:
 def _standing(context: str, scale: float, decimals: int) -> frozenset[float]:
     """The values that the numbers of a context have at an answer's scale (1: none is stated), rounded to its decimals.
 
-    A number with a scale word of its own has one value. Others get theirs from a table's caption, so may be of any.
+    A number with a scale word of its own has one value, and so has a year. Others get their scale from a table's caption,
+    so it may be any. What would be rounded to nothing stands nowhere.
     """
     found = numbers(context)
+    scaled = [n for n in found if n.factor == 1 and not n.year]
     values = [n.value * n.factor / scale for n in found if n.factor != 1]
-    values += [n.value * other / scale for n in found if n.factor == 1 for other in (1, scale, *tatqa.SCALES.values())]
-    values += [n.value for n in found if scale == 1]
+    values += [n.value * other / scale for n in scaled for other in (1, scale, *tatqa.SCALES.values())]
+    values += [n.value for n in found if scale == 1 or n.year]
     step = 10**-decimals
     halves_up = (math.floor(value / step + 0.5) for value in values)  # as people round; Python rounds .25 down to .2
-    return frozenset(round(value, decimals) for value in (*values, *(step * n for n in halves_up)))
+    standing = frozenset(round(value, decimals) for value in (*values, *(step * n for n in halves_up)))
+    return standing if 0 in values else standing - {0}
 
 
 def grounded(example: Example, answer: str) -> tuple[int, int]:
@@ -299,12 +341,12 @@ def _is_numeric(example: Example) -> bool:
 
 TIER2 = (
     _mean_of("evidence_overlap", "tier2", evidence_overlap, of=answerable),
-    Metric("number_grounding", "tier2", _grounding, mean, of=_is_numeric, controlled=False, of_one_sample=False),
+    Metric("number_grounding", "tier2", _grounding, mean, of=_is_numeric, of_one_sample=False, version=READING),
 )
 
 
 def by_type(examples: Sequence[Example], answers: Sequence[str]) -> list[dict[str, float | int | str]]:
-    """Exact match, F1 and the share of "not stated", by answer type, for the report."""
+    """Exact match, also without the scale, F1 and the share of "not stated", by answer type, for the report."""
     table = []
     for kind in (*TYPES, "all"):
         chosen = [(e, a) for e, a in zip(examples, answers) if kind in (e.facts["type"], "all")]
@@ -316,6 +358,7 @@ def by_type(examples: Sequence[Example], answers: Sequence[str]) -> list[dict[st
                     "n": len(chosen),
                     "exact_match": sum(exact) / len(chosen),
                     "f1": sum(f1) / len(chosen),
+                    "without_scale": sum(_exact_without_scale(*pair) for pair in chosen) / len(chosen),
                     "abstains": sum(read(answer).abstains for _, answer in chosen) / len(chosen),
                 }
             )

@@ -68,7 +68,7 @@ def find(examples: Sequence[Example], predictions: Sequence[Prediction], lexicon
 def _finding(example: Example, prediction: Prediction, confused: Example | None, lexicon: Lexicon) -> Finding:
     words, reference = stems(prediction.answer), stems(example.reference)
     known = {*lexicon.find(question(example)), *lexicon.find(example.reference)}
-    invented = tuple(concept for concept in lexicon.find(prediction.answer) if concept not in known)
+    invented = tuple(lexicon.invented(prediction.answer, known))
     topic = {*_content(question(example)), *_content(example.reference)}
     applies = {
         "empty": not words,
@@ -122,12 +122,13 @@ def _confused(examples: Sequence[Example], answers: Sequence[str]) -> Iterator[E
 def analysis(
     examples: Sequence[Example], baseline: Sequence[Prediction], tuned: Sequence[Prediction], lexicon: Lexicon
 ) -> dict[str, Any]:
-    """For the report, in plain JSON types: each pattern's count before and after, and its worst tuned answers.
+    """For the report, in plain JSON types: how many answers each pattern applies to, before and after, and its worst.
 
-    A sample is under the main pattern of its tuned answer, worst ROUGE-L first; an unscored one is counted, not shown.
+    An answer counts in every pattern that applies to it, and is shown under its main one, worst ROUGE-L first.
     """
     before, after = find(examples, baseline, lexicon), find(examples, tuned, lexicon)
-    counts = [Counter(finding.main for finding in findings) for findings in (before, after)]
+    counts = [Counter(p for finding in findings for p in finding.found or (NONE,)) for findings in (before, after)]
+    main = Counter(finding.main for finding in after)
     lacking = {
         name: missing(lexicon, examples, [prediction.answer for prediction in said])
         for name, said in (("baseline", baseline), ("tuned", tuned))
@@ -158,6 +159,7 @@ def analysis(
                 "meaning": meaning,
                 "baseline": counts[0][pattern],
                 "tuned": counts[1][pattern],
+                "main": main[pattern],
                 "worst": [shown(i) for i in [i for i in ranked if after[i].main == pattern][:SHOWN]],
             }
             for pattern, meaning in {**PATTERNS, NONE: "none of these, which does not make it right"}.items()

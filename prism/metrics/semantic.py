@@ -15,8 +15,9 @@ import numpy
 
 from prism.data import Example
 from prism.errors import ModelError
-from prism.identity import hub_revision, is_folder_name, require_safetensors, versions
+from prism.identity import hub_revision, require_safetensors, versions
 from prism.metrics import Metric, mean
+from prism.spec import is_local
 from prism.store import digest, folder_digest
 
 Pair = tuple[str, str]  # reference, answer
@@ -33,7 +34,7 @@ def model_identity(name: str, root: Path) -> dict[str, str]:
             "[semantic] needs the package sentence-transformers, which is not installed; pip install 'prism-bench[semantic]',"
             " or delete the table"
         )
-    if not is_folder_name(name):
+    if not is_local(name, root):
         return {"hub": name, "revision": hub_revision(name, "[semantic].model")}
     folder = _folder(name, root)
     if not (folder / "modules.json").is_file():
@@ -56,7 +57,7 @@ def _embed(name: str, root: Path, texts: list[str]) -> numpy.ndarray:
     """Unit vectors (n, d)."""
     from sentence_transformers import SentenceTransformer
 
-    place = str(_folder(name, root)) if is_folder_name(name) else name
+    place = str(_folder(name, root)) if is_local(name, root) else name
     try:
         model = SentenceTransformer(
             place, device="cpu", trust_remote_code=False, model_kwargs={"use_safetensors": True}

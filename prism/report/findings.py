@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from prism.record import Result, Run, State, Verdict
+from prism.record import Record, Result, Run, State, Verdict
 from prism.report import words
 
 
@@ -72,11 +72,32 @@ def beaten(result: Result) -> tuple[str, str] | None:
         f"{record.metric} {words.number(record.tuned.value)} against {words.number(control.value)} of TF-IDF with "
         f"logistic regression{trained}; ahead by {words.difference(ahead)}"
     )
+    text += _behind(result, record)
     if ahead.ci[0] > 0:
         return "Yes", text
     if ahead.ci[1] < 0:
         return "No", text + ": this adapter has not earned its GPU"
     return "Not shown", text + ", which holds 0" if ahead.ci[0] <= 0 <= ahead.ci[1] else text
+
+
+def _behind(result: Result, first: Record) -> str:
+    """The other metrics by which the classical control is ahead, one that the first metric may hide."""
+    lost = [
+        f"{record.metric} by {words.difference(ahead)}"
+        for record in result.records
+        if record is not first and "classical" in record.controls
+        for ahead in (words.in_favour(record.controls["classical"].ahead, record),)
+        if ahead.value < 0
+    ]
+    return f"; behind on {', '.join(lost)}" if lost else ""
+
+
+def commit(run: Run) -> str:
+    """The commit that was run, and whether there was more than it."""
+    if not run.provenance.get("commit"):
+        return ""
+    dirty = ", with uncommitted changes" if run.provenance.get("dirty") else ""
+    return f"commit {str(run.provenance['commit'])[:8]}{dirty}"
 
 
 def calibrated(result: Result) -> str:
@@ -106,13 +127,17 @@ def reference(result: Result) -> str:
     }[told["question"]]
     same = "" if told["differences"] else " The training sides do not differ."
     seeds = words.count(len(told["seeds"]), "seed")
+    if max(len(told["seeds"]), mine) > 1:
+        same += " A sample is worse or better by its mean over the seeds."
     return f"Against {told['file']} ({origin.get('date', 'no date')}{commit}), {seeds} and here {mine}. {asked}{same}"
 
 
 def notes(result: Result) -> list[str]:
     """How the numbers are to be read: what the intervals speak of, what was left out, what did not come out the same."""
     return [
-        note for note in (_seeds(result), _unscored(result), _leaks(result), *_judge(result), *_parity(result)) if note
+        note
+        for note in (_seeds(result), _unscored(result), _cut(result), _leaks(result), *_judge(result), *_parity(result))
+        if note
     ]
 
 
@@ -126,6 +151,8 @@ def _judge(result: Result) -> list[str]:
         return []
     lines = [f"Tier 3 was judged by {found['judge']}."]
     lines += [f"{metric}: {sentence.rstrip('.')}." for metric, sentence in found["calibration"].items()]
+    for metric, n in found.get("empty", {}).items():
+        lines.append(f"Empty answers, graded 0 without asking for {metric}: {n:,}.")
     for metric, reasons in found["unscored"].items():
         if reasons:
             counted = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
@@ -135,11 +162,12 @@ def _judge(result: Result) -> list[str]:
 
 def _seeds(result: Result) -> str:
     """Which question was answered: about these weights, or about the recipe."""
-    seeds = max((len(record.seeds) for record in result.records), default=0)
+    names = next((list(record.seeds) for record in result.records if record.seeds), [])
+    seeds, first = len(names), next(iter(names), "")
     if seeds > 1:
         return (
             f"Mean of {seeds} training seeds; intervals include the spread between them, so they speak of the recipe. "
-            "Samples and confusion matrices are of the first seed."
+            f"Samples, and the tables by class, type, pattern and term, are of the first seed, {first}."
         )
     return "One training seed: the intervals speak of this adapter, not of the recipe." if seeds else ""
 
@@ -148,6 +176,11 @@ def _unscored(result: Result) -> str:
     found = [record for record in result.records if record.unscored]
     shown = ", ".join(f"{record.metric} {record.unscored:,} of {record.n + record.unscored:,}" for record in found)
     return f"Unscored, counted apart: {shown}." if shown else ""
+
+
+def _cut(result: Result) -> str:
+    n = ((result.details.get("answers") or {}).get("tuned") or {}).get("cut")
+    return f"The context of {words.count(n, 'question')} was cut before a part of the gold answer." if n else ""
 
 
 def _leaks(result: Result) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from prism.record import Result, Run
 from prism.report import findings, tables, words
-from prism.report.samples import Change, Sample
+from prism.report.samples import Change, Sample, asked
 from prism.report.tables import Table
 
 STATES = {
@@ -60,7 +60,8 @@ def _verdict(run: Run) -> list[str]:
     partial = "" if run.complete else f" · ⚠️ PARTIAL: {prose(run.partial)}"
     counted = " · ".join(f"{STATES[state]}: {n}" for state, n in findings.counts(run).items())
     titled = "" if run.title == Run.title else f" · {prose(run.title)}"
-    return [f"# {mark}{titled}: {prose(run.reason)}{partial}", *([counted] if counted else []), code(run.command, 300)]
+    head = [f"# {mark}{titled}: {prose(run.reason)}{partial}", *([counted] if counted else [])]
+    return [*head, " · ".join([code(run.command, 300), *filter(None, [prose(findings.commit(run))])])]
 
 
 def _phase(phase: str, results: Sequence[Result], changes: Mapping[str, Sequence[Change]]) -> list[str]:
@@ -99,11 +100,13 @@ def _reference(result: Result) -> list[str]:
     shown = tables.reference(result)
     if shown is None:
         return []
-    blocks = [prose(findings.reference(result)), table(shown)]
+    file = str(result.details["reference"]["file"])
+    blocks = [prose(findings.reference(result)).replace(prose(file), code(file)), table(shown)]
     if different := tables.differences(result):
         blocks.append(details("How the training side differs from the reference's", [table(different)]))
     for way, samples in tables.flipped(result):
-        rows = [[str(sample.get(key) or "") for key in ("id", "question", "reference", "tuned")] for sample in samples]
+        keys = ("id", "question", "reference", "tuned")
+        rows = [[str(sample.get(key) or "") for key in keys] for sample in asked(samples)]
         blocks.append(
             details(way, [table(Table(["id", "question", "expected", "tuned"], rows, numbers=4), escape=code)])
         )
@@ -129,18 +132,18 @@ def _flips(result: Result, changes: Sequence[Change]) -> list[str]:
 
 def _examples(samples: Sequence[Sample]) -> Table:
     headers = ("id", "question", "reference", "baseline", "tuned")
-    rows = [["" if s.get(key) is None else str(s[key]) for key in headers] for s in samples]
+    rows = [["" if s.get(key) is None else str(s[key]) for key in headers] for s in asked(samples)]
     if any(s.get("missing") for s in samples):
         return Table((*headers, MISSING), [[*row, findings.missing(s)] for row, s in zip(rows, samples)], numbers=6)
     return Table(headers, rows, numbers=5)
 
 
 def _evidence(result: Result) -> list[str]:
-    """Confusion matrix, classes and seeds, folded away one by one."""
+    """The tables behind the scores, folded away one by one."""
     answers = tables.labelled(result)
     found = {
         "Exact match by type of answer": tables.by_type(result),
-        "How answers fail, baseline and tuned": tables.failures(result),
+        "How answers fail, baseline and tuned; an answer may fail in several ways": tables.failures(result),
         "Terms most often missing": tables.missed(result),
         "Confusion matrix, baseline → tuned": tables.confusion(answers),
         "Classes, baseline → tuned": tables.per_class(answers),

@@ -153,7 +153,7 @@ def _failing(result: Result) -> list[dict[str, Any]]:
     return [
         {
             "name": row["pattern"].replace("_", " "),
-            "total": row["tuned"],
+            "total": row["main"],
             "samples": [_sample({**sample, "scores": {"rougeL": sample["rougeL"]}}) for sample in row["worst"]],
             "notes": [_why(sample) for sample in row["worst"]],
         }

@@ -192,7 +192,9 @@ def _controls(axes: Axes, data: Any) -> None:
         colour = COLOURS["accent" if row["name"] == "tuned" else "muted"]
         axes.plot(row["ci"], (place, place), color=colour, linewidth=2, solid_capstyle="round")
         axes.plot(row["value"], place, "o", color=colour, markersize=7)
-        axes.annotate(row["said"], (row["value"], place), (0, 7), textcoords="offset points", ha="center")
+        paper = {"facecolor": COLOURS["card"], "edgecolor": "none", "pad": 1}  # a limit's line may run behind it
+        said = axes.annotate(row["said"], (row["value"], place), (0, 7), textcoords="offset points", ha="center")
+        said.set_bbox(paper)
     axes.set_yticks(range(len(rows)), [row["name"] for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.7)
     axes.margins(x=0.08)

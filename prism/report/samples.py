@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,28 +31,34 @@ class Change:
         return ("wrong → right", "right → wrong") if self.right_or_wrong else ("better", "worse")
 
 
-def changes(result: Result, samples: Sequence[Sample]) -> list[Change]:
-    """One Change for each of the result's metrics that has a score a sample, in the order of its records."""
-    scored = {name for sample in samples for name in sample.get("scores", {})}
+def asked(samples: Sequence[Sample]) -> list[Sample]:
+    """The samples, their questions without the words that all begin with: the task's own, said once in its spec."""
+    questions = [str(sample.get("question") or "") for sample in samples]
+    shared = os.path.commonprefix(questions) if len(questions) > 1 else ""
+    shared = shared[: max(shared.rfind(end) + 1 for end in ("\n", "? ", ": "))]
     return [
-        _change(record.metric, 1 if record.direction == "higher" else -1, samples)
-        for record in result.records
-        if record.metric in scored
+        sample | {"question": f"…{question[len(shared) :]}"} if shared else sample
+        for sample, question in zip(samples, questions)
     ]
 
 
-def _change(metric: str, sign: int, samples: Sequence[Sample]) -> Change:
+def changes(result: Result, samples: Sequence[Sample]) -> list[Change]:
+    """One Change for each of the result's metrics that has a score a sample, in the order of its records."""
+    scored = {name for sample in samples for name in sample.get("scores", {})}
+    return [_change(record.metric, samples) for record in result.records if record.metric in scored]
+
+
+def _change(metric: str, samples: Sequence[Sample]) -> Change:
     moves: list[tuple[float, float, Sample]] = []  # gain, tuned score, sample
     values: set[float] = set()
     for sample in samples:
         before, after = sample.get("scores", {}).get(metric) or (None, None)
         if before is not None and after is not None and math.isfinite(before) and math.isfinite(after):
-            moves.append((sign * (after - before), sign * after, sample))
+            moves.append((after - before, after, sample))
             values |= {before, after}
     right_or_wrong = values <= {0, 1}
-    right = max(0, sign)
     unchanged = [move for move in moves if move[0] == 0]
-    stuck = [move for move in unchanged if not (right_or_wrong and move[1] == right)]
+    stuck = [move for move in unchanged if not (right_or_wrong and move[1] == 1)]
     return Change(
         metric=metric,
         right_or_wrong=right_or_wrong,

@@ -29,9 +29,11 @@ def metrics(results: Sequence[Result]) -> Table:
     headers = ["metric", "baseline → tuned", "gain [95 %]", "threshold", "verdict", *controls]
     rows = []
     for result in results:
+        whole = max((record.n + record.unscored for record in result.records), default=0)
         for record in result.records:
             beside = [_control(record, name) for name in names]
-            cells = [words.metric_name(record), words.before_and_after(record), words.gain(record)]
+            some = f" (n = {record.n:,})" if record.tier != "cost" and 0 < record.n < whole else ""
+            cells = [words.metric_name(record) + some, words.before_and_after(record), words.gain(record)]
             first, *others = record.verdicts or (None,)
             rows.append([result.spec, *cells, *_verdict(first), *beside])
             rows += [[""] * (len(cells) + 1) + _verdict(verdict) + [""] * len(beside) for verdict in others]
@@ -159,12 +161,14 @@ def by_type(result: Result) -> Table | None:
     if not found:
         return None
     tuned = found["tuned"]
-    each = [[words.number(part[i]["exact_match"]) for part in found.values()] for i in range(len(tuned))]
-    rows = [[row["type"], str(row["n"]), *cells, words.number(row["f1"])] for row, cells in zip(tuned, each)]
-    rows.append(
-        ["says “not stated”", rows[-1][1], *(words.number(part[-1]["abstains"]) for part in found.values()), ""]
-    )
-    return Table(["answer type", "n", *map(words.control_name, found), "F1, tuned"], rows)
+    rows = []
+    for i, row in enumerate(tuned):
+        exact = [words.number(part[i]["exact_match"]) for part in found.values()]
+        unscaled = " → ".join(words.number(found[name][i]["without_scale"]) for name in ("baseline", "tuned"))
+        rows.append([row["type"], str(row["n"]), *exact, unscaled, words.number(row["f1"])])
+    abstains = [words.number(part[-1]["abstains"]) for part in found.values()]
+    rows.append(["says “not stated”", rows[-1][1], *abstains, "", ""])
+    return Table(["answer type", "n", *map(words.control_name, found), "whatever the scale", "F1, tuned"], rows)
 
 
 def confusion(answers: dict[str, Any]) -> Table | None:

@@ -98,8 +98,8 @@ def _reference(row: Row, kind: str, scale: str, answer: tuple[str, ...], report:
     if kind == "unanswerable":
         return NOT_STATED
     said, needed = "; ".join(answer), list(answer)
-    if "%" in said and scale == "percent":
-        scale = ""
+    if ("%" in said and scale == "percent") or (scale and finance.read(said).scale == scale):
+        scale = ""  # "$3.0 million" has it
     if kind == "arithmetic" and (expression := _expression(str(row.get("derivation") or ""), answer[0], scale)):
         said, needed, scale = expression, arithmetic.operands(expression), str(row.get("scale") or "")
     elif kind == "count":
@@ -156,4 +156,4 @@ JUDGED = (SUPPORTED, FAITHFULNESS)
 
 
 def details(examples: Sequence[Example], answers: Sequence[str]) -> dict:
-    return {"by_type": finance.by_type(examples, answers)}
+    return {"by_type": finance.by_type(examples, answers), "cut": sum(map(finance.is_cut, examples))}

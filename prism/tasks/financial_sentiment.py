@@ -42,9 +42,10 @@ def label(value: object) -> str:
 
 
 def parse(answer: str) -> str | None:
-    """The label that an answer names: its first word, or the only label in it ("The sentiment is bullish.").
+    """The label that an answer names: its first word ("bullish, since …"), else the only label in it.
 
-    None where it names no label, several ("bullish or bearish"), or denies one ("not bullish").
+    None where it names no label, leaves the choice open ("bullish or bearish"), names several further on, or denies one
+    ("not bullish").
     """
     words = _WORD.findall(answer.lower())
     named = {word for word in words if word in LABELS}
