@@ -9,7 +9,8 @@ READY := .venv/ready
 bench: $(READY)
 	@echo "== phase 1 on the embedded model: baseline, LoRA training, gate, report (about 3 minutes on 2 cores)"
 	@$(BIN)/pytest benchmarks -m phase1 --prism-profile nano; code=$$?; \
-	  echo "== the report: reports/latest/report.md and reports/latest/report.html"; exit $$code
+	  echo "== the report: reports/latest/report.md and reports/latest/report.html"; \
+	  echo "== for pytest and prism by name: . .venv/bin/activate"; exit $$code
 
 test: $(READY)
 	@echo "== PRISM's own tests"
