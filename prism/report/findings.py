@@ -72,12 +72,12 @@ def beaten(result: Result) -> tuple[str, str] | None:
         f"{record.metric} {words.number(record.tuned.value)} against {words.number(control.value)} of TF-IDF with "
         f"logistic regression{trained}; ahead by {words.difference(ahead)}"
     )
-    text += _behind(result, record)
+    behind = _behind(result, record)
     if ahead.ci[0] > 0:
-        return "Yes", text
+        return "Yes", text + behind
     if ahead.ci[1] < 0:
-        return "No", text + ": this adapter has not earned its GPU"
-    return "Not shown", text + ", which holds 0" if ahead.ci[0] <= 0 <= ahead.ci[1] else text
+        return "No", f"{text}: this adapter has not earned its GPU{behind}"
+    return "Not shown", f"{text}, which holds 0{behind}" if ahead.ci[0] <= 0 <= ahead.ci[1] else text + behind
 
 
 def _behind(result: Result, first: Record) -> str:
