@@ -194,7 +194,7 @@ def load_examples(
         rows = _rename(spec, _rows(spec, root, data, "train"))
         if hasattr(task, "LABELS"):  # a label that nobody knows would else be said to have too few rows to split
             for number, row in enumerate(rows, start=1):
-                _example(task, row, f"row {number}")
+                _example(task, row, f"{spec.data.path}, row {number}")
         train, test = places(rows, split.model_dump(exclude_none=True), spec.seed)
         order = [rows[i] for i in train], [rows[i] for i in test]
     pool, measured = order[0], order[1][: spec.data.eval_rows]
@@ -252,13 +252,13 @@ def _rename(spec: Spec, rows: Sequence[Row]) -> list[Row]:
         rows = [part for row in rows for part in task.rows(row, spec)]
     mapped = spec.data.columns
     for column in mapped.values():
-        require_columns(rows, [column])
+        require_columns(rows, [column], spec.data.path)
     rows = [
         {column: value for column, value in row.items() if column not in mapped.values()}
         | {mine: row[theirs] for mine, theirs in mapped.items()}
         for row in rows
     ]
-    require_columns(rows, [*task.COLUMNS, *where, *without])
+    require_columns(rows, [*task.COLUMNS, *where, *without], spec.data.path)
     kept = [
         row
         for row in rows
@@ -308,16 +308,19 @@ def _file(folder: Path, part: str) -> Path:
     raise DataError(f"{folder}: holds no {part}.jsonl(.gz), .csv or .parquet; check [data].path and split")
 
 
-def require_columns(rows: Sequence[Row], columns: Sequence[str]) -> None:
-    """Raise DataError where a row lacks one of the columns."""
+def require_columns(rows: Sequence[Row], columns: Sequence[str], source: str = "") -> None:
+    """Raise DataError where a row lacks one of the columns; `source` is what the rows were read from."""
     for number, row in enumerate(rows, start=1):
         missing = [column for column in columns if row.get(column) is None]
-        if missing:
-            raise DataError(
-                f'row {number}: no value in column "{missing[0]}"; the row has {", ".join(map(repr, row))}. '
-                + (
-                    "Separate columns by commas"
-                    if any(";" in str(key) for key in row)
-                    else "Name yours in [data].columns"
-                )
+        if not missing:
+            continue
+        if missing[0] in row:
+            remedy = "Fill it, or delete the row"
+        else:
+            remedy = (
+                "Separate columns by commas" if any(";" in str(key) for key in row) else "Name yours in [data].columns"
             )
+        raise DataError(
+            f'{source}{", " * bool(source)}row {number}: no value in column "{missing[0]}"; the row has '
+            f"{', '.join(map(repr, row))}. {remedy}"
+        )
