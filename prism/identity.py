@@ -150,7 +150,7 @@ def adapter_identity(
         "seed": seed,
         "engine": engine(spec),
         "versions": versions(TRAINING),
-        "source": [file_digest(Path(__file__).with_name(name)) for name in ("train.py", "packing.py")],
+        "source": [file_digest(Path(__file__).with_name(name)) for name in ("model.py", "train.py", "packing.py")],
     }
 
 
@@ -175,7 +175,7 @@ def predictions_identity(
         "generate": spec.generate,
         "engine": engine(spec),
         "versions": versions(GENERATION),
-        "source": [file_digest(Path(__file__).with_name(name)) for name in ("generate.py", "decode.py")],
+        "source": [file_digest(Path(__file__).with_name(name)) for name in ("model.py", "generate.py", "decode.py")],
     }
 
 

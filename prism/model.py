@@ -125,23 +125,26 @@ def add_adapter(base: Base, seed: int, checkpointing: bool = False) -> Any:
     from transformers import set_seed
 
     set_seed(seed)
-    if base.library == "unsloth":
-        from unsloth import FastLanguageModel
+    try:
+        if base.library == "unsloth":
+            from unsloth import FastLanguageModel
 
-        return FastLanguageModel.get_peft_model(
-            base.model,
-            **(LORA | base.spec.lora),
-            use_gradient_checkpointing=checkpointing,
-            random_state=seed,
-        )
-    return get_peft_model(base.model, lora_config(base.spec))
+            return FastLanguageModel.get_peft_model(
+                base.model,
+                **(LORA | base.spec.lora),
+                use_gradient_checkpointing=checkpointing,
+                random_state=seed,
+            )
+        return get_peft_model(base.model, lora_config(base.spec))
+    except (TypeError, ValueError) as error:  # target_modules that the base does not have, for one
+        raise SpecError(f"{base.spec.id}.toml [lora]: {str(error).splitlines()[0]}") from error
 
 
 def lora_config(spec: Spec) -> LoraConfig:
     try:
         return LoraConfig(task_type="CAUSAL_LM", **(LORA | spec.lora))
     except (TypeError, ValueError) as error:
-        raise SpecError(f"{spec.id}.toml [lora]: {error}") from None
+        raise SpecError(f"{spec.id}.toml [lora]: {error}; check its spelling and value") from None
 
 
 def load_adapter(base: Base, folder: Path) -> Any:

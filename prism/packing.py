@@ -2,7 +2,7 @@
 
 TRL packs samples into one long row and marks their beginnings by position ids. Plain scaled-dot-product attention
 would need a mask as large as the row squared to keep them apart; flash attention for rows of unequal length takes
-their boundaries instead. `wear` gives a model that attention while it is trained, through transformers' own interface.
+their boundaries instead. `worn` gives a model that attention while it is trained, through transformers' own interface.
 """
 
 from __future__ import annotations

@@ -54,6 +54,7 @@ WHOLE = 2_048  # packed rows are padded to a multiple of this many tokens, so th
 # Bytes that a layer keeps for its backward pass, a token and unit of (hidden + intermediate) width, rounded up: on an
 # H200, 16,384 tokens a step of Qwen2.5-1.5B took 33 GiB compiled and 28 with Unsloth; 32 rows of plain TRL took 43.
 KEPT = {"compiled": 8, "unsloth": 8, "transformers": 32}
+COUNTED = ("max_steps", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps")  # by `steps`
 MARGIN = 0.8  # share of the free GPU memory that the estimate may reach
 
 
@@ -61,6 +62,10 @@ def check(spec: Spec, folder: Path) -> None:
     """Let the libraries check their own tables before anything is measured. Raises SpecError."""
     if not spec.adapter:
         lora_config(spec)
+        for key in COUNTED:
+            value = spec.sft.get(key, 1)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not (value > 0 or key == "max_steps"):
+                raise SpecError(f"{spec.id}.toml [sft] {key} = {value!r}: must be a number above 0")
         sft_config(spec, folder, seed=spec.seed)
     known = GenerationConfig()
     for key in spec.generate:
@@ -88,7 +93,7 @@ def sft_config(spec: Spec, folder: Path, seed: int) -> SFTConfig:
             **(options | given),
         )
     except (TypeError, ValueError) as error:
-        raise SpecError(f"{spec.id}.toml [sft]: {error}") from None
+        raise SpecError(f"{spec.id}.toml [sft]: {error}; check its spelling and value") from None
 
 
 def dataset(examples: Sequence[Example]) -> Dataset:
@@ -116,20 +121,26 @@ def train(
 ) -> dict[str, Any]:
     """Train an adapter and save it in `folder`; go on from the last whole checkpoint found there.
 
-    Returns notes: loss by step, wall seconds, real tokens, trainable parameters. `base.model` wears the new adapter.
-    Raises ModelError where the loss stops being a number.
+    Returns notes: loss by step, trainable parameters; wall seconds and real tokens of this process, which may have resumed.
+    `base.model` wears the new adapter. Raises ModelError where the loss stops being a number, SpecError for options that
+    the trainer refuses.
     """
     disable_progress_bars()  # of datasets; the plugin draws the one bar
     config = sft_config(base.spec, folder, seed)
     notes = decide_checkpointing(base, config, examples)
     model = add_adapter(base, seed, config.gradient_checkpointing)
-    trainer = SFTTrainer(
-        model=model,
-        args=config,
-        train_dataset=dataset(examples),
-        processing_class=base.tokenizer,
-        callbacks=[_Progress(advance)],
-    )
+    try:
+        trainer = SFTTrainer(
+            model=model,
+            args=config,
+            train_dataset=dataset(examples),
+            processing_class=base.tokenizer,
+            callbacks=[_Progress(advance)],
+        )
+    except (OSError, TypeError, ValueError) as error:
+        raise SpecError(
+            f"{base.spec.id}.toml [sft]: {str(error).splitlines()[0]}; mend or delete that option"
+        ) from error
     trainer.remove_callback(PrinterCallback)  # the losses go into the notes, not to the screen
     checkpoint = last_checkpoint(folder / "trainer")
     if checkpoint:
@@ -150,6 +161,7 @@ def train(
     lengths = [len(row) for row in trainer.train_dataset["input_ids"]]  # type: ignore[index]
     batch = config.per_device_train_batch_size * config.gradient_accumulation_steps
     seen = min(trainer.state.global_step * batch, math.ceil(trainer.state.epoch or 0) * len(lengths))  # rows
+    resumed_at = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
     model.save_pretrained(str(folder))
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card template
     base.model = model.eval()
@@ -158,8 +170,8 @@ def train(
         "loss": losses,
         "seconds": seconds,
         "steps": trainer.state.global_step,
-        "resumed_at": int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0,
-        "tokens": int(sum(lengths) / len(lengths) * seen),
+        "resumed_at": resumed_at,
+        "tokens": int(sum(lengths) / len(lengths) * seen * (1 - resumed_at / trainer.state.global_step)),
         "trained_share": _trained(trainer.train_dataset) / sum(lengths),
         "longest": max(lengths),
         "trainable": trainable,

@@ -169,6 +169,31 @@ def test_unknown_library_option(spec_file, tmp_path, table, options, sentence):
         train.check(spec, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("table", "options", "sentence"),
+    [
+        ("lora", {"target_modules": ["q_prj"]}, r"phase1/tiny\.toml \[lora\]: .*q_prj"),
+        ("lora", {"lora_alpha": "8"}, r"phase1/tiny\.toml \[lora\]: "),
+        ("sft", {"eval_strategy": "steps"}, r"phase1/tiny\.toml \[sft\]: .*mend or delete that option"),
+        ("sft", {"chat_template_path": "none.jinja"}, r"phase1/tiny\.toml \[sft\]: .*none\.jinja"),
+    ],
+)
+def test_what_only_the_trainer_refuses_is_one_sentence(loaded, tmp_path, table, options, sentence):
+    spec, training, _, base = loaded
+    base.spec = spec.model_copy(update={table: {**getattr(spec, table), **options}})
+    with pytest.raises(SpecError, match=sentence) as error:
+        train.train(base, training, 42, tmp_path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("key", "value"), [("per_device_train_batch_size", 0), ("num_train_epochs", "2")])
+def test_counts_that_are_none(spec_file, tmp_path, key, value):
+    spec = load_spec(spec_file)
+    spec = spec.model_copy(update={"sft": {**spec.sft, key: value}})
+    with pytest.raises(SpecError, match=rf"\[sft\] {key} = {value!r}: must be a number above 0"):
+        train.check(spec, tmp_path)
+
+
 def test_loss_that_is_no_number(loaded, tmp_path):
     _, training, _, base = loaded
     with torch.no_grad():
