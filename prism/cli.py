@@ -82,11 +82,12 @@ def specs(
 
 
 def _without_rows(spec: Spec, root: Path, data: Path | None) -> str:
+    from prism.data import stand_in
     from prism.spec import is_local
 
-    given = data and spec.data.name and (data / spec.data.name).is_dir()
-    path = root / Path(spec.data.path).expanduser()
-    return f"there is no {spec.data.path}" if not given and is_local(spec.data.path, root) and not path.exists() else ""
+    if stand_in(spec, data) or not is_local(spec.data.path, root):
+        return ""
+    return "" if (root / Path(spec.data.path).expanduser()).exists() else f"there is no {spec.data.path}"
 
 
 @app.command("calibrate-judge")

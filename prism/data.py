@@ -273,14 +273,19 @@ def _rename(spec: Spec, rows: Sequence[Row]) -> list[Row]:
 
 def has_local_rows(spec: Spec, root: Path, data: Path | None) -> bool:
     """Whether the rows can be read without a network."""
-    given = data is not None and spec.data.name is not None and (data / spec.data.name).is_dir()
-    return given or is_local(spec.data.path, root)
+    return stand_in(spec, data) is not None or is_local(spec.data.path, root)
+
+
+def stand_in(spec: Spec, data: Path | None) -> Path | None:
+    """The folder of --prism-data that stands in for the spec's own path; None where there is none."""
+    folder = data / spec.data.name if data is not None and spec.data.name else None
+    return folder if folder is not None and folder.is_dir() else None
 
 
 def _rows(spec: Spec, root: Path, data: Path | None, part: str) -> list[Row]:
     """One part's rows: from --prism-data, a local file or folder, or the hub."""
-    if data is not None and spec.data.name and (data / spec.data.name).is_dir():
-        return read_rows(_file(data / spec.data.name, part))
+    if folder := stand_in(spec, data):
+        return read_rows(_file(folder, part))
     if is_local(spec.data.path, root):
         path = (root / Path(spec.data.path).expanduser()).resolve()
         if path.is_file() and spec.data.split.train:

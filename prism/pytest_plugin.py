@@ -169,7 +169,7 @@ def _check_writable(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise pytest.UsageError(str(unwritable(folder, error)).replace("--prism-home", "--prism-report")) from None
+        raise pytest.UsageError(str(unwritable(folder, error, "--prism-report"))) from None
 
 
 def _check_chosen(state: Session, specs: Sequence[Spec]) -> None:
@@ -292,8 +292,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     try:
         state.config.stash[_RUN] = state.finish()
     except (PrismError, OSError) as error:
-        sentence = error if isinstance(error, PrismError) else unwritable(state.reports, error)
-        state.config.stash[_ERROR] = f"no report was written: {sentence}".replace("--prism-home", "--prism-report")
+        sentence = error if isinstance(error, PrismError) else unwritable(state.reports, error, "--prism-report")
+        state.config.stash[_ERROR] = f"no report was written: {sentence}"
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
     run = state.config.stash[_RUN]
     if run is not None and run.verdict == "fail" and session.exitstatus == pytest.ExitCode.OK and _decided(state):

@@ -358,6 +358,15 @@ def accept(run: Path, root: Path, force: bool = False) -> list[Acceptance]:
         doubts = list(_doubts(told))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ReferenceFault(f"{run}: is no finished run ({error}); name a folder of {RUNS}") from None
+    scores = sorted((run / "scores").glob("*.json"))
+    if not scores:
+        raise ReferenceFault(f"{run}: holds no scores; run the benchmarks again, and accept that run")
+    accepted = [_acceptance(read(path), root) for path in scores]
+    doubts += [
+        f"it has {len(found.new.seeds)} of the {len(found.old.seeds)} seeds of the reference that it would replace"
+        for found in accepted
+        if found.old and len(found.new.seeds) < len(found.old.seeds)
+    ]
     if doubts and not force:
         raise ReferenceFault(f"{told['id']}: not accepted, since {'; '.join(doubts)}; mend that, or pass --force")
     origin = {
@@ -368,17 +377,7 @@ def accept(run: Path, root: Path, force: bool = False) -> list[Acceptance]:
         "machine": told["provenance"]["machine"],
         **({"forced": doubts} if doubts else {}),
     }
-    scores = sorted((run / "scores").glob("*.json"))
-    if not scores:
-        raise ReferenceFault(f"{run}: holds no scores; run the benchmarks again, and accept that run")
-    accepted = [_acceptance(replace(read(path), origin=origin), root) for path in scores]
-    fewer = [found for found in accepted if found.old and len(found.new.seeds) < len(found.old.seeds)]
-    if fewer and not force:
-        new, old = fewer[0].new, fewer[0].old
-        raise ReferenceFault(
-            f"{new.name}: not accepted, since it has {len(new.seeds)} of the {len(old.seeds) if old else 0} seeds of the "
-            f"reference that it would replace; run as many (--prism-seeds), or pass --force"
-        )
+    accepted = [replace(found, new=replace(found.new, origin=origin)) for found in accepted]
     for acceptance in accepted:
         try:
             write(acceptance.new, acceptance.path)

@@ -25,8 +25,9 @@ from prism.identity import own_source, versions
 from prism.judge.asking import Choice, choose
 from prism.judge.spending import Budget, Spending
 from prism.record import Result, Run, from_json, to_json
+from prism.report import words
 from prism.scheduling import choose_profile, lacking, resources, training_seeds
-from prism.spec import Spec, declared_drops, find_specs, load_spec
+from prism.spec import Spec, declared_drops, find_specs, limit_id, load_spec
 from prism.store import Store, unwritable, write_text
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ class Session:
             reference.write(scores, self.run_folder / "scores" / f"{name}.json")
             write_text(self.run_folder / "results" / f"{name}.json", json.dumps(to_json(result)))
         except OSError as error:
-            raise StoreError(str(unwritable(self.reports, error)).replace("--prism-home", "--prism-report")) from error
+            raise unwritable(self.reports, error, "--prism-report") from error
 
     def finish(self) -> Run | None:
         """Make the report of what was kept, move it into place whole, and point `latest` at it."""
@@ -219,7 +220,7 @@ class Session:
                 record,
                 verdicts=tuple(
                     verdict
-                    if f"{record.tier}-{record.metric}-{verdict.key}" in known
+                    if limit_id(record.tier, record.metric, verdict.key) in known
                     else replace(verdict, state="skipped", reason="not selected, or not reached, in this run")
                     for verdict in record.verdicts
                 ),
@@ -238,30 +239,24 @@ class Session:
             left = declared - self.states.get(result.id, {}).keys()
             if left:
                 return f"{len(left)} of {len(declared)} thresholds of {result.id} were not selected or not reached"
-        return f"{_items(self.broken)} failed beside the thresholds" if self.broken else ""
+        return f"{words.count(len(self.broken), 'item')} failed beside the thresholds" if self.broken else ""
 
     def _verdict(self) -> tuple[Any, str]:
         states = [state for thresholds in self.states.values() for state in thresholds.values()]
         bad = [state for state in states if state not in ("holds", "skipped")]
         if self.broken:
-            return "fail", f"{_items(self.broken)} failed beside the thresholds, {self.broken[0]} the first"
+            failed = words.count(len(self.broken), "item")
+            return "fail", f"{failed} failed beside the thresholds, {self.broken[0]} the first"
         judged = any(name.startswith("tier3-") for thresholds in self.states.values() for name in thresholds)
         if "tier3" in self.required and not judged:
             return "fail", "tier 3 is required, and no selected spec has a threshold of it"
         if bad:
-            return "fail", f"{len(bad)} of {_thresholds(len(states))} {'does' if len(bad) == 1 else 'do'} not hold"
+            does = "does" if len(bad) == 1 else "do"
+            return "fail", f"{len(bad)} of {words.count(len(states), 'threshold')} {does} not hold"
         held = states.count("holds")
         if not held:
             return "fail", "no threshold was decided, and an empty set is never a pass"
         return "pass", "the one decided threshold holds" if held == 1 else f"all {held} decided thresholds hold"
-
-
-def _thresholds(n: int) -> str:
-    return "1 threshold" if n == 1 else f"{n} thresholds"
-
-
-def _items(names: Sequence[str]) -> str:
-    return "1 item" if len(names) == 1 else f"{len(names)} items"
 
 
 class _Screen:

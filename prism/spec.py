@@ -147,7 +147,12 @@ class Limit(BaseModel):
 
     @property
     def id(self) -> str:
-        return f"{self.tier}-{self.metric}-{self.key}"
+        return limit_id(self.tier, self.metric, self.key)
+
+
+def limit_id(tier: str, metric: str, key: str) -> str:
+    """The name of a threshold, in items and in test reports."""
+    return f"{tier}-{metric}-{key}"
 
 
 class Spec(Table):

@@ -124,16 +124,14 @@ class Store:
             lock.release()
 
 
-def unwritable(home: Path, error: OSError) -> StoreError:
-    """What a failed write means, with the remedy."""
+def unwritable(home: Path, error: OSError, option: str = "--prism-home") -> StoreError:
+    """What a failed write means, with the remedy; `option` says where `home` is named."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         existing = next(folder for folder in (home, *home.parents) if folder.exists())
         free = shutil.disk_usage(existing).free / 2**30
-        return StoreError(
-            f"{home}: the disk is full ({free:.1f} GiB free); free some space or name another --prism-home"
-        )
+        return StoreError(f"{home}: the disk is full ({free:.1f} GiB free); free some space or name another {option}")
     return StoreError(
-        f"{error.filename or home}: {error.strerror or error}; name a folder that can be written with --prism-home"
+        f"{error.filename or home}: {error.strerror or error}; name a folder that can be written with {option}"
     )
 
 

@@ -201,6 +201,8 @@ def test_accept_prints_what_changes(tmp_path, scores):
     assert refused.exit_code == 2
     assert "it has 1 of the 2 seeds of the reference that it would replace" in refused.output
     second = CliRunner().invoke(app, [*ask, "--force"])
+    forced = read(next((tmp_path / reference.FOLDER).rglob("*.json"))).origin["forced"]
+    assert forced == ["it has 1 of the 2 seeds of the reference that it would replace"]
     assert re.search(r"accuracy +\.887 +1\.000 +\+\.113\n", second.output)
     assert "sft.learning_rate: 0.001 → 0.002" in second.output
     assert "seeds: 42, 43 → 42" in second.output

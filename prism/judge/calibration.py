@@ -69,7 +69,8 @@ class Calibration:
 def read_graded(path: Path, scale: tuple[float, float] = (0.0, 1.0), metric: str | None = None) -> list[Row]:
     """Rows of question, answer, reference and grade, each grade moved from `scale` into [0, 1].
 
-    A row may hold the `context` that some metrics read. `metric` says which metric the rows are for where they have no such column. Raises DataError naming the row.
+    A row may hold the `context` that some metrics read. `metric` says which metric the rows are for where they have no such
+    column. Raises DataError naming the row.
     """
     rows = read_rows(path)
     require_columns(rows, ["question", "answer", "reference", "grade"])

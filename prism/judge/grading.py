@@ -72,14 +72,15 @@ def grade(
             _opt_out()
             unscored |= asyncio.run(_grade_all(choice, definition, left, kept, spending, advance))
         found = kept.entries
-    return [
-        Grade(case.id, None, unscored[key])
-        if key in unscored
-        else Grade(case.id, 0.0, EMPTY)
-        if _is_empty(case)
-        else Grade(case.id, found[key]["score"], _reason(found[key]))
-        for key, case in zip(keys, cases)
-    ]
+
+    def graded(key: str, case: Case) -> Grade:
+        if key in unscored:
+            return Grade(case.id, None, unscored[key])
+        if _is_empty(case):
+            return Grade(case.id, 0.0, EMPTY)
+        return Grade(case.id, found[key]["score"], _reason(found[key]))
+
+    return [graded(key, case) for key, case in zip(keys, cases)]
 
 
 def estimate(choice: Choice, definition: Definition, cases: Sequence[Case], store: Store, repeats: int = 1) -> Tokens:
