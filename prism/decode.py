@@ -7,14 +7,16 @@ added, query, key and value as one matrix. No layer's own `forward` is called, s
 Unsloth has patched. `generate` compares its logits with the model's before it trusts it.
 
 In half precision every result is rounded where transformers rounds it (a norm before its weight, a product before its
-residual), though one kernel for both would be faster: near-tied tokens hang on it, and moving a single one of these
+residual), also inside the fused kernels of `prism.kernels`: near-tied tokens hang on it, and moving a single one of these
 roundings changes as many answers as moving all.
 """
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -22,6 +24,8 @@ import torch.nn.functional as F
 from peft import PeftModel
 from peft.utils.integrations import dequantize_module_weight
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from prism import kernels
 
 FAMILIES = ("qwen2", "qwen3", "llama")  # pre-norm, gated SiLU, rotary positions, full causal attention
 STATIC_ROPE = ("default", "linear", "llama3")  # rotations that do not change with the length
@@ -94,6 +98,7 @@ class _Span:
     starts: torch.Tensor  # (count + 1, int32) where each row's tokens begin
     used: torch.Tensor  # (count, int32) length of each row, the new tokens included
     longest: int  # new tokens of one row
+    grouped: bool = False  # the heads that share a key stand as tokens of their own, which `starts` and `longest` count
 
 
 class Decoder:
@@ -118,6 +123,9 @@ class Decoder:
         self.flash = self.device.type == "cuda" and self.dtype != torch.float32
         self.row_starts = torch.arange(rows + 1, device=self.device, dtype=torch.int32) * length
         self.each = torch.arange(rows + 1, device=self.device, dtype=torch.int32)
+        # Left to itself flash attention regroups one query a row in three copies.
+        self.group = self.heads // self.kv_heads if self.flash else 1
+        self.each_group = self.each * self.group
         self.tokens = torch.zeros(rows, dtype=torch.long, device=self.device)
         self.used = torch.zeros(rows, dtype=torch.long, device=self.device)
         self.ended = torch.zeros(rows, dtype=torch.bool, device=self.device)
@@ -158,40 +166,37 @@ class Decoder:
         else:
             frequencies, scale = ROPE_INIT_FUNCTIONS[rope["rope_type"]](self.config, None)
         angles = torch.outer(torch.arange(length, dtype=torch.float), frequencies.cpu()).repeat(1, 2)
+        angles = angles.to(self.device)  # a GPU's cosines differ from a CPU's in the last place
         cosines, sines = angles.cos() * scale, angles.sin() * scale
         sines[:, : self.head_dim // 2] *= -1
-        return torch.stack([cosines, sines], 1).to(self.device, self.dtype)
-
-    def _normed(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        return F.rms_norm(x, x.shape[-1:], eps=self.config.rms_norm_eps) * weight
+        return torch.stack([cosines, sines], 1).to(self.dtype)
 
     def _forward(self, tokens: torch.Tensor, span: _Span) -> torch.Tensor:
         """Run tokens through all layers, writing their keys and values; the last hidden states, (tokens, hidden)."""
-        x = F.embedding(tokens, self.embedding)
-        cos, sin = self.rotation[span.positions][:, :, None].unbind(1)
-        half, both = self.head_dim // 2, self.heads + self.kv_heads
+        eps = self.config.rms_norm_eps
+        x, more = F.embedding(tokens, self.embedding), None
         for n, layer in enumerate(self.layers):
-            qkv = F.linear(self._normed(x, layer.before_attention), layer.qkv, layer.qkv_bias)
-            qkv = qkv.view(len(tokens), both + self.kv_heads, self.head_dim)
-            qk, value = qkv[:, :both], qkv[:, both:]
-            if layer.qk_norm is not None:
-                qk = self._normed(qk, layer.qk_norm)
-            qk = qk * cos + qk.roll(half, -1) * sin
-            self.keys[n].index_put_((span.rows, span.positions), qk[:, self.heads :])
-            self.values[n].index_put_((span.rows, span.positions), value)
-            heard = self._attend(n, qk[:, : self.heads].contiguous(), span)
-            x = x + F.linear(heard.view(len(tokens), -1), layer.out)
-            gate, up = F.linear(self._normed(x, layer.before_mlp), layer.gate_up).chunk(2, -1)
-            x = x + F.linear(F.silu(gate) * up, layer.down)
-        return self._normed(x, self.norm)
+            x, normed = kernels.add_norm(x, more, layer.before_attention, eps)
+            qkv = F.linear(normed, layer.qkv, layer.qkv_bias).view(len(tokens), -1, self.head_dim)
+            cache = self.keys[n], self.values[n]
+            query = kernels.rotated(
+                qkv, layer.qk_norm, eps, self.rotation, span.rows, span.positions, *cache, span.grouped
+            )
+            heard = self._attend(n, query, span).reshape(len(tokens), -1)
+            x, normed = kernels.add_norm(x, F.linear(heard, layer.out), layer.before_mlp, eps)
+            more = F.linear(kernels.gated(F.linear(normed, layer.gate_up)), layer.down)
+        return kernels.add_norm(x, more, self.norm, eps)[1]
 
     def _attend(self, n: int, query: torch.Tensor, span: _Span) -> torch.Tensor:
-        """Causal attention of each row's new tokens to all that the row holds; (tokens, heads, head_dim)."""
+        """Causal attention of each row's new tokens to all that the row holds; (tokens, heads, head_dim).
+
+        A grouped query is (tokens, heads a key, key heads, head_dim), and the answer its heads in the model's order.
+        """
         keys = self.keys[n, span.first : span.first + span.count]
         values = self.values[n, span.first : span.first + span.count]
         if self.flash:
-            return torch.ops.aten._flash_attention_forward(
-                query,
+            heard = torch.ops.aten._flash_attention_forward(
+                query.flatten(0, 1) if span.grouped else query,
                 keys.view(-1, self.kv_heads, self.head_dim),
                 values.view(-1, self.kv_heads, self.head_dim),
                 span.starts,
@@ -199,10 +204,11 @@ class Decoder:
                 span.longest,
                 self.length,
                 0.0,  # dropout
-                span.longest > 1,  # causal, the last query at the row's end
+                span.longest > 1 and not span.grouped,  # causal, the last query at the row's end
                 False,  # debug mask
                 seqused_k=span.used,
             )[0]
+            return heard.view(query.shape).transpose(1, 2) if span.grouped else heard
         row, place = (
             span.rows - span.first,
             torch.arange(len(query), device=self.device) - span.starts[:-1][span.rows - span.first],
@@ -231,14 +237,18 @@ class Decoder:
         rows = torch.arange(len(new)).repeat_interleave(new)
         positions = torch.arange(int(new.sum())) - starts[rows] + shared
         return _Span(
-            rows=(rows + first).to(self.device),
-            positions=positions.to(self.device),
+            rows=self._sent(rows + first),
+            positions=self._sent(positions),
             first=first,
             count=len(new),
-            starts=starts.to(self.device, torch.int32),
-            used=(new + shared).to(self.device, torch.int32),
+            starts=self._sent(starts.int()),
+            used=self._sent((new + shared).int()),
             longest=int(new.max()),
         )
+
+    def _sent(self, made: torch.Tensor) -> torch.Tensor:
+        """A tensor made here, on the GPU; pinned, so that it need not wait for what runs there."""
+        return made.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else made
 
     @torch.no_grad()
     def read(self, prompts: Sequence[Sequence[int]], shared: int = 0) -> torch.Tensor:
@@ -247,7 +257,7 @@ class Decoder:
         The first `shared` tokens are the same in every prompt and are run once.
         """
         if shared:
-            self._forward(torch.tensor(prompts[0][:shared], device=self.device), self._span([shared], 0, 0))
+            self._forward(self._sent(torch.tensor(prompts[0][:shared])), self._span([shared], 0, 0))
             self.keys[:, : len(prompts), :shared] = self.keys[:, :1, :shared].clone()
             self.values[:, : len(prompts), :shared] = self.values[:, :1, :shared].clone()
         logits, first = [], 0
@@ -260,7 +270,7 @@ class Decoder:
                 taken.append(prompt[shared:])
                 tokens += len(prompt) - shared
             span = self._span([len(prompt) for prompt in taken], shared, first)
-            flat = torch.tensor([token for prompt in taken for token in prompt], device=self.device)
+            flat = self._sent(torch.frombuffer(array("q", chain.from_iterable(taken)), dtype=torch.long))
             logits.append(self._next(self._forward(flat, span)[span.starts[1:].long() - 1]))
             first += len(taken)
         return torch.cat(logits)
@@ -273,9 +283,10 @@ class Decoder:
             positions=positions,
             first=0,
             count=self.rows,
-            starts=self.each,
+            starts=self.each_group,
             used=(positions + 1).to(torch.int32),
-            longest=1,
+            longest=self.group,
+            grouped=self.flash,
         )
         chosen = self._next(self._forward(self.tokens, span)).argmax(-1)
         self.tokens.copy_(torch.where(self.ended, self.tokens, chosen))

@@ -22,6 +22,7 @@ from prism.store import digest, file_digest
 
 TRAINING = ("torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes", "unsloth")
 GENERATION = ("torch", "transformers", "peft", "bitsandbytes", "unsloth")
+ANSWERING = ("model", "generate", "decode", "kernels")  # modules of this package
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl")
 
 
@@ -175,7 +176,7 @@ def predictions_identity(
         "generate": spec.generate,
         "engine": engine(spec),
         "versions": versions(GENERATION),
-        "source": [file_digest(Path(__file__).with_name(name)) for name in ("model.py", "generate.py", "decode.py")],
+        "source": [file_digest(Path(__file__).with_name(f"{name}.py")) for name in ANSWERING],
     }
 
 

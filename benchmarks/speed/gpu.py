@@ -240,9 +240,16 @@ def table(found: dict[str, dict[str, Any]]) -> str:
     return "\n\n".join(blocks)
 
 
+def page(found: dict[str, dict[str, Any]]) -> str:
+    """The tables, under the machine and the libraries."""
+    gpu = next((line["gpu"] for line in found.values() if "gpu" in line), "no GPU")
+    libraries = ", ".join(f"{name} {number}" for name, number in versions(LIBRARIES).items())
+    return f"{gpu}, {datetime.now(UTC):%Y-%m-%d}; {libraries}.\n\n{table(found)}\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed.gpu", description=__doc__)
-    parser.add_argument("--only", help="contenders whose name holds this")
+    parser.add_argument("--only", action="append", help="contenders whose name holds this; may be given several times")
     parser.add_argument("--layers", type=int, help="twins of fewer layers; only to try it")
     parser.add_argument("--twins", type=Path, help="where the twins are, or are to be written")
     parser.add_argument("--out", type=Path, help="write the table there, too")
@@ -254,7 +261,7 @@ def main() -> None:
         return
     found: dict[str, dict[str, Any]] = {}
     for name, (_, _, twin, _, _) in CONTENDERS.items():
-        if given.only and given.only not in name:
+        if given.only and not any(part in name for part in given.only):
             continue
         if not (twins / twin / "config.json").exists():
             from fixtures.make.twin import make
@@ -269,12 +276,9 @@ def main() -> None:
             found[name] = {"error": (done.stderr.strip().splitlines() or ["no output"])[-1][:200]}
             print(done.stderr[-3000:], file=sys.stderr)
         print(f"{time.perf_counter() - began:6.1f} s  {name}: {json.dumps(found[name])}", flush=True)
-    gpu = next((line["gpu"] for line in found.values() if "gpu" in line), "no GPU")
-    libraries = ", ".join(f"{name} {number}" for name, number in versions(LIBRARIES).items())
-    text = f"{gpu}, {datetime.now(UTC):%Y-%m-%d}; {libraries}.\n\n{table(found)}\n"
-    print(text)
-    if given.out:
-        given.out.write_text(text, encoding="utf-8")
+        if given.out:  # after each: a lease may end before the last
+            given.out.write_text(page(found), encoding="utf-8")
+    print(page(found))
 
 
 if __name__ == "__main__":

@@ -2,14 +2,16 @@
 
     python -m benchmarks.speed.parity
 
-Greedy answers of 24 tokens by the untrained base to held-out questions of phase 1, in float32 and bfloat16; each path
-against `generate` asked one question at a time. Runs on a CPU as well, where the step is not captured.
+Greedy answers of at most 24 tokens by the untrained base to held-out questions of three phases (of phase 1 a label's
+length, of phase 2 sentences), in float32 and bfloat16; each path against `generate` asked one question at a time. Runs on
+a CPU as well, where the step is not captured.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +43,7 @@ def said(base: Any, encoded: list[list[int]], batch: int) -> list[list[int]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed.parity", description=__doc__)
-    parser.add_argument("--questions", type=int, default=500)
+    parser.add_argument("--questions", type=int, default=500, help="of each phase, at most")
     given = parser.parse_args()
 
     import torch
@@ -50,9 +52,9 @@ def main() -> None:
     from prism.data import load_examples
     from prism.spec import load_spec
 
-    spec = load_spec(ROOT / "benchmarks" / "specs" / "phase1" / "nano.toml")
     rows = []
-    for dtype in ("float32", "bfloat16"):
+    for dtype, phase in product(("float32", "bfloat16"), ("phase1", "phase2", "phase3")):
+        spec = load_spec(ROOT / "benchmarks" / "specs" / phase / "nano.toml")
         sft = {key: value for key, value in spec.sft.items() if key != "use_cpu"}
         table = spec.model.model_copy(update={"dtype": dtype})
         asked = spec.model_copy(update={"model": table, "sft": sft, "generate": {"max_new_tokens": NEW_TOKENS}})
@@ -71,10 +73,9 @@ def main() -> None:
         for name, found in paths.items():
             same = sum(cut(ids, ends) == wanted for ids, wanted in zip(found, alone))
             low, high = wilson(same, len(alone))
-            rows.append(
-                [dtype, name, f"{same} of {len(alone)}", f"{same / len(alone):.1%}", f"{low:.1%} to {high:.1%}"]
-            )
-    head = ["precision", "path", "the same as one at a time", "share", "95 % interval"]
+            share, interval = f"{same / len(alone):.1%}", f"{low:.1%} to {high:.1%}"
+            rows.append([dtype, phase, name, f"{same} of {len(alone)}", share, interval])
+    head = ["precision", "questions", "path", "the same as one at a time", "share", "95 % interval"]
     print(tabulate(rows, head, tablefmt="pipe", disable_numparse=True))
 
 

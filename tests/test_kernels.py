@@ -1,0 +1,80 @@
+"""The fused kernels give what PyTorch's own operations give, rounded alike: on a GPU, or in Triton's interpreter on a CPU."""
+
+import os
+
+import pytest
+import torch
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read as triton is imported
+pytest.importorskip("triton", reason="the kernels are Triton's")
+
+from prism import kernels
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+HALF = torch.bfloat16 if DEVICE == "cuda" else torch.float16  # the interpreter cuts bfloat16 off
+
+
+def both(monkeypatch, function, *given):
+    """What a function returns and leaves in its arguments, by PyTorch and fused."""
+    found = []
+    for fused in (False, True):
+        monkeypatch.setattr(kernels, "_fused", lambda _, fused=fused: fused)
+        copies = [part.clone() if isinstance(part, torch.Tensor) else part for part in given]
+        result = function(*copies)
+        found.append([*(result if isinstance(result, tuple) else [result]), *copies])
+    return [(one, other) for one, other in zip(*found) if isinstance(one, torch.Tensor)]
+
+
+def eighths(*shape):
+    """Numbers whose squares add up exactly in any order."""
+    return (torch.randint(-24, 25, shape) / 8).to(DEVICE, HALF)
+
+
+@pytest.mark.parametrize("width", [32, 48, 1536])
+@pytest.mark.parametrize("adds", [True, False])
+def test_sum_and_norm(width, adds, monkeypatch):
+    torch.manual_seed(0)
+    given = eighths(5, width), eighths(5, width) if adds else None, torch.randn(width).to(DEVICE, HALF), 1e-6
+    for one, other in both(monkeypatch, kernels.add_norm, *given):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="a GPU's order of sums")
+@pytest.mark.parametrize("width", [256, 1000, 1536, 4096])
+def test_squares_are_added_up_in_pytorchs_order(width, monkeypatch):
+    torch.manual_seed(0)
+    given = torch.randn(4_000, width).to(DEVICE, HALF), None, torch.randn(width).to(DEVICE, HALF), 1e-6
+    for one, other in both(monkeypatch, kernels.add_norm, *given):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("width", [32, 48, 1536])
+def test_gate(width, monkeypatch):
+    """An exponential differs in its last place between libraries, which moves one result in thousands by a rounding."""
+    torch.manual_seed(0)
+    (one, other), _ = both(monkeypatch, kernels.gated, torch.randn(5, 2 * width).to(DEVICE, HALF))
+    assert (one != other).float().mean() < 0.002
+    assert torch.allclose(one, other, rtol=2**-7, atol=2**-14)
+
+
+@pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(4, 2, 16), (12, 2, 128), (6, 3, 48)])
+@pytest.mark.parametrize("norms", [True, False])
+@pytest.mark.parametrize("grouped", [True, False])
+def test_rotation_and_cache(heads, kv_heads, head_dim, norms, grouped, monkeypatch):
+    torch.manual_seed(0)
+    given = (
+        eighths(6, heads + 2 * kv_heads, head_dim),
+        torch.randn(heads + kv_heads, head_dim).to(DEVICE, HALF) if norms else None,
+        1e-6,
+        torch.randn(20, 2, head_dim).to(DEVICE, HALF),
+        torch.tensor([0, 0, 0, 1, 2, 2], device=DEVICE),
+        torch.tensor([3, 4, 5, 0, 7, 19], device=DEVICE),
+        torch.zeros(3, 20, kv_heads, head_dim, device=DEVICE, dtype=HALF),
+        torch.zeros(3, 20, kv_heads, head_dim, device=DEVICE, dtype=HALF),
+        grouped,
+    )
+    compared = both(monkeypatch, kernels.rotated, *given)
+    assert compared[-1][1].abs().sum() > 0
+    for one, other in compared:
+        assert torch.equal(one, other)
