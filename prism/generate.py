@@ -23,7 +23,7 @@ from prism.model import Base
 import torch
 from transformers import GenerationConfig
 
-from prism import decode
+from prism import decode, kernels
 
 ANSWERS = "predictions.jsonl"
 LIKELIHOODS = "likelihoods.jsonl"
@@ -168,7 +168,13 @@ def _decoder(
     itself = _distance(alone, wanted)
     if not apart <= max(3 * itself, DECODE_TOLERANCE[model.dtype]):
         return generate(f"its logits are {apart:.3g} from the model's, the model's own {itself:.3g} from themselves")
-    return decoder, {"engine": "captured", "rows": rows, "logits_apart": apart, "batch_of_one_apart": itself}
+    return decoder, {
+        "engine": "captured",
+        "kernels": "triton" if kernels.built() else "torch",
+        "rows": rows,
+        "logits_apart": apart,
+        "batch_of_one_apart": itself,
+    }
 
 
 def _next_logits(base: Base, model: Any, rows: Sequence[Sequence[int]]) -> torch.Tensor:

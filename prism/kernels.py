@@ -149,24 +149,11 @@ def rotated(
 if triton:
 
     @triton.jit
-    def _summed(x, rows: tl.constexpr):
-        """Sums of (rows, 128) in the order in which PyTorch adds up many rows: lanes of 32, their neighbours, and so on."""
-        quarters = tl.permute(tl.reshape(x, (rows, 2, 2, 32)), (0, 3, 1, 2))
-        even, odd = tl.split(quarters)
-        first, third = tl.split(even)
-        second, fourth = tl.split(odd)
-        lanes = ((first + second) + third) + fourth
-        for n in tl.static_range(5):
-            left, right = tl.split(tl.reshape(lanes, (rows, 16 >> n, 2)))
-            lanes = left + right
-        return tl.reshape(lanes, (rows,))
-
-    @triton.jit
     def _add_norm(x, more, weight, summed, normed, eps, share, width: tl.constexpr, adds: tl.constexpr):
         row = tl.program_id(0).to(tl.int64) * width
         lane = tl.arange(0, 128)[None, :]
         kind = x.dtype.element_ty
-        squares = tl.zeros((1, 128), tl.float32)
+        squares = tl.zeros((1, 128), tl.float32)  # one warp, four neighbours a lane: the order of PyTorch's reduction
         for start in tl.static_range(0, width, 128):
             at = start + lane
             value = tl.load(x + row + at, at < width, 0.0).to(tl.float32)
@@ -175,7 +162,7 @@ if triton:
                 tl.store(summed + row + at, value, at < width)
                 value = value.to(tl.float32)
             squares += value * value
-        scale = tl.rsqrt(_summed(squares, 1) * share + eps)[:, None]
+        scale = tl.rsqrt(tl.sum(squares, 1) * share + eps)[:, None]
         tl.debug_barrier()  # the sums are read again
         for start in tl.static_range(0, width, 128):
             at = start + lane
@@ -227,7 +214,15 @@ if triton:
         own = tl.load(source + at, there, 0.0)
         first, other = own.to(tl.float32), tl.load(source + turned, turns, 0.0).to(tl.float32)
         if norms:
-            scale = tl.rsqrt(_summed(first * first, together) * share + eps)[:, None]
+            if head_dim >= 128:
+                squares = first * first
+            else:  # of fewer elements PyTorch's lanes take every 32nd
+                squares = tl.zeros((together, 32), tl.float32)
+                lane = tl.arange(0, 32)[None, :]
+                for start in tl.static_range(0, head_dim, 32):
+                    part = tl.load(source + start + lane, start + lane < head_dim, 0.0).to(tl.float32)
+                    squares += part * part
+            scale = tl.rsqrt(tl.sum(squares, 1) * share + eps)[:, None]
             first = (first * scale).to(kind).to(tl.float32)
             first = (first * tl.load(norm + head * head_dim + at, turns, 0.0).to(tl.float32)).to(kind).to(tl.float32)
             other = (other * scale).to(kind).to(tl.float32)

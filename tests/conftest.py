@@ -13,6 +13,11 @@ os.environ["OMP_NUM_THREADS"] = "1"  # tiny matrices: threads would only wait fo
 
 import pytest
 
+from prism.devices import cuda_devices
+
+if not cuda_devices():
+    os.environ["TRITON_INTERPRET"] = "1"  # read as triton is imported: the kernels run on a CPU
+
 pytest_plugins = ["pytester"]
 ROOT = Path(__file__).resolve().parent.parent
 
