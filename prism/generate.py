@@ -21,6 +21,7 @@ from prism.model import Base
 # ruff: isort: split
 # After prism.model, which imports Unsloth where it is used.
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import GenerationConfig
 
 from prism import decode, kernels
@@ -32,6 +33,8 @@ BATCH_TOKENS = {"cpu": 4_096, "cuda": 65_536}  # padded prompt and answer tokens
 # cost up to 1.9 s, and a step of `generate` 28 ms however few its rows (both on an H200, Qwen2.5-1.5B).
 DECODE_FROM = 64
 MEMORY_SHARE = 0.8  # share of the free GPU memory that weights and cache may take
+# `decode` calls flash attention; cuDNN's adds up in another order, and near-tied answers hang on it.
+ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 PROBES = 8
 # Half-precision logits depend on the shapes of the matrix products behind them: the same model, asked one question at a
 # time, differs from itself. `decode` may differ from the model by three times that, or by this share of a logit vector
@@ -69,6 +72,7 @@ def pad(base: Base, rows: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
 
 
 @torch.no_grad()
+@sdpa_kernel(ATTENTION)
 def answers(
     base: Base, model: Any, examples: Sequence[Example], folder: Path, advance: Callable[[int], None] = lambda _: None
 ) -> dict[str, Any]:

@@ -118,9 +118,8 @@ def rotated(
             query = query.unflatten(1, (kv_heads, -1)).transpose(1, 2)
         return query.contiguous()
     query = qkv.new_empty((tokens, heads // kv_heads, kv_heads, head_dim) if grouped else (tokens, heads, head_dim))
-    together = (
-        triton.next_power_of_2(all_heads) if norm is None else 1
-    )  # the order of a norm's sums takes a program each
+    # A norm adds up in one warp, so that its heads take a program each.
+    together = 1 if norm is not None else triton.next_power_of_2(all_heads)
     _rotated[(tokens, triton.cdiv(all_heads, together))](
         qkv,
         rotation if norm is None else norm,
@@ -153,7 +152,8 @@ if triton:
         row = tl.program_id(0).to(tl.int64) * width
         lane = tl.arange(0, 128)[None, :]
         kind = x.dtype.element_ty
-        squares = tl.zeros((1, 128), tl.float32)  # one warp, four neighbours a lane: the order of PyTorch's reduction
+        # One warp, four neighbours a lane, then halves: the order in which PyTorch's reduction adds up many rows.
+        squares = tl.zeros((1, 128), tl.float32)
         for start in tl.static_range(0, width, 128):
             at = start + lane
             value = tl.load(x + row + at, at < width, 0.0).to(tl.float32)
@@ -224,11 +224,11 @@ if triton:
                     squares += part * part
             scale = tl.rsqrt(tl.sum(squares, 1) * share + eps)[:, None]
             first = (first * scale).to(kind).to(tl.float32)
-            first = (first * tl.load(norm + head * head_dim + at, turns, 0.0).to(tl.float32)).to(kind).to(tl.float32)
+            weight = tl.load(norm + head * head_dim + at, turns, 0.0).to(tl.float32)
+            first = (first * weight).to(kind).to(tl.float32)
             other = (other * scale).to(kind).to(tl.float32)
-            other = (
-                (other * tl.load(norm + head * head_dim + turned, turns, 0.0).to(tl.float32)).to(kind).to(tl.float32)
-            )
+            weight = tl.load(norm + head * head_dim + turned, turns, 0.0).to(tl.float32)
+            other = (other * weight).to(kind).to(tl.float32)
         angle = rotation + place * 2 * head_dim + at
         cos, sin = tl.load(angle, at < head_dim, 0.0), tl.load(angle + head_dim, at < head_dim, 0.0)
         first = (first * cos.to(tl.float32)).to(kind).to(tl.float32)

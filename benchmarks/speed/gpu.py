@@ -83,6 +83,13 @@ CONTENDERS: dict[str, tuple[str, str, str, dict[str, Any], dict[str, Any]]] = {
     "PRISM: bf16 base, captured step": ("answer", "prism", SMALL_MODEL, HALF, {"many": 10_000}),
     "PRISM: the same, one question a prompt": ("answer", "prism", SMALL_MODEL, HALF, {"questions": 1}),
     "plain transformers: bf16, batch 512": ("answer", "plain", SMALL_MODEL, HALF, {"batch": 512}),
+    "plain transformers: bf16, batch 512, one question": (
+        "answer",
+        "plain",
+        SMALL_MODEL,
+        HALF,
+        {"batch": 512, "questions": 1},
+    ),
     "plain transformers: 4-bit, batch 128": ("answer", "plain", SMALL_MODEL, FOUR, {"batch": 128}),
     "Unsloth fast inference: 4-bit, batch 128": ("answer", "unsloth", SMALL_MODEL, FOUR, {"batch": 128}),
     "PRISM on a small GPU: 4-bit, checkpointing, 16 rows": ("train", "unsloth", SMALL_MODEL, FOUR, SMALL),

@@ -47,6 +47,7 @@ def main() -> None:
     given = parser.parse_args()
 
     import torch
+    from torch.nn.attention import sdpa_kernel
 
     from prism import decode, generate, model
     from prism.data import load_examples
@@ -62,7 +63,7 @@ def main() -> None:
         base = model.load(asked, ROOT)
         encoded = sorted((generate.encode(base, example) for example in held_out), key=len, reverse=True)
         ends = numpy.atleast_1d(base.model.generation_config.eos_token_id).tolist()
-        with torch.no_grad():
+        with torch.no_grad(), sdpa_kernel(generate.ATTENTION):
             alone = [cut(ids, ends) for ids in said(base, encoded, 1)]
             paths = {
                 "captured step": decode.Decoder(base.model, len(encoded), len(encoded[0]) + NEW_TOKENS).answer(
