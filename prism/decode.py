@@ -14,7 +14,7 @@ roundings changes as many answers as moving all.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -305,8 +305,17 @@ class Decoder:
             self._step()
 
     @torch.no_grad()
-    def answer(self, prompts: Sequence[Sequence[int]], new_tokens: int, ends: Sequence[int]) -> list[list[int]]:
-        """The greedy continuation of each prompt, `new_tokens` long, in which an end repeats; at most `rows` prompts."""
+    def answer(
+        self,
+        prompts: Sequence[Sequence[int]],
+        new_tokens: int,
+        ends: Sequence[int],
+        stopped: Callable[[list[list[int]]], list[bool]] | None = None,
+    ) -> list[list[int]]:
+        """The greedy continuation of each prompt, `new_tokens` long, in which an end repeats; at most `rows` prompts.
+
+        `stopped` says now and then of what was said so far whose answer is long enough; what those rows say on means nothing.
+        """
         if self.ends.tolist() != list(ends):
             self.ends = torch.tensor(list(ends), device=self.device)
             self.graph = None
@@ -322,8 +331,12 @@ class Decoder:
         self.ended[: len(prompts)] = torch.isin(chosen, self.ends)
         said = [self.tokens.clone()]
         for step in range(1, new_tokens):
-            if step % LOOK == 0 and bool(self.ended.all()):
-                break
+            if step % LOOK == 0:
+                if stopped:
+                    over = stopped(torch.stack(said, 1)[: len(prompts)].tolist())
+                    self.ended[: len(prompts)] |= torch.tensor(over, device=self.device)
+                if bool(self.ended.all()):
+                    break
             if self.graph:
                 self.graph.replay()
             else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -93,6 +94,7 @@ def answers(
         **base.spec.generate,
     )
     new_tokens = base.spec.generate.get("max_new_tokens", 20)
+    stops = config.stop_strings or []
     decoder, notes = _decoder(base, model, encoded, new_tokens)
     budget = _budget(base, model)
     chosen = batches(encoded, new_tokens, budget) if decoder is None else _rows(encoded, decoder.rows)
@@ -100,22 +102,47 @@ def answers(
         for batch in chosen:
             asked = [encoded[i] for i in batch]
             if decoder is not None:
-                produced = decoder.answer(asked, new_tokens, config.eos_token_id)
+                produced = decoder.answer(
+                    asked,
+                    new_tokens,
+                    config.eos_token_id,
+                    (lambda said: [_stop(tokenizer, ids, stops) is not None for ids in said]) if stops else None,
+                )
             else:
                 prompt = pad(base, asked)
-                whole = model.generate(**prompt, generation_config=config)
+                whole = model.generate(**prompt, generation_config=config, tokenizer=tokenizer if stops else None)
                 produced = whole[:, prompt["input_ids"].shape[1] :].tolist()
             for i, ids in zip(batch, produced, strict=True):
                 length = next((n for n, token in enumerate(ids) if token in config.eos_token_id), None)
                 kept = ids if length is None else ids[:length]
-                tokens += len(kept)
                 text = tokenizer.decode(kept, skip_special_tokens=True)
+                if (place := _stop(tokenizer, kept, stops)) is not None:
+                    length, text = place
+                    kept = kept[:length]
+                tokens += len(kept)
                 finish = "length" if length is None else "stop"
                 line = asdict(Prediction(left[i].id, text, len(kept), finish))
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
             file.flush()
             advance(len(batch))
     return notes | {"tokens": tokens, "seconds": time.perf_counter() - began}
+
+
+def _stop(tokenizer: Any, ids: Sequence[int], stops: Sequence[str]) -> tuple[int, str] | None:
+    """How many tokens it takes to say one of `stops`, and the text before it; None where none is said.
+
+    Whichever path answered: tokens that either said after that are cut off.
+    """
+
+    def said(length: int) -> str:
+        return tokenizer.decode(ids[:length], skip_special_tokens=True)
+
+    text = said(len(ids))
+    places = [text.index(stop) for stop in stops if stop in text]
+    if not places:
+        return None
+    length = bisect_left(range(len(ids)), True, key=lambda n: any(stop in said(n) for stop in stops))
+    return length, text[: min(places)]
 
 
 def _room(base: Base, model: Any) -> float:
@@ -156,7 +183,7 @@ def _decoder(
     length = max(map(len, encoded)) + new_tokens
     if -(-len(encoded) * length // BATCH_TOKENS["cuda"]) * new_tokens < DECODE_FROM:
         return generate(f"{len(encoded)} × {new_tokens} tokens are too few to pay for it")
-    if options := sorted(set(base.spec.generate) - {"max_new_tokens"}):
+    if options := sorted(set(base.spec.generate) - {"max_new_tokens", "stop_strings"}):
         return generate(f"[generate] {options[0]} is for generate alone")
     if why := decode.unsupported(model):
         return generate(why)

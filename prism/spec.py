@@ -220,6 +220,9 @@ def load_spec(path: Path) -> Spec:
             raise SpecError(
                 f"{place} [{name}] {key}: is set by PRISM, or would run code that nobody reviewed; delete it"
             )
+    stops = spec.generate.get("stop_strings", [])
+    if not isinstance(stops, list) or not all(isinstance(stop, str) and stop for stop in stops):
+        raise SpecError(f"{place} [generate] stop_strings = {stops!r}: must be a list of texts, none of them empty")
     _check_task(spec, place)
     return spec
 

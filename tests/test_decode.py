@@ -148,6 +148,40 @@ def test_nano_answers_do_not_hang_on_the_path(tmp_path):
         assert base.tokenizer.decode(ids[:end], skip_special_tokens=True) == wanted[example.id]
 
 
+def test_an_answer_ends_where_it_says_a_stop_string(tmp_path, monkeypatch):
+    """By `generate` and by the captured step alike: the free answer up to the first of them, which it does not hold."""
+    spec = load_spec(ROOT / "benchmarks" / "specs" / "phase2" / "nano.toml")
+    held_out = load_examples(spec, ROOT)[1][:12]
+    base = model.load(spec, ROOT)
+
+    def answered(name, **options):
+        base.spec = spec.model_copy(update={"generate": {"max_new_tokens": 24} | options})
+        (tmp_path / name).mkdir()
+        generate.answers(base, base.model, held_out, tmp_path / name)
+        lines = map(json.loads, (tmp_path / name / generate.ANSWERS).read_text().splitlines())
+        return {line["id"]: line for line in lines}
+
+    free = answered("free")
+    stops = [" is", " of the"]
+    ended = answered("ended", stop_strings=stops)
+    steps = []
+    step = decode.Decoder._step
+    monkeypatch.setattr(decode.Decoder, "_step", lambda self: (steps.append(1), step(self)))
+    monkeypatch.setattr(
+        generate, "_decoder", lambda base, model, encoded, new: (decode.Decoder(model, 12, 128), {"engine": "captured"})
+    )
+    assert answered("captured", stop_strings=stops) == ended
+    for id, line in free.items():
+        places = [line["answer"].index(stop) for stop in stops if stop in line["answer"]]
+        assert ended[id]["answer"] == line["answer"][: min(places, default=None)]
+        assert ended[id]["finish"] == ("stop" if places else line["finish"])
+        assert ended[id]["tokens"] <= line["tokens"]
+    assert 0 < sum(ended[id]["tokens"] < line["tokens"] for id, line in free.items()) < 12
+    steps.clear()
+    answered("early", stop_strings=[" "])
+    assert len(steps) == decode.LOOK - 1
+
+
 def test_packed_samples_see_only_themselves(adapted, prompts):
     """Logits and the adapter's gradients of one packed row, padding at its end, against each sample alone."""
     flat = torch.tensor([[token for prompt in prompts for token in prompt] + [0] * 11])

@@ -50,6 +50,12 @@ BAD = {
     "share above one": ("test_size = 0.25", "test_size = 1.5", "must lie below 1"),
     "no rows asked for": ("train_rows = 96", "train_rows = 0", "[data] train_rows = 0"),
     "key set by PRISM": ("use_cpu = true", 'output_dir = "x"', "[sft] output_dir: is set by PRISM"),
+    "empty stop": (
+        "max_new_tokens = 4",
+        'stop_strings = ["a", ""]',
+        "[generate] stop_strings = ['a', '']: must be a list",
+    ),
+    "one stop": ("max_new_tokens = 4", 'stop_strings = "a"', "[generate] stop_strings = 'a': must be a list of texts"),
     "remote code": ("max_new_tokens = 4", "trust_remote_code = true", "[generate] trust_remote_code"),
     "not TOML": ("[lora]", "[lora", "not valid TOML"),
     "name in the file": ("seed     = 42", 'name = "x"', "comes from the folder and file name"),
