@@ -175,17 +175,18 @@ class Decoder:
         """Run tokens through all layers, writing their keys and values; the last hidden states, (tokens, hidden)."""
         eps = self.config.rms_norm_eps
         x, more = F.embedding(tokens, self.embedding), None
+        alone = len(tokens) == span.count  # as `generate` has them, asked one question at a time
         for n, layer in enumerate(self.layers):
-            x, normed = kernels.add_norm(x, more, layer.before_attention, eps)
+            x, normed = kernels.add_norm(x, more, layer.before_attention, eps, alone)
             qkv = F.linear(normed, layer.qkv, layer.qkv_bias).view(len(tokens), -1, self.head_dim)
             cache = self.keys[n], self.values[n]
             query = kernels.rotated(
                 qkv, layer.qk_norm, eps, self.rotation, span.rows, span.positions, *cache, span.grouped
             )
             heard = self._attend(n, query, span).reshape(len(tokens), -1)
-            x, normed = kernels.add_norm(x, F.linear(heard, layer.out), layer.before_mlp, eps)
+            x, normed = kernels.add_norm(x, F.linear(heard, layer.out), layer.before_mlp, eps, alone)
             more = F.linear(kernels.gated(F.linear(normed, layer.gate_up)), layer.down)
-        return kernels.add_norm(x, more, self.norm, eps)[1]
+        return kernels.add_norm(x, more, self.norm, eps, alone)[1]
 
     def _attend(self, n: int, query: torch.Tensor, span: _Span) -> torch.Tensor:
         """Causal attention of each row's new tokens to all that the row holds; (tokens, heads, head_dim).

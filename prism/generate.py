@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from prism.data import Example, Prediction
-from prism.errors import DataError
+from prism.errors import DataError, SpecError
 from prism.model import Base
 
 # ruff: isort: split
 # After prism.model, which imports Unsloth where it is used.
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from transformers import GenerationConfig
+from transformers import GenerationConfig, StoppingCriteriaList
 
 from prism import decode, kernels
 
@@ -91,10 +91,14 @@ def answers(
         do_sample=False,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=sorted({tokenizer.eos_token_id, *_ends(model)}),
-        **base.spec.generate,
+        **{name: value for name, value in base.spec.generate.items() if name != "stop_strings"},
     )
+    stops = base.spec.generate.get("stop_strings", [])
+    if special := [stop for stop in stops if stop in tokenizer.all_special_tokens]:
+        raise SpecError(
+            f"{base.spec.id}.toml [generate] stop_strings: {special[0]} is a special token, which no answer holds; delete it"
+        )
     new_tokens = base.spec.generate.get("max_new_tokens", 20)
-    stops = config.stop_strings or []
     decoder, notes = _decoder(base, model, encoded, new_tokens)
     budget = _budget(base, model)
     chosen = batches(encoded, new_tokens, budget) if decoder is None else _rows(encoded, decoder.rows)
@@ -102,16 +106,21 @@ def answers(
         for batch in chosen:
             asked = [encoded[i] for i in batch]
             if decoder is not None:
-                produced = decoder.answer(
-                    asked,
-                    new_tokens,
-                    config.eos_token_id,
-                    (lambda said: [_stop(tokenizer, ids, stops) is not None for ids in said]) if stops else None,
-                )
+                over = (lambda said: _over(tokenizer, said, stops)) if stops else None
+                produced = decoder.answer(asked, new_tokens, config.eos_token_id, over)
             else:
                 prompt = pad(base, asked)
-                whole = model.generate(**prompt, generation_config=config, tokenizer=tokenizer if stops else None)
-                produced = whole[:, prompt["input_ids"].shape[1] :].tolist()
+                width = prompt["input_ids"].shape[1]
+                # transformers' own criterion also finds a stop string that begins in the question.
+                ended = StoppingCriteriaList(
+                    [
+                        lambda ids, _, width=width: ids.new_tensor(
+                            _over(tokenizer, ids[:, width:].tolist(), stops)
+                        ).bool()
+                    ]
+                )
+                whole = model.generate(**prompt, generation_config=config, stopping_criteria=ended if stops else None)
+                produced = whole[:, width:].tolist()
             for i, ids in zip(batch, produced, strict=True):
                 length = next((n for n, token in enumerate(ids) if token in config.eos_token_id), None)
                 kept = ids if length is None else ids[:length]
@@ -128,6 +137,13 @@ def answers(
     return notes | {"tokens": tokens, "seconds": time.perf_counter() - began}
 
 
+def _over(tokenizer: Any, said: Sequence[Sequence[int]], stops: Sequence[str]) -> list[bool]:
+    """Which answers have come to a stop string within their last few tokens."""
+    window = decode.LOOK + 4 * max(map(len, stops))  # a character is four tokens at most
+    tails = tokenizer.batch_decode([ids[-window:] for ids in said], skip_special_tokens=True)
+    return [any(stop in tail for stop in stops) for tail in tails]
+
+
 def _stop(tokenizer: Any, ids: Sequence[int], stops: Sequence[str]) -> tuple[int, str] | None:
     """How many tokens it takes to say one of `stops`, and the text before it; None where none is said.
 
@@ -137,12 +153,14 @@ def _stop(tokenizer: Any, ids: Sequence[int], stops: Sequence[str]) -> tuple[int
     def said(length: int) -> str:
         return tokenizer.decode(ids[:length], skip_special_tokens=True)
 
-    text = said(len(ids))
-    places = [text.index(stop) for stop in stops if stop in text]
-    if not places:
+    def stopped(length: int) -> bool:
+        return any(stop in said(length) for stop in stops)
+
+    if not stopped(len(ids)):
         return None
-    length = bisect_left(range(len(ids)), True, key=lambda n: any(stop in said(n) for stop in stops))
-    return length, text[: min(places)]
+    length = bisect_left(range(len(ids)), True, key=stopped)
+    text = said(length)
+    return length, text[: min(text.index(stop) for stop in stops if stop in text)]
 
 
 def _room(base: Base, model: Any) -> float:

@@ -9,7 +9,6 @@ half-precision's roundings. So every value that transformers would have stored i
 from __future__ import annotations
 
 from functools import cache
-from subprocess import SubprocessError
 
 import torch
 import torch.nn.functional as F
@@ -17,12 +16,13 @@ import torch.nn.functional as F
 try:
     import triton
     import triton.language as tl
-except ModuleNotFoundError:  # torch for CPUs comes without it
+except ImportError:  # torch for CPUs comes without it
     triton = None
 
 APART = {"enable_fp_fusion": False}  # a product and a sum in one instruction would be rounded once
 BLOCK = 1024  # elements of one program of `_gated`
-LANES = 128  # elements that a norm adds up side by side, and the widest head
+WIDEST_HEAD = 128
+WIDTHS = range(128, 8161)  # in which PyTorch gives a row of a norm to one warp, where there are many
 
 
 @cache
@@ -33,7 +33,7 @@ def built() -> bool:
     try:
         x = torch.zeros(2, device="cuda")
         _gated[(1,)](x, x, 1, BLOCK, **APART)
-    except (OSError, RuntimeError, SubprocessError):
+    except Exception:  # noqa: BLE001  # its own errors and its compilers' have no base in common
         return False
     return True
 
@@ -48,15 +48,19 @@ def _normed(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
 
 
 def add_norm(
-    x: torch.Tensor, more: torch.Tensor | None, weight: torch.Tensor, eps: float
+    x: torch.Tensor, more: torch.Tensor | None, weight: torch.Tensor, eps: float, alone: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The residual stream with `more` added, and its RMS norm times `weight`; both (tokens, hidden) like `x`."""
-    if not _fused(x):
+    """The residual stream with `more` added, and its RMS norm times `weight`; both (tokens, hidden) like `x`.
+
+    PyTorch adds up one row with more threads than each of many. `alone`, every row is added up as if it were one.
+    """
+    width = x.shape[1]
+    if width not in WIDTHS or not _fused(x):
         x = x if more is None else x + more
         return x, _normed(x, weight, eps)
     summed = x if more is None else torch.empty_like(x)
     normed = torch.empty_like(x)
-    width = x.shape[1]
+    threads = min(1 << (width // 4).bit_length() - 1, 512) if alone else 32
     _add_norm[(len(x),)](
         x,
         x if more is None else more,
@@ -67,6 +71,7 @@ def add_norm(
         1 / width,
         width,
         more is not None,
+        threads // 32,
         num_warps=1,
         **APART,
     )
@@ -105,7 +110,7 @@ def rotated(
     tokens, all_heads, head_dim = qkv.shape
     kv_heads = keys.shape[2]
     heads = all_heads - 2 * kv_heads
-    if head_dim > LANES or not _fused(qkv):
+    if head_dim > WIDEST_HEAD or not _fused(qkv):
         qk, value = qkv[:, : heads + kv_heads], qkv[:, heads + kv_heads :]
         if norm is not None:
             qk = _normed(qk, norm, eps)
@@ -148,24 +153,47 @@ def rotated(
 if triton:
 
     @triton.jit
-    def _add_norm(x, more, weight, summed, normed, eps, share, width: tl.constexpr, adds: tl.constexpr):
+    def _squares(
+        x,
+        more,
+        summed,
+        chunk: tl.constexpr,
+        of: tl.constexpr,
+        warps: tl.constexpr,
+        width: tl.constexpr,
+        adds: tl.constexpr,
+    ):
+        """What each lane of a warp adds up, (1, 32), of the chunks of 128 that `of` of PyTorch's `warps` read.
+
+        As its reduction does: four accumulators a lane, then the upper half of the warps is added to the lower.
+        """
+        if of > 1:
+            lower = _squares(x, more, summed, chunk, of // 2, warps, width, adds)
+            lanes = lower + _squares(x, more, summed, chunk + warps // of, of // 2, warps, width, adds)
+        else:
+            squares = tl.zeros((1, 128), tl.float32)
+            for start in tl.static_range(chunk * 128, width, warps * 128):
+                at = start + tl.arange(0, 128)[None, :]
+                value = tl.load(x + at, at < width, 0.0).to(tl.float32)
+                if adds:
+                    value = (value + tl.load(more + at, at < width, 0.0).to(tl.float32)).to(x.dtype.element_ty)
+                    tl.store(summed + at, value, at < width)
+                    value = value.to(tl.float32)
+                squares += value * value
+            lanes = tl.sum(tl.reshape(squares, (1, 32, 4)), 2)
+        return lanes
+
+    @triton.jit
+    def _add_norm(
+        x, more, weight, summed, normed, eps, share, width: tl.constexpr, adds: tl.constexpr, warps: tl.constexpr
+    ):
         row = tl.program_id(0).to(tl.int64) * width
-        lane = tl.arange(0, 128)[None, :]
         kind = x.dtype.element_ty
-        # One warp, four neighbours a lane, then halves: the order in which PyTorch's reduction adds up many rows.
-        squares = tl.zeros((1, 128), tl.float32)
-        for start in tl.static_range(0, width, 128):
-            at = start + lane
-            value = tl.load(x + row + at, at < width, 0.0).to(tl.float32)
-            if adds:
-                value = (value + tl.load(more + row + at, at < width, 0.0).to(tl.float32)).to(kind)
-                tl.store(summed + row + at, value, at < width)
-                value = value.to(tl.float32)
-            squares += value * value
-        scale = tl.rsqrt(tl.sum(squares, 1) * share + eps)[:, None]
+        lanes = _squares(x + row, more + row, summed + row, 0, warps, warps, width, adds)
+        scale = tl.rsqrt(tl.sum(lanes, 1) * share + eps)[:, None]
         tl.debug_barrier()  # the sums are read again
         for start in tl.static_range(0, width, 128):
-            at = start + lane
+            at = start + tl.arange(0, 128)[None, :]
             value = tl.load(summed + row + at, at < width, 0.0).to(tl.float32)
             value = (value * scale).to(kind).to(tl.float32)
             value *= tl.load(weight + at, at < width, 0.0).to(tl.float32)

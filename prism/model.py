@@ -51,10 +51,6 @@ def load(spec: Spec, root: Path) -> Base:
     kind = engine(spec)
     _require_gpu(spec, kind["device"])
     disable_progress_bar()
-    if (
-        kind["device"] == "cuda"
-    ):  # cuDNN's attention adds up in another order than flash attention, and so answers otherwise
-        torch.backends.cuda.enable_cudnn_sdp(False)
     dtype = getattr(torch, kind["dtype"])
     try:
         if kind["library"] == "unsloth":

@@ -1,6 +1,8 @@
 """The captured step and packed training: the same numbers as the model's own forward pass. On a CPU nothing is captured."""
 
 import json
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCau
 
 from prism import decode, generate, model, packing
 from prism.data import load_examples
+from prism.errors import SpecError
 from prism.spec import load_spec
 from tests.conftest import ROOT
 
@@ -148,38 +151,59 @@ def test_nano_answers_do_not_hang_on_the_path(tmp_path):
         assert base.tokenizer.decode(ids[:end], skip_special_tokens=True) == wanted[example.id]
 
 
-def test_an_answer_ends_where_it_says_a_stop_string(tmp_path, monkeypatch):
-    """By `generate` and by the captured step alike: the free answer up to the first of them, which it does not hold."""
+@pytest.fixture
+def answered(tmp_path, monkeypatch):
+    """Ask the nano model twelve questions with some stop strings; its lines by id, and the steps that it captured."""
     spec = load_spec(ROOT / "benchmarks" / "specs" / "phase2" / "nano.toml")
     held_out = load_examples(spec, ROOT)[1][:12]
     base = model.load(spec, ROOT)
-
-    def answered(name, **options):
-        base.spec = spec.model_copy(update={"generate": {"max_new_tokens": 24} | options})
-        (tmp_path / name).mkdir()
-        generate.answers(base, base.model, held_out, tmp_path / name)
-        lines = map(json.loads, (tmp_path / name / generate.ANSWERS).read_text().splitlines())
-        return {line["id"]: line for line in lines}
-
-    free = answered("free")
-    stops = [" is", " of the"]
-    ended = answered("ended", stop_strings=stops)
-    steps = []
-    step = decode.Decoder._step
+    steps, step = [], decode.Decoder._step
     monkeypatch.setattr(decode.Decoder, "_step", lambda self: (steps.append(1), step(self)))
-    monkeypatch.setattr(
-        generate, "_decoder", lambda base, model, encoded, new: (decode.Decoder(model, 12, 128), {"engine": "captured"})
-    )
-    assert answered("captured", stop_strings=stops) == ended
+
+    def ask(*stops, captured=False):
+        base.spec = spec.model_copy(update={"generate": {"max_new_tokens": 24, "stop_strings": list(stops)}})
+        folder = Path(tempfile.mkdtemp(dir=tmp_path))
+        steps.clear()
+        with monkeypatch.context() as patched:
+            if captured:
+                found = decode.Decoder(base.model, 12, 128), {"engine": "captured"}
+                patched.setattr(generate, "_decoder", lambda *_: found)
+            generate.answers(base, base.model, held_out, folder)
+        lines = map(json.loads, (folder / generate.ANSWERS).read_text().splitlines())
+        return {line["id"]: line for line in lines}, len(steps)
+
+    return ask
+
+
+def test_an_answer_ends_where_it_says_a_stop_string(answered):
+    """The free answer up to the first of them, which it does not hold."""
+    stops = [" is", " of the"]
+    free, ended = answered()[0], answered(*stops)[0]
     for id, line in free.items():
         places = [line["answer"].index(stop) for stop in stops if stop in line["answer"]]
         assert ended[id]["answer"] == line["answer"][: min(places, default=None)]
         assert ended[id]["finish"] == ("stop" if places else line["finish"])
         assert ended[id]["tokens"] <= line["tokens"]
     assert 0 < sum(ended[id]["tokens"] < line["tokens"] for id, line in free.items()) < 12
-    steps.clear()
-    answered("early", stop_strings=[" "])
-    assert len(steps) == decode.LOOK - 1
+
+
+@pytest.mark.parametrize(
+    "stops",
+    [[" is", " of the"], ["e mechanism ", "ni"], ["\nTh"], ["\N{SNOWMAN}"]],
+    ids=["plain", "one ends within the other", "begins in the question", "never said"],
+)
+def test_both_paths_end_an_answer_alike(stops, answered):
+    assert answered(*stops, captured=True)[0] == answered(*stops)[0]
+
+
+def test_a_batch_is_over_where_all_its_answers_are(answered):
+    assert answered(captured=True)[1] == 23
+    assert answered(" ", captured=True)[1] == decode.LOOK - 1
+
+
+def test_a_special_token_is_no_stop_string(answered):
+    with pytest.raises(SpecError, match=r"stop_strings: <\|im_end\|> is a special token, which no answer holds"):
+        answered("<|im_end|>")
 
 
 def test_packed_samples_see_only_themselves(adapted, prompts):

@@ -27,23 +27,28 @@ def eighths(*shape):
     return (torch.randint(-24, 25, shape) / 8).to(DEVICE, HALF)
 
 
-@pytest.mark.parametrize("width", [32, 48, 1536])
+@pytest.mark.parametrize("width", [128, 200, 1536])
 @pytest.mark.parametrize("adds", [True, False])
-def test_sum_and_norm(width, adds, monkeypatch):
+@pytest.mark.parametrize("alone", [True, False])
+def test_sum_and_norm(width, adds, alone, monkeypatch):
     torch.manual_seed(0)
-    given = eighths(5, width), eighths(5, width) if adds else None, torch.randn(width).to(DEVICE, HALF), 1e-6
+    given = eighths(5, width), eighths(5, width) if adds else None, torch.randn(width).to(DEVICE, HALF), 1e-6, alone
     for one, other in both(monkeypatch, kernels.add_norm, *given):
         assert torch.equal(one, other)
 
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="a CPU adds up in an order of its own")
-@pytest.mark.parametrize("width", [256, 1000, 1536, 4096])
-def test_squares_are_added_up_in_pytorchs_order(width, monkeypatch):
-    """In float32, where another order shows in every third row."""
+@pytest.mark.parametrize("alone", [True, False], ids=["one row at a time", "many rows"])
+@pytest.mark.parametrize("kind", [torch.float32, HALF])
+@pytest.mark.parametrize("width", [64, 256, 1000, 1536, 4096, 8192])
+def test_squares_are_added_up_in_pytorchs_order(width, kind, alone, monkeypatch):
+    """In float32 another order shows in every third row."""
     torch.manual_seed(0)
-    x, weight = torch.randn(2_000, width, device=DEVICE), torch.randn(width, device=DEVICE)
-    for one, other in both(monkeypatch, kernels.add_norm, x, None, weight, 1e-6):
-        assert torch.equal(one, other)
+    x, weight = torch.randn(400, width, device=DEVICE).to(kind), torch.randn(width, device=DEVICE).to(kind)
+    monkeypatch.setattr(kernels, "_fused", lambda _: True)
+    found = kernels.add_norm(x, None, weight, 1e-6, alone)[1]
+    rows = x.split(1) if alone and width in kernels.WIDTHS else [x]
+    assert torch.equal(found, torch.cat([kernels._normed(row, weight, 1e-6) for row in rows]))
 
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="a CPU adds up in an order of its own")
