@@ -111,15 +111,8 @@ def answers(
             else:
                 prompt = pad(base, asked)
                 width = prompt["input_ids"].shape[1]
-                # transformers' own criterion also finds a stop string that begins in the question.
-                ended = StoppingCriteriaList(
-                    [
-                        lambda ids, _, width=width: ids.new_tensor(
-                            _over(tokenizer, ids[:, width:].tolist(), stops)
-                        ).bool()
-                    ]
-                )
-                whole = model.generate(**prompt, generation_config=config, stopping_criteria=ended if stops else None)
+                ended = _criteria(tokenizer, stops, width) if stops else None
+                whole = model.generate(**prompt, generation_config=config, stopping_criteria=ended)
                 produced = whole[:, width:].tolist()
             for i, ids in zip(batch, produced, strict=True):
                 length = next((n for n, token in enumerate(ids) if token in config.eos_token_id), None)
@@ -142,6 +135,15 @@ def _over(tokenizer: Any, said: Sequence[Sequence[int]], stops: Sequence[str]) -
     window = decode.LOOK + 4 * max(map(len, stops))  # a character is four tokens at most
     tails = tokenizer.batch_decode([ids[-window:] for ids in said], skip_special_tokens=True)
     return [any(stop in tail for stop in stops) for tail in tails]
+
+
+def _criteria(tokenizer: Any, stops: Sequence[str], width: int) -> StoppingCriteriaList:
+    """Stop strings after a question `width` tokens long; transformers' own also finds one that begins in the question."""
+
+    def over(ids: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+        return torch.tensor(_over(tokenizer, ids[:, width:].tolist(), stops), device=ids.device)
+
+    return StoppingCriteriaList([over])
 
 
 def _stop(tokenizer: Any, ids: Sequence[int], stops: Sequence[str]) -> tuple[int, str] | None:
