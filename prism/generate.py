@@ -12,6 +12,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,16 +103,16 @@ def answers(
     decoder, notes = _decoder(base, model, encoded, new_tokens)
     budget = _budget(base, model)
     chosen = batches(encoded, new_tokens, budget) if decoder is None else _rows(encoded, decoder.rows)
+    over = partial(_over, tokenizer, stops) if stops else None
     with (folder / ANSWERS).open("a", encoding="utf-8") as file:
         for batch in chosen:
             asked = [encoded[i] for i in batch]
             if decoder is not None:
-                over = (lambda said: _over(tokenizer, said, stops)) if stops else None
                 produced = decoder.answer(asked, new_tokens, config.eos_token_id, over)
             else:
                 prompt = pad(base, asked)
                 width = prompt["input_ids"].shape[1]
-                ended = _criteria(tokenizer, stops, width) if stops else None
+                ended = _criteria(over, width) if over else None
                 whole = model.generate(**prompt, generation_config=config, stopping_criteria=ended)
                 produced = whole[:, width:].tolist()
             for i, ids in zip(batch, produced, strict=True):
@@ -130,20 +131,20 @@ def answers(
     return notes | {"tokens": tokens, "seconds": time.perf_counter() - began}
 
 
-def _over(tokenizer: Any, said: Sequence[Sequence[int]], stops: Sequence[str]) -> list[bool]:
+def _over(tokenizer: Any, stops: Sequence[str], said: Sequence[Sequence[int]]) -> list[bool]:
     """Which answers have come to a stop string within their last few tokens."""
     window = decode.LOOK + 4 * max(map(len, stops))  # a character is four tokens at most
     tails = tokenizer.batch_decode([ids[-window:] for ids in said], skip_special_tokens=True)
     return [any(stop in tail for stop in stops) for tail in tails]
 
 
-def _criteria(tokenizer: Any, stops: Sequence[str], width: int) -> StoppingCriteriaList:
+def _criteria(over: Callable[[list[list[int]]], list[bool]], width: int) -> StoppingCriteriaList:
     """Stop strings after a question `width` tokens long; transformers' own also finds one that begins in the question."""
 
-    def over(ids: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
-        return torch.tensor(_over(tokenizer, ids[:, width:].tolist(), stops), device=ids.device)
+    def ended(ids: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+        return torch.tensor(over(ids[:, width:].tolist()), device=ids.device)
 
-    return StoppingCriteriaList([over])
+    return StoppingCriteriaList([ended])
 
 
 def _stop(tokenizer: Any, ids: Sequence[int], stops: Sequence[str]) -> tuple[int, str] | None:

@@ -22,7 +22,6 @@ from prism.store import digest, file_digest
 
 TRAINING = ("torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes", "unsloth")
 GENERATION = ("torch", "transformers", "peft", "bitsandbytes", "unsloth")
-ANSWERING = ("model", "generate", "decode", "kernels")  # modules of this package
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl")
 
 
@@ -151,8 +150,12 @@ def adapter_identity(
         "seed": seed,
         "engine": engine(spec),
         "versions": versions(TRAINING),
-        "source": [file_digest(Path(__file__).with_name(name)) for name in ("model.py", "train.py", "packing.py")],
+        "source": _source("model", "train", "packing"),
     }
+
+
+def _source(*modules: str) -> list[str]:
+    return [file_digest(Path(__file__).with_name(f"{module}.py")) for module in modules]
 
 
 def _content(value: Any, root: Path) -> Any:
@@ -176,7 +179,7 @@ def predictions_identity(
         "generate": spec.generate,
         "engine": engine(spec),
         "versions": versions(GENERATION),
-        "source": [file_digest(Path(__file__).with_name(f"{name}.py")) for name in ANSWERING],
+        "source": _source("model", "generate", "decode", "kernels"),
     }
 
 
