@@ -383,3 +383,18 @@ def test_the_speed_table_shows_ratios_and_what_failed():
     lines = speed.table(found).splitlines()
     assert "6.25" in lines[3]
     assert "out of memory" in lines[4]
+
+
+def test_the_speed_table_compares_what_did_the_same_work():
+    found = {name: {"rate": 1_000.0, "gpu": "NVIDIA H200"} for name in speed.CONTENDERS}
+    found["PRISM: bf16 base, captured step"] |= {"rate": 4_000.0, "many": 10_000, "many_rate": 3_000.0}
+    found["PRISM: the same, one question a prompt"] |= {"rate": 8_000.0}
+    page = speed.page(found)
+    ratios = {
+        cells[1]: cells[3] for line in page.splitlines() if len(cells := [c.strip() for c in line.split("|")]) > 3
+    }
+    assert ratios["plain transformers: bf16, batch 512"] == "4.00"
+    assert ratios["plain transformers: bf16, batch 512, one question"] == "8.00"
+    assert ratios["plain transformers: 4-bit, batch 128"] == "1.00"
+    assert {ratio for name, ratio in ratios.items() if name.startswith("PRISM")} == {""}
+    assert "captured step: 10,000 × 64, with tokenizing and set-up, 3,000 new tokens/s" in page

@@ -185,7 +185,7 @@ def answer(base: Any, cards: list[Any], whose: str, work: dict[str, Any], option
                 notes = generate.answers(base, base.model, cards, Path(folder))
                 passes.append(time.perf_counter() - began)
         if many := work.get("many"):
-            more = [_longer(cards, n % PROMPTS, 1) for n in range(many)]
+            more = [cards[n % PROMPTS] for n in range(many)]
             with tempfile.TemporaryDirectory() as folder:
                 began = time.perf_counter()
                 generate.answers(base, base.model, more, Path(folder))
@@ -223,16 +223,26 @@ def _longer(cards: list[Any], n: int, questions: int) -> Any:
 
 
 def table(found: dict[str, dict[str, Any]]) -> str:
-    """The contenders by what they do, each with its ratio to PRISM's own line."""
+    """The contenders by what they do; of PRISM's line with the same base and questions, how much faster it is."""
+
+    def ratio(name: str) -> str:
+        what, _, twin, options, work = CONTENDERS[name]
+        asked = (what, twin, options, work.get("questions"))
+        for own, line in found.items():
+            if own.startswith("PRISM:") and "rate" in line and not name.startswith("PRISM"):
+                other, _, twin, options, work = CONTENDERS[own]
+                if asked == (other, twin, options, work.get("questions")):
+                    return f"{line['rate'] / found[name]['rate']:.2f}"
+        return ""
+
     blocks = []
     for what, title in (("train", "Training, real tokens/s"), ("answer", "Generation, new tokens/s")):
         rows = {name: line for name, line in found.items() if CONTENDERS[name][0] == what}
-        own = next((line["rate"] for name, line in rows.items() if name.startswith("PRISM:") and "rate" in line), None)
         cells = [
             [
                 name,
                 f"{line['rate']:,.0f}" if "rate" in line else line["error"],
-                f"{own / line['rate']:.2f}" if own and "rate" in line else "",
+                ratio(name) if "rate" in line else "",
                 f"{line['start_s']:.1f}" if "start_s" in line else "",
                 f"{line['again_s']:.1f}" if "again_s" in line else "",
                 f"{line['load_gib']:.2f}" if "load_gib" in line else "",
@@ -248,10 +258,15 @@ def table(found: dict[str, dict[str, Any]]) -> str:
 
 
 def page(found: dict[str, dict[str, Any]]) -> str:
-    """The tables, under the machine and the libraries."""
+    """The tables, under the machine and the libraries, and over what many prompts took with all set-up."""
     gpu = next((line["gpu"] for line in found.values() if "gpu" in line), "no GPU")
     libraries = ", ".join(f"{name} {number}" for name, number in versions(LIBRARIES).items())
-    return f"{gpu}, {datetime.now(UTC):%Y-%m-%d}; {libraries}.\n\n{table(found)}\n"
+    many = "".join(
+        f"\n{name}: {line['many']:,} × {NEW_TOKENS}, with tokenizing and set-up, {line['many_rate']:,.0f} new tokens/s.\n"
+        for name, line in found.items()
+        if "many" in line
+    )
+    return f"{gpu}, {datetime.now(UTC):%Y-%m-%d}; {libraries}.\n\n{table(found)}\n{many}"
 
 
 def main() -> None:
