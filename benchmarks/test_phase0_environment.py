@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from fixtures.run import BATCH, LENGTH, read
 from prism import cost
 from prism.devices import cuda_devices
 from prism.identity import engine
@@ -84,7 +85,9 @@ def ten_steps(spec, base, examples, tmp_path_factory):
     from prism import train
 
     folder = tmp_path_factory.mktemp("ten-steps")
-    yield folder, train.train(base.load(), examples.training, spec.seed, folder)
+    with cost.stage(f"{spec.id}: ten steps", BATCH):
+        notes = train.train(base.load(), examples.training, spec.seed, folder)
+    yield folder, notes
     base.drop()
 
 
@@ -95,12 +98,12 @@ def test_loss_falls_in_ten_steps(ten_steps):
     assert sum(losses[-3:]) < sum(losses[:3])
 
 
-def test_generation_answers_and_stops(ten_steps, base, examples, tmp_path):
-    from fixtures.run import read
+def test_generation_answers_and_stops(spec, ten_steps, base, examples, tmp_path):
     from prism import generate
 
-    loaded = base.load()
-    generate.answers(loaded, loaded.model, examples.held_out, tmp_path)
+    with cost.stage(f"{spec.id}: answers", LENGTH):
+        loaded = base.load()
+        generate.answers(loaded, loaded.model, examples.held_out, tmp_path)
     answers = read(tmp_path, examples.held_out)
     print(*(prediction.answer for prediction in answers[:4]), sep="\n")
     assert any(prediction.answer.strip() for prediction in answers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+import re
 import resource
 import sys
 import time
@@ -16,17 +17,23 @@ from prism.errors import ResourceError
 from prism.record import Record, Score, empty_record
 from prism.spec import COSTS, Spec
 
-# Dense bfloat16 rates by the makers' data sheets, by what the driver calls the GPU.
+# Dense bfloat16 rates by the makers' data sheets, by what the driver calls the GPU; variants before what they vary.
 BF16_TFLOPS = {
+    "H200 NVL": 836,
     "H200": 989,
+    "H100 PCIe": 756,
+    "H100 NVL": 835,
     "H100": 989,
     "A100": 312,
     "L40S": 362,
+    "L40": 181,
     "L4": 121,
     "A10": 125,
     "RTX 4090": 165,
     "RTX 3090": 71,
 }
+SLOWER = r"(?! Laptop| D\b| Ti\b)"  # of the same name, and not of the same rate
+FULL = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")  # as the driver and cuBLAS say it
 
 
 @contextmanager
@@ -37,15 +44,15 @@ def stage(what: str = "", lower: str = "") -> Iterator[dict[str, Any]]:
     suffice, naming the stage and the spec key to `lower`.
     """
     notes: dict[str, Any] = {}
-    cuda, full = _cuda(), False
-    free = cuda.mem_get_info()[0] / 2**30 if cuda else 0.0
-    if cuda:
-        cuda.reset_peak_memory_stats()
+    cuda, full, free = _cuda(), False, 0.0
     began, drawn = time.perf_counter(), _energy()
     try:
+        if cuda:  # which needs memory of its own
+            free = cuda.mem_get_info()[0] / 2**30
+            cuda.reset_peak_memory_stats()
         yield notes
     except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":
+        if not (type(error).__name__ == "OutOfMemoryError" or any(said in str(error) for said in FULL)):
             raise
         full = True
         traceback.clear_frames(error.__traceback__)  # they hold the tensors that filled the memory
@@ -117,10 +124,19 @@ def utilization(notes: dict[str, Any]) -> float | None:
     Frozen weights need two operations a weight forwards and two backwards, and no third two for their gradient; what
     checkpointing computes twice counts once. None where the GPU's rate is not known.
     """
-    rate = next((rate for name, rate in BF16_TFLOPS.items() if name in notes.get("device", "")), None)
+    device = notes.get("device", "")
+    rate = next((rate for name, rate in BF16_TFLOPS.items() if re.search(rf"\b{name}\b{SLOWER}", device)), None)
     if not rate or not notes.get("tokens") or "parameters" not in notes:
         return None
     return 4 * notes["parameters"] * notes["tokens"] / notes["seconds"] / (rate * 1e12)
+
+
+def free_memory() -> float:
+    """Bytes of GPU memory that this process can still take: what is free, and what its allocator keeps for reuse."""
+    import torch
+
+    kept = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+    return float(torch.cuda.mem_get_info()[0] + max(0, kept))
 
 
 def resident_gib() -> float:

@@ -28,6 +28,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from prism import kernels
 
 FAMILIES = ("qwen2", "qwen3", "llama")  # pre-norm, gated SiLU, rotary positions, full causal attention
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 STATIC_ROPE = ("default", "linear", "llama3")  # rotations that do not change with the length
 SLOTS = 512  # rows side by side; more gains nothing once the matrix products are the larger part of a step
 PREFILL = 32_768  # prompt tokens in one pass, which bounds what a pass holds in memory
@@ -43,7 +44,19 @@ def unsupported(model: Any) -> str:
         return "some layers attend to a window only"
     if config.rope_parameters["rope_type"] not in STATIC_ROPE:
         return f"its rotary positions ({config.rope_parameters['rope_type']}) change with the length"
-    return ""
+    if model.device.type == "cuda" and torch.cuda.get_device_capability(model.device) < (8, 0):
+        return "flash attention needs a GPU of compute capability 8.0"
+    return _unlike_lora(model) if isinstance(model, PeftModel) else ""
+
+
+def _unlike_lora(model: PeftModel) -> str:
+    """What an adapter does beside adding to the projections of a layer, in words."""
+    config: Any = model.active_peft_config
+    if odd := [key for key in ("use_dora", "lora_bias") if getattr(config, key, False)]:
+        return f"its adapter was made with {odd[0]}"
+    changed = (name for name, part in model.named_modules() if getattr(part, "lora_A", None))
+    outside = [name for name in changed if name.rpartition(".")[2] not in PROJECTIONS]
+    return f"its adapter changes {outside[0].removeprefix('base_model.model.')}" if outside else ""
 
 
 def cache_bytes(model: Any) -> int:
@@ -59,6 +72,12 @@ def weight_bytes(model: Any) -> int:
     width, heads = config.hidden_size, _head_dim(config)
     attention = 2 * (config.num_attention_heads + config.num_key_value_heads) * heads * width
     return config.num_hidden_layers * (attention + 3 * width * config.intermediate_size) * model.dtype.itemsize
+
+
+def pass_bytes(model: Any, tokens: int) -> int:
+    """Bytes that reading takes beside the cache, of so many prompt tokens: a pass's widest tensors."""
+    config = model.config
+    return min(tokens, PREFILL) * (3 * config.intermediate_size + 6 * config.hidden_size) * model.dtype.itemsize
 
 
 def _head_dim(config: Any) -> int:

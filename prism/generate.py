@@ -11,6 +11,7 @@ import json
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -23,10 +24,11 @@ from prism.model import Base
 # ruff: isort: split
 # After prism.model, which imports Unsloth where it is used.
 import torch
+from peft import PeftModel
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import GenerationConfig, StoppingCriteriaList
 
-from prism import decode, kernels
+from prism import cost, decode, kernels
 
 ANSWERS = "predictions.jsonl"
 LIKELIHOODS = "likelihoods.jsonl"
@@ -42,6 +44,21 @@ PROBES = 8
 # time, differs from itself. `decode` may differ from the model by three times that, or by this share of a logit vector
 # (without its mean); a wrong position costs .45 on the nano model, a missing weak adapter .05.
 DECODE_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2**-5, torch.float16: 2**-6}
+
+
+@contextmanager
+def _own_options(model: Any) -> Iterator[None]:
+    """`generate` with the spec's options alone.
+
+    What they leave open it would fill in from the model's own generation config, which for Qwen2.5 holds a penalty on
+    repetitions.
+    """
+    causal = model.get_base_model() if isinstance(model, PeftModel) else model
+    kept, causal.generation_config = causal.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        causal.generation_config = kept
 
 
 def encode(base: Base, example: Example) -> list[int]:
@@ -78,7 +95,7 @@ def pad(base: Base, rows: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
 def answers(
     base: Base, model: Any, examples: Sequence[Example], folder: Path, advance: Callable[[int], None] = lambda _: None
 ) -> dict[str, Any]:
-    """Greedy answers to `folder`/predictions.jsonl, one line a sample, a batch at a time.
+    """Greedy answers to `folder`/predictions.jsonl, one line a sample, a batch at a time, by `[generate]` alone.
 
     Returns notes: which path produced them, and why; new tokens and seconds of this process, which may have resumed.
     """
@@ -113,7 +130,8 @@ def answers(
                 prompt = pad(base, asked)
                 width = prompt["input_ids"].shape[1]
                 ended = _criteria(over, width) if over else None
-                whole = model.generate(**prompt, generation_config=config, stopping_criteria=ended)
+                with _own_options(model):
+                    whole = model.generate(**prompt, generation_config=config, stopping_criteria=ended)
                 produced = whole[:, width:].tolist()
             for i, ids in zip(batch, produced, strict=True):
                 length = next((n for n, token in enumerate(ids) if token in config.eos_token_id), None)
@@ -168,7 +186,7 @@ def _stop(tokenizer: Any, ids: Sequence[int], stops: Sequence[str]) -> tuple[int
 
 def _room(base: Base, model: Any) -> float:
     """Bytes of GPU memory that answering may take: a share of what is free, and no more than the spec's own limit."""
-    room = MEMORY_SHARE * torch.cuda.mem_get_info(model.device)[0]
+    room = MEMORY_SHARE * cost.free_memory()
     limit = base.spec.gate.get("cost", {}).get("peak_memory_gib")
     if limit is not None and limit.ceiling is not None:
         room = min(room, MEMORY_SHARE * limit.ceiling * 2**30 - torch.cuda.memory_allocated(model.device))
@@ -200,7 +218,7 @@ def _decoder(
     if model.device.type != "cuda":
         return generate("no GPU")
     if not encoded:
-        return generate("nothing is left to answer")
+        return None, {}  # a process before this one answered all, and its path is not known
     length = max(map(len, encoded)) + new_tokens
     if -(-len(encoded) * length // BATCH_TOKENS["cuda"]) * new_tokens < DECODE_FROM:
         return generate(f"{len(encoded)} × {new_tokens} tokens are too few to pay for it")
@@ -208,10 +226,10 @@ def _decoder(
         return generate(f"[generate] {options[0]} is for generate alone")
     if why := decode.unsupported(model):
         return generate(why)
-    room = _room(base, model) - decode.weight_bytes(model)
+    room = _room(base, model) - decode.weight_bytes(model) - decode.pass_bytes(model, sum(map(len, encoded)))
     rows = min(decode.SLOTS, len(encoded), int(room / (length * decode.cache_bytes(model))))
     if rows < min(len(encoded), PROBES):
-        return generate("its weights and cache need more than the free GPU memory")
+        return generate("its weights and cache need more GPU memory than is free, or than [gate.cost] allows")
     decoder = decode.Decoder(model, rows, length)
     probes = encoded[:: -(-len(encoded) // PROBES)][:rows]
     wanted = _next_logits(base, model, probes)

@@ -20,8 +20,18 @@ from prism.metrics import Metric
 from prism.spec import Spec, is_local
 from prism.store import digest, file_digest
 
-TRAINING = ("torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes", "unsloth")
-GENERATION = ("torch", "transformers", "peft", "bitsandbytes", "unsloth")
+TRAINING = (
+    "torch",
+    "transformers",
+    "peft",
+    "trl",
+    "accelerate",
+    "bitsandbytes",
+    "unsloth",
+    "unsloth_zoo",
+    "liger-kernel",
+)
+GENERATION = ("torch", "transformers", "peft", "bitsandbytes", "unsloth", "unsloth_zoo", "triton")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from transformers.utils.logging import disable_progress_bar
 
 # PEFT's own defaults, written down: Unsloth's differ.
 LORA: dict[str, Any] = {"r": 8, "lora_alpha": 8, "lora_dropout": 0.0, "bias": "none", "use_rslora": False}
+QUANTIZED = r"(-unsloth)?-bnb-[48]bit$"  # how the name of the same base ends where it is stored quantized
 
 
 @dataclass
@@ -98,6 +100,11 @@ def _require_gpu(spec: Spec, device: str) -> None:
     """Raises ResourceError where another process has the GPU's memory, ModelError where quantization cannot work."""
     if device != "cuda":
         return
+    if not torch.cuda.is_available():
+        raise ModelError(
+            f"{spec.id}: there is a CUDA device, and torch {torch.__version__} cannot use it; install a build for CUDA "
+            f"(pip install -c constraints-gpu.txt -e '.[gpu]'), or set [sft].use_cpu = true"
+        )
     free, total = (size / 2**30 for size in torch.cuda.mem_get_info())
     held = torch.cuda.memory_reserved() / 2**30
     need = spec.requires.vram_gb or 0
@@ -162,10 +169,13 @@ def load_adapter(base: Base, folder: Path) -> Any:
 
 def _require_same_base(base: Base, folder: Path) -> None:
     """Raises ModelError for an adapter that was trained on another base, where both are named by their hub id."""
-    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{folder.name}/adapter_config.json: is not JSON ({error}); restore the adapter") from None
     trained, here = config.get("base_model_name_or_path") or "", base.spec.model.model_name
     if is_local(trained, Path()) or is_local(here, Path()):
         return  # a folder's name says nothing of what lies in it
-    ours, theirs = (name.partition("/")[2].lower() for name in (here, trained))
-    if not (ours.startswith(theirs) or theirs.startswith(ours)):  # "…-bnb-4bit" is the same base
+    ours, theirs = (re.sub(QUANTIZED, "", name.partition("/")[2].lower()) for name in (here, trained))
+    if ours != theirs:
         raise ModelError(f"{folder.name}: was trained on {trained}, not on {here}; name that base in model_name")

@@ -50,7 +50,7 @@ def check(base: Base, folder: Path, examples: Sequence[Example]) -> dict[str, An
     single = torch.cat([_logits(base, stored, [row]) for row in rows])
     quantized = base.spec.model.load_in_4bit or base.spec.model.load_in_8bit
     merged = None
-    if not quantized:  # merging into a quantized base rounds, so evaluation keeps the adapter apart there
+    if not quantized:  # merging into a quantized base rounds it; `decode` adds the adapter to what it dequantized
         stored.merge_adapter()
         merged = _logits(base, stored, rows)
 

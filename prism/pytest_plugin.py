@@ -123,6 +123,7 @@ class _Xdist:
         assert self.pins is not None
         node.workerinput["prism_run_id"] = self.session.run_id
         node.workerinput["prism_gpu"] = self.pins.take(node.gateway.id)
+        node.workerinput["prism_gpus"] = cuda_memory()
 
     def pytest_testnodedown(self, node: Any, error: Any) -> None:
         assert self.pins is not None

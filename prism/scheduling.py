@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from prism.data import has_local_rows
@@ -42,15 +43,19 @@ def resources(spec: Spec, home: Path) -> list[tuple[str, bool]]:
     ]
 
 
-def lacking(spec: Spec, root: Path, data: Path | None) -> str:
-    """Why a spec cannot run here, seen without loading anything; empty where it can."""
+def lacking(spec: Spec, root: Path, data: Path | None, gpus: Sequence[tuple[str, float]] | None = None) -> str:
+    """Why a spec cannot run here, seen without loading anything; empty where it can.
+
+    `gpus` are those that it may come to run on, by default all that this process sees.
+    """
     if need := spec.requires.vram_gb:
         if not cuda_devices():
             why = cuda_fault()
             return f"needs a CUDA device with {need:g} GiB, and there is none" + (f" ({why})" if why else "")
-        name, total = cuda_memory()[0]
+        name, total = min(gpus or cuda_memory(), key=lambda gpu: gpu[1])
         if total < 0.95 * need:  # makers' GiB are a little less
-            return f"needs a GPU with {need:g} GiB, and {name} has {total:.1f}"
+            others = "; name the larger ones in CUDA_VISIBLE_DEVICES" if len(gpus or cuda_memory()) > 1 else ""
+            return f"needs a GPU with {need:g} GiB, and {name} has {total:.1f}{others}"
     if spec.profile == "nano" and not has_local_rows(spec, root, data):
         if spec.data.name is None:
             return f"there is no {spec.data.path}; check [data].path"

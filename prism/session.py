@@ -57,6 +57,7 @@ class Session:
         self.profile, self.why = choose_profile(option("--prism-profile"))
         self.chosen: list[str] = option("--prism-spec")
         self.run_id = getattr(config, "workerinput", {}).get("prism_run_id") or new_run_id()
+        self.gpus = getattr(config, "workerinput", {}).get("prism_gpus")  # of all workers, so that all collect the same
         self.made: set[Path] = set()
         self.states: dict[str, dict[str, str]] = {}  # spec id: threshold id: state, from the test reports
         self.broken: list[str] = []  # items that raised before they could decide, or took their worker down
@@ -86,7 +87,7 @@ class Session:
         return declared_drops(self.root, profile)
 
     def lacking(self, spec: Spec) -> str:
-        return lacking(spec, self.root, self.data)
+        return lacking(spec, self.root, self.data, self.gpus)
 
     def require(self, spec: Spec) -> None:
         """Raise ResourceError where the machine has not the memory or disk that a spec needs."""

@@ -26,13 +26,12 @@ from prism.spec import Spec
 
 # ruff: isort: split
 # After prism.model, which imports Unsloth where it is used.
-import torch
 from datasets import Dataset, disable_progress_bars
 from transformers import GenerationConfig, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
-from prism import packing
+from prism import cost, packing
 
 # TRL's own defaults, written down: Unsloth puts others in their place (two rows accumulated, decay .001, warm-up .1).
 DEFAULTS: dict[str, Any] = {
@@ -197,7 +196,7 @@ def decide_checkpointing(base: Base, config: SFTConfig, examples: Sequence[Examp
     kind = "compiled" if base.spec.sft.get("torch_compile") else base.library
     width = shape.hidden_size + shape.intermediate_size
     needed = tokens * shape.num_hidden_layers * width * KEPT[kind] / 2**30
-    free = torch.cuda.mem_get_info(base.model.device)[0] / 2**30
+    free = cost.free_memory() / 2**30
     config.gradient_checkpointing = needed > MARGIN * free
     return {
         "gradient_checkpointing": config.gradient_checkpointing,

@@ -17,11 +17,11 @@ MEMORY_GIB = 4  # what a nano spec asks for, a worker
 
 
 def visible() -> list[str]:
-    """The GPUs that workers may have, as CUDA_VISIBLE_DEVICES names them."""
+    """The GPUs that workers may have, as CUDA_VISIBLE_DEVICES names them; the driver stops at a name it does not know."""
     from prism.devices import cuda_devices
 
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return named.split(",") if named else [str(n) for n in range(cuda_devices())]
+    return named.split(",")[: cuda_devices()] if named else [str(n) for n in range(cuda_devices())]
 
 
 def automatic() -> int:
@@ -52,10 +52,18 @@ class Pins:
 
 
 def pin(config: pytest.Config) -> None:
-    """In a worker, first of all: see no GPU but the one that the controller chose."""
-    gpu = getattr(config, "workerinput", {}).get("prism_gpu")
-    if gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    """First of all: see no GPU but the one that the controller chose for this worker, without workers the first."""
+    if hasattr(config, "workerinput"):
+        gpu = config.workerinput["prism_gpu"]
+        if gpu is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    elif not config.getoption("tx", None):
+        alone()
+
+
+def alone() -> None:
+    """This process takes one GPU: transformers' trainer would share each batch among all that it sees."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
 
 
 def scheduler(config: pytest.Config, log: Any, scope: Callable[[str], str]) -> Any:
@@ -74,7 +82,7 @@ def scheduler(config: pytest.Config, log: Any, scope: Callable[[str], str]) -> A
                 return None
             lost, crashed = left[0]
             del workload[lost]
-            self.workqueue.update(workload)
+            self.workqueue.update({name: unit for name, unit in workload.items() if not all(unit.values())})
             reason = f"worker {node.gateway.id!r} died of {crashed!r}, whose spec this item belongs to"
             for name, item in left[1:]:
                 if name == lost:
@@ -82,6 +90,14 @@ def scheduler(config: pytest.Config, log: Any, scope: Callable[[str], str]) -> A
             for other in self.assigned_work:
                 self._reschedule(other)
             return crashed
+
+        def _reschedule(self, node: Any) -> None:
+            """A worker runs an item once it knows the next one, or that there is none: xdist may leave it with one."""
+            super()._reschedule(node)
+            while self.workqueue and not node.shutting_down and self._pending_of(self.assigned_work[node]) < 2:
+                self._assign_work_unit(node)
+            if not self.workqueue and not node.shutting_down:
+                node.shutdown()
 
     return BySpec(config, log)
 

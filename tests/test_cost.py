@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from prism import cost
+from prism.errors import ResourceError
 
 
 class Nvml:
@@ -57,6 +58,17 @@ def test_energy_is_of_the_gpus_that_were_used(monkeypatch, held, spent):
     assert notes["energy_wh"] == pytest.approx(spent)
     stages = {"baseline": notes, "tuned": {"seconds": 1.0, "peak_memory_gib": 1.0}}
     assert cost.summary(stages, [])["energy_wh"] == {"baseline": notes["energy_wh"]}
+
+
+@pytest.mark.parametrize("said", ["CUDA error: out of memory", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"])
+def test_a_full_gpu_is_told_in_whichever_words_it_comes(said):
+    with (
+        pytest.raises(ResourceError, match=r"^spec: loading: the GPU's memory is full .*; lower the model$"),
+        cost.stage("spec: loading", "the model"),
+    ):
+        raise RuntimeError(said)
+    with pytest.raises(RuntimeError, match="another"), cost.stage("spec: loading", "the model"):
+        raise RuntimeError("another error")
 
 
 @pytest.mark.parametrize("nvml", [None, Nvml(broken=True)], ids=["not installed", "no driver"])

@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+import types
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,27 @@ def adapted(request):
         if "lora_B" in name or name.endswith("bias"):
             torch.nn.init.normal_(weight, std=0.3)
     return found
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({}, ""),
+        ({"use_dora": True}, "its adapter was made with use_dora"),
+        ({"target_modules": ["q_proj", "lm_head"]}, "its adapter changes lm_head"),
+    ],
+)
+def test_an_adapter_that_does_more_than_add_to_projections_is_left_to_generate(options, why):
+    config = LoraConfig(**({"r": 4, "target_modules": "all-linear", "task_type": "CAUSAL_LM"} | options))
+    assert decode.unsupported(get_peft_model(MODELS["qwen3"](), config)) == why
+
+
+def test_an_old_gpu_is_left_to_generate(monkeypatch):
+    config = MODELS["qwen3"]().config
+    found = types.SimpleNamespace(config=config, device=torch.device("cuda"))
+    for capability, why in (((8, 0), ""), ((7, 5), "flash attention needs a GPU of compute capability 8.0")):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, capability=capability: capability)
+        assert decode.unsupported(found) == why
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.speed import gpu as speed
 from fixtures.make import twin
-from prism import cost, devices, generate, identity, model, scheduling, train, workers
+from prism import cost, decode, devices, generate, identity, model, scheduling, train, workers
 from prism.data import load_examples
 from prism.errors import ModelError, ResourceError, SpecError
 from prism.spec import find_specs, load_spec
@@ -138,7 +138,7 @@ def test_checkpointing_is_decided_from_memory_where_the_spec_is_silent(spec_file
     config = train.sft_config(base.spec, tmp_path, 42)
     found = {}
     for free in (2**20, 2**34):
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (free, 2**35))
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda free=free: (free, 2**35))
         notes = train.decide_checkpointing(base, config, training)
         found[free] = (config.gradient_checkpointing, notes["gradient_checkpointing"])
     assert found == {2**20: (True, True), 2**34: (False, False)}
@@ -153,17 +153,26 @@ def test_an_adapter_of_another_base(tiny, tmp_path):
     base = model.load(spec, tmp_path)
     base.spec = spec.model_copy(update={"model": spec.model.model_copy(update={"model_name": "Qwen/Qwen3-4B"})})
     config = tmp_path / "adapter" / "adapter_config.json"
-    for name in ("unsloth/Qwen3-4B-bnb-4bit", str(tiny)):
+    for name in ("unsloth/Qwen3-4B-bnb-4bit", "unsloth/qwen3-4b-unsloth-bnb-4bit", "Qwen/Qwen3-4B", str(tiny)):
         config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": name}))
         model._require_same_base(base, config.parent)
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": "Qwen/Qwen3-8B"}))
-    with pytest.raises(ModelError, match="adapter: was trained on Qwen/Qwen3-8B, not on Qwen/Qwen3-4B"):
+    for name in ("Qwen/Qwen3-8B", "unsloth/Qwen3-4B-Instruct-2507", "Qwen/Qwen3-4"):
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": name}))
+        with pytest.raises(ModelError, match=f"adapter: was trained on {name}, not on Qwen/Qwen3-4B"):
+            model.load_adapter(base, config.parent)
+    config.write_text("{")
+    with pytest.raises(ModelError, match=r"adapter/adapter_config\.json: is not JSON .*; restore the adapter"):
         model.load_adapter(base, config.parent)
 
 
 def test_a_gpu_in_use_and_a_bitsandbytes_without_cuda(spec_file, monkeypatch):
     spec = load_spec(spec_file)
     spec = spec.model_copy(update={"requires": spec.requires.model_copy(update={"vram_gb": 12.0})})
+    with pytest.raises(
+        ModelError, match=r"torch .* cannot use it; install a build for CUDA .* or set \[sft\]\.use_cpu"
+    ):
+        model._require_gpu(spec, "cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 0)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (3 * 2**30, 80 * 2**30))
     with pytest.raises(ResourceError, match=r"needs 12 GiB on the GPU, and 3\.0 of 80\.0 are free: another process"):
@@ -244,10 +253,15 @@ def test_drivers_that_cannot_serve(driver, spec_file):
     assert scheduling.lacking(spec, ROOT, None) == "needs a GPU with 24 GiB, and NVIDIA T4 has 15.0"
     driver(gpus=[("NVIDIA H200", 139), ("NVIDIA L4", 22)])
     assert devices.cuda_memory() == [("NVIDIA H200", 139), ("NVIDIA L4", 22)]
+    larger = "needs a GPU with 24 GiB, and NVIDIA L4 has 22.0; name the larger ones in CUDA_VISIBLE_DEVICES"
+    assert scheduling.lacking(spec, ROOT, None) == larger
+    driver(gpus=[("NVIDIA H200", 139)])  # what a worker sees beside another's L4
     assert scheduling.lacking(spec, ROOT, None) == ""
+    assert scheduling.lacking(spec, ROOT, None, [("NVIDIA H200", 139), ("NVIDIA L4", 22)]) == larger
 
 
-def test_workers_have_a_gpu_each_and_a_dead_ones_is_used_again(monkeypatch):
+def test_workers_have_a_gpu_each_and_a_dead_ones_is_used_again(monkeypatch, driver):
+    driver(gpus=[("NVIDIA H200", 139)] * 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
     assert workers.automatic() == 2
     pins = workers.Pins()
@@ -257,6 +271,24 @@ def test_workers_have_a_gpu_each_and_a_dead_ones_is_used_again(monkeypatch):
     config = types.SimpleNamespace(workerinput={"prism_gpu": "6"})
     workers.pin(config)
     assert workers.os.environ["CUDA_VISIBLE_DEVICES"] == "6"
+
+
+@pytest.mark.parametrize(("named", "first"), [("4,6", "4"), ("-1", "-1"), ("", ""), (None, "0")])
+def test_a_run_without_workers_takes_one_gpu(named, first, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named or "")
+    if named is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    controller = types.SimpleNamespace(getoption=lambda *_: ["popen", "popen"])
+    workers.pin(controller)
+    assert workers.os.environ.get("CUDA_VISIBLE_DEVICES") == named
+    workers.pin(types.SimpleNamespace(getoption=lambda *_: None))
+    assert workers.os.environ["CUDA_VISIBLE_DEVICES"] == first
+
+
+def test_gpus_that_the_driver_does_not_know_get_no_worker(monkeypatch, driver):
+    driver(gpus=[])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    assert workers.visible() == []
 
 
 def test_auto_without_a_gpu_is_what_the_memory_carries(monkeypatch):
@@ -273,6 +305,29 @@ def test_items_of_a_spec_stay_together():
     assert workers.scope(f"{file}::test_thresholds[nano-tweets-tier1-accuracy-floor]", names) == scope
     assert workers.scope(f"{file}::test_thresholds[nano-tier1-accuracy-floor]", names) == f"{file}[nano]"
     assert workers.scope(f"{file}::test_device", names) == file
+
+
+@pytest.mark.parametrize(
+    ("items", "dies", "count"),
+    [((6, 6, 6), 2, 1), ((6, 6, 6, 6, 6, 6), 5, 2), ((3, 3, 1, 1), 1, 1)],
+)
+def test_whichever_worker_dies_the_other_specs_are_measured(items, dies, count, pytester, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    pytester.makeini("[pytest]\naddopts = -p no:deepeval -p no:rerunfailures -p no:repeat -p no:asyncio -p no:anyio")
+    pytester.makeconftest(
+        "from prism import workers\n"
+        "def pytest_xdist_make_scheduler(config, log):\n"
+        "    return workers.scheduler(config, log, lambda nodeid: nodeid.partition('[')[2].partition('-')[0])\n"
+    )
+    names = [f"{spec}-{item}" for spec, number in enumerate(items) for item in range(number)]
+    pytester.makepyfile(
+        "import os, signal, pytest\n"
+        f"@pytest.mark.parametrize('name', {names})\n"
+        "def test_item(name):\n"
+        f"    if name == '{dies}-0': os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    out = pytester.runpytest_subprocess("-n", str(count), "-p", "no:cacheprovider", timeout=60)
+    out.assert_outcomes(passed=sum(items) - items[dies], failed=items[dies])
 
 
 @pytest.mark.slow
@@ -328,21 +383,52 @@ def test_a_full_gpu_is_one_sentence_and_the_next_spec_runs(checkout):
     assert "PASSED benchmarks/test_phase1_financial_sentiment.py::test_thresholds[tiny-tier1-accuracy-floor]" in text
 
 
+def test_answers_do_not_hang_on_the_models_own_generation_config(spec_file, tmp_path):
+    """Qwen2.5 is published with a penalty on repetitions, which the captured step would not know of."""
+    spec = load_spec(spec_file)
+    asked = spec.model_copy(update={"generate": {"max_new_tokens": 24}})
+    penalized = spec.model_copy(update={"generate": {"max_new_tokens": 24, "repetition_penalty": 5.0}})
+    said = []
+    for n, (chosen, penalty) in enumerate(((asked, None), (asked, 5.0), (penalized, None))):
+        base = model.load(chosen, tmp_path)
+        base.model.generation_config.repetition_penalty = penalty
+        (tmp_path / str(n)).mkdir()
+        generate.answers(base, base.model, load_examples(spec, tmp_path)[1], tmp_path / str(n))
+        assert base.model.generation_config.repetition_penalty == penalty
+        said.append((tmp_path / str(n) / "predictions.jsonl").read_text())
+    assert said[0] == said[1] != said[2]
+
+
 def test_answers_stay_within_the_specs_memory(spec_file, monkeypatch):
     spec = load_spec(spec_file)
     gate = {"cost": {"peak_memory_gib": types.SimpleNamespace(ceiling=12.0)}}
     large = types.SimpleNamespace(device=torch.device("cuda"), dtype=torch.bfloat16, config=twin.CONFIGS["Qwen3-4B"])
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (130 * 2**30, 139 * 2**30))
-    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 4 * 2**30)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (130 * 2**30, 139 * 2**30))
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda *_: 4 * 2**30)
     free = types.SimpleNamespace(spec=spec)
     bound = types.SimpleNamespace(spec=types.SimpleNamespace(gate=gate))
     assert generate._budget(free, large) == generate.BATCH_TOKENS["cuda"]
     assert generate._budget(bound, large) * 2 * 36 * 8 * 128 * 2 < (12 - 4) / 2 * 2**30
+    # What the allocator keeps for reuse is free; a pass over many prompts needs more than their cache.
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (2 * 2**30, 24 * 2**30))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda *_: 12 * 2**30)
+    assert generate._room(free, large) == pytest.approx(0.8 * (2 + 12 - 4) * 2**30)
+    monkeypatch.setattr(decode, "unsupported", lambda _: "")
+    encoded = [[1] * 400] * 512
+    decoder, notes = generate._decoder(free, large, encoded, 64)
+    assert decoder is None
+    assert "need more GPU memory than is free" in notes["why"]
+    assert generate._decoder(free, large, [], 64) == (None, {})
 
 
 def test_cost_gates_are_ratios_and_unknown_ones_are_refused(spec_file):
     notes = {"parameters": 1_500_000_000, "tokens": 600_000, "seconds": 20.0, "device": "NVIDIA H200"}
     assert cost.utilization(notes) == pytest.approx(4 * 1.5e9 * 30_000 / 989e12)
+    rates = {"NVIDIA H100 PCIe": 756, "NVIDIA A100-SXM4-80GB": 312, "NVIDIA L40": 181, "NVIDIA L4": 121}
+    for name, rate in rates.items():
+        assert cost.utilization(notes | {"device": name}) == pytest.approx(4 * 1.5e9 * 30_000 / (rate * 1e12))
+    for name in ("NVIDIA RTX A1000", "NVIDIA A10G", "NVIDIA GeForce RTX 4090 Laptop GPU", "NVIDIA GeForce RTX 3090 Ti"):
+        assert cost.utilization(notes | {"device": name}) is None
     assert cost.utilization(notes | {"device": ""}) is None
     spent = {"utilization": {}, "tokens_per_second": {"baseline": 200.0, "tuned, seed 42": 150.0}}
     assert cost.gated(spent, "generation_ratio") == 0.75

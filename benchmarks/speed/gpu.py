@@ -1,6 +1,6 @@
 """PRISM's path, plain TRL and transformers, and Unsloth's notebook defaults, side by side on the GPU at hand.
 
-    python -m benchmarks.speed.gpu --out benchmarks/speed/GPU.md
+    python -m benchmarks.speed.gpu --out FILE
 
 Each contender runs in a process of its own on a random-weight twin (fixtures/make/twin.py) and bundled flashcards, and
 says one line of JSON; the Markdown table is made of those. Training is counted from the fourth step on, generation from
@@ -24,6 +24,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from prism import workers
 from prism.identity import versions
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -123,7 +124,8 @@ def spec_for(folder: str, options: dict[str, Any], sft: dict[str, Any], rows: in
 
 
 def run(name: str, twin: str) -> dict[str, Any]:
-    """One contender, in this process."""
+    """One contender, in this process, on one GPU."""
+    workers.alone()
     what, whose, _, options, work = CONTENDERS[name]
     if whose != "unsloth":
         sys.modules["unsloth"] = None  # type: ignore[assignment]  # as if it were not installed
