@@ -166,7 +166,7 @@ def test_a_run_and_its_cached_repetition(checkout):
     assert (folder / "report.html").read_text().count("<svg") == page.count("<svg") == 7
     repeated = results(checkout)
     assert repeated["records"] == table["records"]
-    assert repeated["cost"][0]["cached"] == ["baseline", "training, seed 42", "tuned, seed 42"]
+    assert repeated["cost"][0]["cached"] == ["baseline", "label likelihoods", "training, seed 42", "tuned, seed 42"]
     assert len(list((checkout.path / "reports" / "runs").iterdir())) == 2
 
 
