@@ -54,7 +54,7 @@ class Pins:
 def pin(config: pytest.Config) -> None:
     """First of all: see no GPU but the one that the controller chose for this worker, without workers the first."""
     if hasattr(config, "workerinput"):
-        gpu = config.workerinput["prism_gpu"]
+        gpu = config.workerinput.get("prism_gpu")
         if gpu is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     elif not config.getoption("tx", None):
