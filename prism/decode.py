@@ -44,9 +44,14 @@ def unsupported(model: Any) -> str:
         return "some layers attend to a window only"
     if config.rope_parameters["rope_type"] not in STATIC_ROPE:
         return f"its rotary positions ({config.rope_parameters['rope_type']}) change with the length"
-    if model.device.type == "cuda" and torch.cuda.get_device_capability(model.device) < (8, 0):
+    if _flash(model) and torch.cuda.get_device_capability(model.device) < (8, 0):
         return "flash attention needs a GPU of compute capability 8.0"
     return _unlike_lora(model) if isinstance(model, PeftModel) else ""
+
+
+def _flash(model: Any) -> bool:
+    """Whether attention is flash attention's, which reads each row as far as it is used, in half precision on CUDA only."""
+    return model.device.type == "cuda" and model.dtype != torch.float32
 
 
 def _unlike_lora(model: PeftModel) -> str:
@@ -138,8 +143,7 @@ class Decoder:
         shape = (config.num_hidden_layers, rows, length, self.kv_heads, self.head_dim)
         self.keys = torch.zeros(shape, dtype=self.dtype, device=self.device)
         self.values = torch.zeros(shape, dtype=self.dtype, device=self.device)
-        # Flash attention reads each row as far as it is used; it knows half precision on CUDA only.
-        self.flash = self.device.type == "cuda" and self.dtype != torch.float32
+        self.flash = _flash(causal)
         self.row_starts = torch.arange(rows + 1, device=self.device, dtype=torch.int32) * length
         self.each = torch.arange(rows + 1, device=self.device, dtype=torch.int32)
         # Left to itself flash attention regroups one query a row in three copies.

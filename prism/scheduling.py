@@ -52,9 +52,10 @@ def lacking(spec: Spec, root: Path, data: Path | None, gpus: Sequence[tuple[str,
         if not cuda_devices():
             why = cuda_fault()
             return f"needs a CUDA device with {need:g} GiB, and there is none" + (f" ({why})" if why else "")
-        name, total = min(gpus or cuda_memory(), key=lambda gpu: gpu[1])
+        gpus = gpus or cuda_memory()
+        name, total = min(gpus, key=lambda gpu: gpu[1])
         if total < 0.95 * need:  # makers' GiB are a little less
-            others = "; name the larger ones in CUDA_VISIBLE_DEVICES" if len(gpus or cuda_memory()) > 1 else ""
+            others = "; name the larger ones in CUDA_VISIBLE_DEVICES" if len(gpus) > 1 else ""
             return f"needs a GPU with {need:g} GiB, and {name} has {total:.1f}{others}"
     if spec.profile == "nano" and not has_local_rows(spec, root, data):
         if spec.data.name is None:

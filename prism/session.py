@@ -56,8 +56,9 @@ class Session:
         self.judge = _judge(option("--prism-judge"), option("--prism-judge-budget"))
         self.profile, self.why = choose_profile(option("--prism-profile"))
         self.chosen: list[str] = option("--prism-spec")
-        self.run_id = getattr(config, "workerinput", {}).get("prism_run_id") or new_run_id()
-        self.gpus = getattr(config, "workerinput", {}).get("prism_gpus")  # of all workers, so that all collect the same
+        told = getattr(config, "workerinput", {})
+        self.run_id = told.get("prism_run_id") or new_run_id()
+        self.gpus = told.get("prism_gpus")  # of all workers, so that all collect the same
         self.made: set[Path] = set()
         self.states: dict[str, dict[str, str]] = {}  # spec id: threshold id: state, from the test reports
         self.broken: list[str] = []  # items that raised before they could decide, or took their worker down

@@ -68,10 +68,12 @@ def test_an_adapter_that_does_more_than_add_to_projections_is_left_to_generate(o
 
 def test_an_old_gpu_is_left_to_generate(monkeypatch):
     config = MODELS["qwen3"]().config
-    found = types.SimpleNamespace(config=config, device=torch.device("cuda"))
+    found = types.SimpleNamespace(config=config, device=torch.device("cuda"), dtype=torch.bfloat16)
     for capability, why in (((8, 0), ""), ((7, 5), "flash attention needs a GPU of compute capability 8.0")):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, capability=capability: capability)
         assert decode.unsupported(found) == why
+    found.dtype = torch.float32  # which does without flash attention
+    assert decode.unsupported(found) == ""
 
 
 @pytest.fixture

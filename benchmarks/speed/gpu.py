@@ -227,15 +227,15 @@ def _longer(cards: list[Any], n: int, questions: int) -> Any:
 def table(found: dict[str, dict[str, Any]]) -> str:
     """The contenders by what they do; of PRISM's line with the same base and questions, how much faster it is."""
 
+    def work(name: str) -> tuple[Any, ...]:
+        what, _, twin, options, asked = CONTENDERS[name]
+        return what, twin, options, asked.get("questions")
+
+    own = [(work(name), line["rate"]) for name, line in found.items() if name.startswith("PRISM:") and "rate" in line]
+
     def ratio(name: str) -> str:
-        what, _, twin, options, work = CONTENDERS[name]
-        asked = (what, twin, options, work.get("questions"))
-        for own, line in found.items():
-            if own.startswith("PRISM:") and "rate" in line and not name.startswith("PRISM"):
-                other, _, twin, options, work = CONTENDERS[own]
-                if asked == (other, twin, options, work.get("questions")):
-                    return f"{line['rate'] / found[name]['rate']:.2f}"
-        return ""
+        rate = next((rate for done, rate in own if done == work(name)), None)
+        return f"{rate / found[name]['rate']:.2f}" if rate and not name.startswith("PRISM") else ""
 
     blocks = []
     for what, title in (("train", "Training, real tokens/s"), ("answer", "Generation, new tokens/s")):
