@@ -17,9 +17,10 @@ test: $(READY)
 	@$(BIN)/pytest tests
 
 check: $(READY)
-	@echo "== ruff, ruff format, mypy"
+	@echo "== ruff, ruff format, the order of imports, mypy"
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports --no-logo --no-cache
 	@$(BIN)/mypy
 
 $(READY): pyproject.toml constraints.txt

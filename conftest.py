@@ -1,1 +1,1 @@
-pytest_plugins = ["prism.pytest_plugin", "fixtures.run"]
+pytest_plugins = ["prism.plugin.hooks", "fixtures.run"]

@@ -15,11 +15,12 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from fixtures.run import BATCH, LENGTH, read
-from prism import cost
 from prism.devices import cuda_devices
-from prism.identity import engine
-from prism.scheduling import resources
+from prism.experiment import BATCH, LENGTH
+from prism.models import cost
+from prism.models.identity import engine
+from prism.plugin.scheduling import resources
+from prism.rows.answers import read_predictions
 
 pytestmark = pytest.mark.phase0
 
@@ -53,42 +54,42 @@ def test_device(session):
 
 
 def test_resources(planned_spec, session):
-    for line, enough in resources(planned_spec, session.store.home):
+    for line, enough in resources(planned_spec, session.setting.store.home):
         print(f"{planned_spec.id}: {line}")
         assert enough, f"{planned_spec.id}: {line}"
 
 
-def test_model_loads(spec, base):
+def test_model_loads(spec, experiment):
     before = cost.resident_gib()
-    loaded = base.load()
+    loaded = experiment.base()
     parameters = sum(parameter.numel() for parameter in loaded.model.parameters())
     print(f"{spec.model.model_name}: {parameters:,} parameters, {engine(spec)}, {cost.resident_gib() - before:.2f} GiB")
     assert not loaded.model.training
 
 
-def test_lora_share(spec, base):
+def test_lora_share(spec, experiment):
     """Each adapted projection of in × out weights gains r × (in + out), and nothing else trains."""
-    from prism import model
+    from prism.models import load
 
-    loaded = base.load()
+    loaded = experiment.base()
     targets = re.compile(rf".*\.({'|'.join(spec.lora['target_modules'])})")
     shapes = [(m.in_features, m.out_features) for name, m in loaded.model.named_modules() if targets.fullmatch(name)]
-    adapted = model.add_adapter(loaded, spec.seed)
+    adapted = load.add_adapter(loaded, spec.seed)
     trainable, total = adapted.get_nb_trainable_parameters()
-    base.drop()
+    experiment.free_base()
     print(f"{trainable:,} of {total:,} parameters train: {trainable / total:.2%}")
     assert trainable == spec.lora["r"] * sum(map(sum, shapes))
 
 
 @pytest.fixture(scope="module")
-def ten_steps(spec, base, examples, tmp_path_factory):
-    from prism import train
+def ten_steps(spec, experiment, examples, tmp_path_factory):
+    from prism.models import train
 
     folder = tmp_path_factory.mktemp("ten-steps")
     with cost.stage(f"{spec.id}: ten steps", BATCH):
-        notes = train.train(base.load(), examples.training, spec.seed, folder)
+        notes = train.train(experiment.base(), examples.training, spec.seed, folder)
     yield folder, notes
-    base.drop()
+    experiment.free_base()
 
 
 def test_loss_falls_in_ten_steps(ten_steps):
@@ -98,13 +99,13 @@ def test_loss_falls_in_ten_steps(ten_steps):
     assert sum(losses[-3:]) < sum(losses[:3])
 
 
-def test_generation_answers_and_stops(spec, ten_steps, base, examples, tmp_path):
-    from prism import generate
+def test_generation_answers_and_stops(spec, ten_steps, experiment, examples, tmp_path):
+    from prism.models import generate
 
     with cost.stage(f"{spec.id}: answers", LENGTH):
-        loaded = base.load()
+        loaded = experiment.base()
         generate.answers(loaded, loaded.model, examples.held_out, tmp_path)
-    answers = read(tmp_path, examples.held_out)
+    answers = read_predictions(tmp_path, examples.held_out)
     print(*(prediction.answer for prediction in answers[:4]), sep="\n")
     assert any(prediction.answer.strip() for prediction in answers)
     assert any(prediction.finish == "stop" for prediction in answers)
@@ -131,19 +132,22 @@ def test_two_processes_train_the_same_adapter(spec, session, tmp_path):
     code = """
 import sys
 from pathlib import Path
-from prism import leaks, model, train
-from prism.data import load_examples
+from prism.models import load, train
+from prism.rows.examples import load_examples
 from prism.spec import load_spec
+from prism.tasks import load_task
 spec_file, root, folder = map(Path, sys.argv[1:])
 spec = load_spec(spec_file)
-train.train(model.load(spec, root), load_examples(spec, root, leaking=leaks.places)[0], spec.seed, folder)
+train.train(load.load(spec, root), load_examples(spec, load_task(spec.task), root)[0], spec.seed, folder)
 """
-    file = session.root / "benchmarks" / "specs" / spec.phase / f"{spec.name}.toml"
+    file = session.setting.root / "benchmarks" / "specs" / spec.phase / f"{spec.name}.toml"
     digests = set()
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
-        command = [sys.executable, "-c", code, str(file), str(session.root), str(tmp_path / name)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=900, cwd=session.root, check=False)
+        command = [sys.executable, "-c", code, str(file), str(session.setting.root), str(tmp_path / name)]
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=900, cwd=session.setting.root, check=False
+        )
         assert done.returncode == 0, done.stderr
         digests.add(hashlib.sha256((tmp_path / name / "adapter_model.safetensors").read_bytes()).hexdigest())
     print("adapter_model.safetensors:", *digests)

@@ -13,9 +13,9 @@ import typer
 from prism.errors import PrismError
 
 if TYPE_CHECKING:
-    from prism.compare import Comparison
-    from prism.reference import Acceptance, Reference
     from prism.spec import Spec
+    from prism.store import Store
+    from prism.verdicts.scores import Scores
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -54,13 +54,14 @@ def specs(
     """List every spec: its profile, how long it takes, and whether it can run here."""
     from tabulate import tabulate
 
-    from prism.scheduling import choose_profile, lacking
-    from prism.spec import find_specs, load_spec
+    from prism.plugin.scheduling import choose_profile, lacking
+    from prism.spec import find_specs
+    from prism.tasks.check import take_up
 
     rows = []
     with mistakes():
         for path in find_specs(root / "benchmarks" / "specs"):
-            spec = load_spec(path)
+            spec = take_up(path)
             minutes = f"{spec.requires.minutes:g}" if spec.requires.minutes else ""
             rows.append(
                 [
@@ -82,8 +83,8 @@ def specs(
 
 
 def _without_rows(spec: Spec, root: Path, data: Path | None) -> str:
-    from prism.data import stand_in
-    from prism.spec import is_local
+    from prism.rows.examples import stand_in
+    from prism.store.sources import is_local
 
     if stand_in(spec, data) or not is_local(spec.data.path, root):
         return ""
@@ -105,18 +106,16 @@ def calibrate_judge(
     root: Annotated[Path, typer.Option(help="The checkout that holds the bundled rows.")] = Path("."),
 ) -> None:
     """Hold a judge's grades against known ones: agreement, bias by length, spread when asked again."""
-    import os
-
     from tabulate import tabulate
     from tqdm import tqdm
 
     from prism.judge import DEFINITIONS, asking, calibration, tier3
     from prism.judge.grading import estimate
     from prism.judge.spending import Budget, Spending
-    from prism.spec import load_spec
-    from prism.store import Store
+    from prism.tasks import load_task
+    from prism.tasks.check import take_up
 
-    store = Store(Path(home or os.environ.get("PRISM_HOME") or "~/.cache/prism").expanduser().resolve())
+    store = _store(home)
     with mistakes():
         choice = asking.choose(judge)
         if choice is None:
@@ -125,7 +124,8 @@ def calibrate_judge(
         spending = Spending(choice.price, Budget.parse(budget) if budget else None)
         known = dict(DEFINITIONS)
         if spec:
-            known |= {d.metric: d for d in tier3.definitions(load_spec(root / "benchmarks" / "specs" / f"{spec}.toml"))}
+            graded = take_up(root / "benchmarks" / "specs" / f"{spec}.toml")
+            known |= {d.metric: d for d in tier3.definitions(graded, load_task(graded.task).judged)}
         for name in dict.fromkeys(row["metric"] for row in rows):
             if name not in known:
                 raise asking.JudgeError(f"metric {name!r}: not one of {', '.join(known)}")
@@ -153,195 +153,107 @@ def calibrate_judge(
 def accept(
     run: Annotated[str, typer.Argument(help="A run's folder or id.")] = "reports/latest",
     force: Annotated[
-        bool, typer.Option("--force", help="Though it is partial, failed, of fewer seeds or a changed tree.")
+        bool,
+        typer.Option(
+            "--force", help="Accept even if the run is partial, failed, has fewer seeds or had uncommitted changes."
+        ),
     ] = False,
     root: Root = Path("."),
 ) -> None:
-    """Make a run's scores the reference that `drop` thresholds hold later runs against."""
-    from prism import reference
+    """Make a run's scores the accepted ones, which `drop` thresholds compare later runs with."""
+    from prism.report.comparison import accepted
+    from prism.verdicts.accepted import accept as accept_run
+    from prism.verdicts.accepted import locate
 
     with mistakes():
-        for acceptance in reference.accept(reference.locate(run, root), root, force):
-            typer.echo(_accepted(acceptance) + "\n")
+        for acceptance in accept_run(locate(run, root), root, force):
+            typer.echo(accepted(acceptance) + "\n")
     typer.echo("Review the change and commit it: git diff --stat reports/reference")
-
-
-def _accepted(acceptance: Acceptance) -> str:
-    """What one acceptance changes: old value → new value of each metric, and how the training sides differ."""
-    from tabulate import tabulate
-
-    from prism.compare import differences
-    from prism.report import words
-
-    new, old = acceptance.new, acceptance.old
-    seeds = words.count(len(new.seeds), "seed")
-    if old is None:
-        others = ", ".join(
-            path.name for path in sorted(acceptance.path.parent.glob(f"{new.spec}@*.json")) if path != acceptance.path
-        )
-        lines = [f"{acceptance.path}: {acceptance.damage or 'new'}, {seeds}"]
-        lines += [f"of other evaluations: {others}; delete what nobody compares with any more"] if others else []
-    else:
-        lines = [f"{acceptance.path}: replaces that of {old.origin.get('date', '?')}, {seeds} for {len(old.seeds)}"]
-    rows = []
-    for name in dict.fromkeys([*(old.measures if old else ()), *new.measures]):
-        before, after = (side.measures[name].value if side and name in side.measures else None for side in (old, new))
-        change = words.signed(after - before) if before is not None and after is not None else ""
-        rows.append([name, words.number(before), words.number(after), change])
-    lines.append(tabulate(rows, ["metric", "old", "new", "change"], tablefmt="simple", disable_numparse=True))
-    lines += [f"{key}: {there} → {here}" for key, there, here in differences(old, new)] if old else []
-    return "\n".join(lines)
 
 
 @app.command()
 def compare(
-    before: Annotated[str, typer.Argument(metavar="A", help="A run, a reference, a folder of them, or git:REV.")],
-    after: Annotated[str, typer.Argument(metavar="B", help="The same: what is held against A.")],
-    drop: Annotated[float, typer.Option(min=0, help="A loss that is put up with.")] = 0.0,
+    before: Annotated[str, typer.Argument(metavar="A", help="A run, an accepted file, a folder of them, or git:REV.")],
+    after: Annotated[str, typer.Argument(metavar="B", help="The same: what is compared with A.")],
+    drop: Annotated[float, typer.Option(min=0, help="A loss that is tolerated.")] = 0.0,
     flips: Annotated[int, typer.Option(min=0, help="How many flipped samples are listed, each way.")] = 5,
     root: Root = Path("."),
 ) -> None:
-    """Hold B against A, sample by sample. Exit code 1 where B is significantly worse."""
-    from prism.compare import compare as hold
-    from prism.compare import differences, metrics
-    from prism.errors import ReferenceFault
-    from prism.reference import gather
+    """Compare B with A, sample by sample. Exit code 1 where B is significantly worse."""
+    from prism.errors import ScoresError
+    from prism.report.comparison import compared, flipped
+    from prism.tasks import metrics_of
+    from prism.verdicts.accepted import gather_scores
+    from prism.verdicts.compare import compare as compare_scores
+    from prism.verdicts.compare import differences
 
     worse = False
     with mistakes():
-        pairs = _pairs(gather(before, root), gather(after, root), before, after)
+        pairs = _pairs(gather_scores(before, root), gather_scores(after, root), before, after)
         for old, new in pairs:
             # A metric against a control repeats the scores of another: it would count the same loss twice.
-            asked = [metric for metric in metrics(new) if metric.baseline == "baseline"]
-            comparisons, without = hold(old, new, asked, len(asked))
+            asked = [metric for metric in metrics_of(new) if metric.against == "baseline"]
+            comparisons, without = compare_scores(old, new, asked, len(asked))
             if not comparisons:
-                raise ReferenceFault(f"{new.name}: nothing can be compared ({'; '.join(without.values())})")
-            typer.echo(_compared(new, list(comparisons.values()), drop))
+                raise ScoresError(f"{new.name}: nothing can be compared ({'; '.join(without.values())})")
+            typer.echo(compared(new, list(comparisons.values()), drop))
             lines = [f"{name}: not comparable: {why}" for name, why in without.items()]
             lines += [f"{key}: {there or '–'} → {here or '–'}" for key, there, here in differences(old, new)]
-            typer.echo("\n".join([*lines, *_flipped(list(comparisons.values()), new, root, after, flips), ""]))
+            typer.echo(
+                "\n".join([*lines, *flipped(list(comparisons.values()), new, _samples(new, root, after), flips), ""])
+            )
             worse |= any(comparison.is_worse(drop) for comparison in comparisons.values())
     raise typer.Exit(int(worse))
 
 
-def _pairs(old: list[Reference], new: list[Reference], before: str, after: str) -> list[tuple[Reference, Reference]]:
+def _pairs(old: list[Scores], new: list[Scores], before: str, after: str) -> list[tuple[Scores, Scores]]:
     """The specs that both sides measured, each with its own evaluation where one side holds several."""
-    from prism.errors import ReferenceFault
+    from prism.errors import ScoresError
 
     exact = {found.name: found for found in old}
     by_id = {found.id: found for found in old}
     pairs = [(exact.get(found.name) or by_id[found.id], found) for found in new if found.id in by_id]
     if not pairs:
         theirs, ours = (", ".join(sorted({found.id for found in side})) for side in (old, new))
-        raise ReferenceFault(
+        raise ScoresError(
             f"{before} ({theirs}) and {after} ({ours}): no spec in common; name two sides of the same spec"
         )
     return pairs
 
 
-def _compared(new: Reference, comparisons: list[Comparison], drop: float) -> str:
-    from tabulate import tabulate
+def _samples(scores: Scores, root: Path, where: str) -> dict[str, dict[str, str]]:
+    """Question and answers by sample id, if the scores are those of a run's folder."""
+    from prism.rows.answers import read_json_lines
+    from prism.verdicts.accepted import locate
 
-    from prism.report import words
-
-    first = comparisons[0]
-    rows = []
-    for found in comparisons:
-        interval = f"{words.signed(found.loss.value)} [{words.signed(found.loss.low)}, {words.signed(found.loss.high)}]"
-        rows.append(
-            [
-                found.metric.name + (" ↓" if found.metric.direction == "lower" else ""),
-                words.number(found.before),
-                words.number(found.after),
-                interval,
-                f"{found.loss.p:.2g}",
-                words.number(found.detectable(drop)),
-                f"{len(found.worse):,}" if found.metric.of_one_sample else "",
-                f"{len(found.better):,}" if found.metric.of_one_sample else "",
-                "WORSE" if found.is_worse(drop) else "",
-            ]
-        )
-    headers = ["metric", "A", "B", f"loss [{100 * first.level:.3g} %]", "p", "caught from", "worse", "better", ""]
-    title = (
-        f"{new.id}, evaluation {new.evaluation_digest[:8]}, n = {first.n:,}: {first.question}? "
-        f"({words.count(first.seeds[0], 'seed')} against {first.seeds[1]})"
-    )
-    table = tabulate(rows, headers, tablefmt="simple", disable_numparse=True)
-    note = f"WORSE: a loss above {drop:g} with p ≤ .05/{len(comparisons)}; caught from: with 80 % power"
-    return f"{title}\n\n{table}\n\n{note}"
-
-
-def _flipped(comparisons: list[Comparison], new: Reference, root: Path, where: str, limit: int) -> list[str]:
-    """Samples that flipped, by the first metric that has any; with question and answer where B is a run's folder."""
-    import json
-
-    from prism.compare import first_flipped
-    from prism.report import words
-
-    found = first_flipped(comparisons)
-    if found is None or not limit:
-        return []
-    texts = {}
-    if not where.startswith("git:"):
-        from prism.reference import locate
-
-        file = locate(where, root) / "samples" / f"{new.phase}-{new.spec}.jsonl"
-        if file.is_file():
-            lines = map(json.loads, file.read_text(encoding="utf-8").splitlines())
-            texts = {line["id"]: line for line in lines}
-    shown = []
-    for way, ids in (("worse", found.worse), ("better", found.better)):
-        shown.append(
-            f"{way} by {found.metric.name}: {len(ids):,} samples" + (f", {limit} of them" if len(ids) > limit else "")
-        )
-        for name in ids[:limit]:
-            told = texts.get(name, {})
-            said = (
-                f"{words.visible(told[key], 80).replace(chr(10), ' ')!r}"
-                for key in ("question", "tuned", "reference")
-                if key in told
-            )
-            shown.append("  " + " · ".join([name, *said]))
-    return shown
+    if where.startswith("git:"):
+        return {}
+    file = locate(where, root) / "samples" / f"{scores.phase}-{scores.spec}.jsonl"
+    return {line["id"]: line for line in read_json_lines(file)} if file.is_file() else {}
 
 
 @app.command()
 def history(
     spec: Annotated[str | None, typer.Argument(help="One spec, such as phase1/nano.")] = None, root: Root = Path(".")
 ) -> None:
-    """Show each metric over the accepted references in git's history."""
-    from tabulate import tabulate
-
-    from prism.errors import ReferenceFault
-    from prism.history import history as entries
-    from prism.report import words
+    """Show each metric over the accepted runs in git's history."""
+    from prism.errors import ScoresError
+    from prism.report.comparison import history_of
+    from prism.verdicts.history import Entry
+    from prism.verdicts.history import history as entries
 
     with mistakes():
-        found = entries(root)
-        specs: dict[str, list] = {}
-        for entry in found:
+        specs: dict[str, list[Entry]] = {}
+        for entry in entries(root):
             name = f"{entry.file.parent.name}/{entry.file.name.partition('@')[0]}"
             if spec in (None, name, name.partition("/")[2]):
                 specs.setdefault(name, []).append(entry)
         if not specs:
-            raise ReferenceFault(
-                f"no accepted reference{f' of {spec}' if spec else ''} yet; `prism accept` a run, and commit it"
+            raise ScoresError(
+                f"no accepted run{f' of {spec}' if spec else ''} yet; `prism accept` a run, and commit the file"
             )
-    for name, entries_of in specs.items():
-        metrics = list(dict.fromkeys(m for e in entries_of if e.reference for m in e.reference.measures))
-        rows = []
-        for entry in entries_of:
-            head = [entry.commit or "not committed", entry.date, entry.file.stem.partition("@")[2]]
-            if entry.reference is None:
-                rows.append([*head, "", entry.damage])
-                continue
-            measures = entry.reference.measures
-            values = [words.number(measures[m].value) if m in measures else "" for m in metrics]
-            rows.append([*head, str(len(entry.reference.seeds)), *values])
-        table = tabulate(
-            rows, ["commit", "date", "evaluation", "seeds", *metrics], tablefmt="simple", disable_numparse=True
-        )
-        typer.echo(f"{name}\n\n{table}\n")
+    for name, found in specs.items():
+        typer.echo(f"{name}\n\n{history_of(found)}\n")
 
 
 @app.command()
@@ -349,47 +261,43 @@ def thresholds(
     spec: Annotated[str, typer.Argument(help="Its name, or its id where several phases have that name.")],
     seeds: Annotated[str, typer.Option(help="As --prism-seeds: 5, 47-51 or 42,47.")] = "5",
     data: Annotated[Path | None, typer.Option(help="As --prism-data.")] = None,
-    options: Annotated[list[str] | None, typer.Argument(help="After --: further options for pytest.")] = None,
+    judge: Annotated[str | None, typer.Option(help="As --prism-judge; else PRISM_JUDGE.")] = None,
+    home: Annotated[Path | None, typer.Option(help="As --prism-home.")] = None,
     root: Root = Path("."),
 ) -> None:
     """Measure several seeds and propose thresholds, each with its reason, as TOML to paste."""
-    import json
-    import subprocess
-    import sys
-
     from prism.errors import SpecError
-    from prism.propose import FEWEST, propose
-    from prism.reference import gather
-    from prism.scheduling import training_seeds
-    from prism.spec import declared_drops
+    from prism.experiment import Experiment
+    from prism.judge.asking import choose
+    from prism.judge.spending import Spending
+    from prism.plugin.scheduling import require, training_seeds
+    from prism.plugin.workers import alone
+    from prism.progress import Console
+    from prism.report.proposals import FEWEST, propose
+    from prism.setting import Setting
+    from prism.tasks import metrics_of
+    from prism.verdicts.accepted import competing_drops
 
     with mistakes():
-        chosen = _spec(spec, root)
-        if len(training_seeds(seeds, chosen.seed)) < FEWEST:
+        chosen, screen, root = _spec(spec, root), Console(), root.resolve()
+        trained = [chosen.seed] if chosen.adapter else training_seeds(seeds, chosen.seed)
+        if len(trained) < FEWEST and not chosen.adapter:
             raise SpecError(f"--seeds {seeds}: a spread between seeds takes at least {FEWEST} of them")
-        latest = root.resolve() / "reports" / "latest"
-        before = latest.resolve()
-        command = [sys.executable, "-m", "pytest", "benchmarks", "-m", chosen.phase, "--prism-spec", chosen.id]
-        command += [
-            "--prism-seeds",
-            seeds,
-            "--prism-report",
-            "reports",
-            *(["--prism-data", str(data.resolve())] if data else []),
-        ]
-        done = subprocess.run([*command, *(options or [])], cwd=root, stdout=2, check=False)  # stdout is the TOML's
-        if latest.resolve() == before:
-            raise SpecError(f"{chosen.id}: was not measured (pytest ended with exit code {done.returncode}); see above")
-        told = json.loads((latest / "results.json").read_text(encoding="utf-8"))
-        records = [record for record in told["records"] if f"{record['phase']}/{record['spec']}" == chosen.id]
-        scores = next(scores for scores in gather(str(latest), root) if scores.id == chosen.id)
-        own = sum(limit.key == "drop" for limit in chosen.limits())
-        typer.echo(propose(chosen, records, scores, declared_drops(root, chosen.profile) - own))
+        alone()
+        asked = choose(judge)
+        setting = Setting(
+            root, _store(home), screen, data and data.resolve(), (asked, Spending(asked.price)) if asked else None
+        )
+        require(chosen, setting.store.home)
+        outcome = Experiment(chosen, setting, trained).outcome
+        others = competing_drops(root, chosen.profile, besides=chosen.id)
+        typer.echo(propose(chosen, outcome.result.records, outcome.scores, metrics_of(outcome.scores), others))
 
 
 def _spec(name: str, root: Path) -> Spec:
     from prism.errors import SpecError
-    from prism.spec import find_specs, load_spec
+    from prism.spec import find_specs
+    from prism.tasks.check import take_up
 
     paths = [
         path
@@ -401,4 +309,16 @@ def _spec(name: str, root: Path) -> Spec:
         raise SpecError(
             f"{name}: {f'means {ids}; name one' if ids else 'no such spec; `prism specs` lists those that exist'}"
         )
-    return load_spec(paths[0])
+    return take_up(paths[0])
+
+
+def _store(home: Path | None) -> Store:
+    import os
+
+    from prism.store import Store
+
+    return Store(Path(home or os.environ.get("PRISM_HOME") or "~/.cache/prism").expanduser().resolve())
+
+
+if __name__ == "__main__":
+    app()

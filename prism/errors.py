@@ -29,9 +29,9 @@ class ResourceError(PrismError):
     """The machine lacks the device, memory or disk that the spec needs."""
 
 
-class MetricFault(PrismError):
-    """A metric gave what is no score."""
+class MetricError(PrismError):
+    """A metric returned something that is not a score."""
 
 
-class ReferenceFault(PrismError):
-    """An accepted result, or the run held against it, cannot be read, compared or replaced."""
+class ScoresError(PrismError):
+    """Scores, of a run or accepted ones, cannot be read, compared or replaced."""

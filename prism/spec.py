@@ -1,31 +1,21 @@
-"""Specs: one TOML file an experiment, checked before anything is spent on it.
+"""The schema of a spec: one TOML file describes one experiment.
 
-The tables `[lora]`, `[sft]` and `[generate]` hold the libraries' own keyword names (LoraConfig, SFTConfig,
-GenerationConfig); they are checked by those libraries, in `prism.train.check`, before the baseline is measured.
+The tables `[lora]`, `[sft]` and `[generate]` use the libraries' own keyword names (LoraConfig, SFTConfig,
+GenerationConfig). Those libraries check them, in `prism.models.train.check`, before the baseline is measured. Whether a
+gate fits its task is checked in `prism.tasks.check`.
 """
 
 from __future__ import annotations
 
-import importlib
-import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from prism.errors import SpecError
 
-if TYPE_CHECKING:
-    from prism.metrics import Metric
-
-COSTS = {  # a cost that a spec may put a limit on, and which way is better
-    "peak_memory_gib": "lower",
-    "utilization": "higher",  # of the GPU's arithmetic, in training
-    "generation_ratio": "higher",  # tuned answers' tokens/s over the baseline's
-}
 PROFILES = ("nano", "full")
 # Set by PRISM from the spec's own keys, or a door to code that nobody reviewed.
 RESERVED = {
@@ -147,11 +137,11 @@ class Limit(BaseModel):
 
     @property
     def id(self) -> str:
-        return limit_id(self.tier, self.metric, self.key)
+        return threshold_id(self.tier, self.metric, self.key)
 
 
-def limit_id(tier: str, metric: str, key: str) -> str:
-    """The name of a threshold, in items and in test reports."""
+def threshold_id(tier: str, metric: str, key: str) -> str:
+    """The name of a threshold in pytest items, test reports and results."""
     return f"{tier}-{metric}-{key}"
 
 
@@ -192,9 +182,6 @@ class Spec(Table):
                     if value is not None:
                         yield Limit(tier=tier, metric=metric, key=key, value=value, provisional=threshold.provisional)
 
-    def load_task(self) -> ModuleType:
-        return importlib.import_module(f"prism.tasks.{self.task}")
-
 
 def load_spec(path: Path) -> Spec:
     """Read and check one spec file.
@@ -223,43 +210,7 @@ def load_spec(path: Path) -> Spec:
     stops = spec.generate.get("stop_strings", [])
     if not isinstance(stops, list) or not all(isinstance(stop, str) and stop for stop in stops):
         raise SpecError(f"{place} [generate] stop_strings = {stops!r}: must be a list of texts, none of them empty")
-    _check_task(spec, place)
     return spec
-
-
-def _check_task(spec: Spec, place: str) -> None:
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", spec.task):
-        raise SpecError(f'{place} task = "{spec.task}": must be the name of a module in prism/tasks')
-    try:
-        task = spec.load_task()
-    except ModuleNotFoundError as error:
-        if error.name != f"prism.tasks.{spec.task}":
-            raise
-        known = sorted(file.stem for file in (Path(__file__).parent / "tasks").glob("[a-z]*.py"))
-        raise SpecError(f'{place} task = "{spec.task}": no such task; there are {", ".join(known)}') from None
-    metrics = {metric.name: metric for metric in (*task.METRICS, *_similarity(spec), *judged_metrics(task))}
-    for limit in spec.limits():
-        where = f'{place} [gate.{limit.tier}] "{limit.metric}"'.replace('"', "" if " " not in limit.metric else '"')
-        if limit.tier == "cost":
-            if limit.metric not in COSTS:
-                raise SpecError(f"{where}: not a cost; there are {', '.join(COSTS)}")
-            side = "ceiling" if COSTS[limit.metric] == "lower" else "floor"
-            if limit.key != side:
-                raise SpecError(f"{where}.{limit.key}: a cost is one measurement, not compared; give it a {side}")
-            continue
-        metric = metrics.get(limit.metric)
-        if metric is None or metric.tier != limit.tier:
-            here = ", ".join(name for name, known in metrics.items() if known.tier == limit.tier) or "none"
-            raise SpecError(f"{where}: not a {limit.tier} metric of {spec.task}; there are {here}")
-        if limit.key == ("floor" if metric.direction == "lower" else "ceiling"):
-            side = "ceiling" if limit.key == "floor" else "floor"
-            raise SpecError(
-                f"{where}.{limit.key}: {metric.direction} is better, so it bounds nothing; give it a {side}"
-            )
-        span = metric.high - metric.low
-        low, high = (metric.low, metric.high) if limit.key in ("floor", "ceiling") else (-span, span)
-        if not low <= limit.value <= high:
-            raise SpecError(f"{where}.{limit.key} = {limit.value:g}: must lie in [{low:g}, {high:g}]")
 
 
 def _first(error: ValidationError) -> str:
@@ -280,30 +231,11 @@ def _first(error: ValidationError) -> str:
     return f"{table}{key}{shown}: {message}"
 
 
-def judged_metrics(task: ModuleType) -> list[Metric]:
-    """The tier-3 metrics that a task's judge definitions make, as names: their scores come from a judge, not from us."""
-    from prism.metrics import judged
-
-    return [judged(definition.metric, {}) for definition in getattr(task, "JUDGED", ())]
+def find_specs(folder: Path, phase: str = "*") -> list[Path]:
+    """The spec files of one phase, or of all, under `folder` (benchmarks/specs), by phase and name."""
+    return sorted(folder.glob(f"{phase}/*.toml"))
 
 
-def _similarity(spec: Spec) -> list[Metric]:
-    from prism.metrics import semantic
-
-    return [semantic.metric({}, {})] if spec.semantic else []
-
-
-def is_local(name: str, root: Path) -> bool:
-    """Whether a model or a set of rows is a local folder or file: a hub id is "owner/name" and nothing else."""
-    return name.startswith((".", "/", "~", "fixtures/")) or name.count("/") != 1 or (root / name).exists()
-
-
-def find_specs(root: Path, phase: str | None = None) -> list[Path]:
-    """The spec files under `root` (benchmarks/specs), by phase and name."""
-    return sorted(root.glob(f"{phase or 'phase*'}/*.toml"))
-
-
-def declared_drops(root: Path, profile: str) -> int:
-    """How many `drop` thresholds the profile's spec files declare: what each of them shares its false alarms with."""
-    specs = (load_spec(path) for path in find_specs(root / "benchmarks" / "specs"))
-    return sum(limit.key == "drop" for spec in specs if spec.profile == profile for limit in spec.limits())
+def find_phases(folder: Path) -> list[str]:
+    """The phases: the folders under `folder` (benchmarks/specs)."""
+    return sorted(path.name for path in folder.glob("[!._]*") if path.is_dir())

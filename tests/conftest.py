@@ -146,6 +146,7 @@ def only_phase(
     The tiny base says noise, but never an empty answer, which no judge is asked about: nothing but letters can be said.
     """
     shutil.rmtree(checkout.path / "benchmarks" / "specs" / "phase1")
+    (checkout.path / "benchmarks" / "test_phase1_financial_sentiment.py").unlink()
     shutil.copy(ROOT / "benchmarks" / f"test_{phase}_{task}.py", checkout.path / "benchmarks")
     data = write_rows(checkout.path / f"{phase}-rows" / "train.jsonl", rows)
     text = SPEC.format(data=data, model=tiny).replace("financial_sentiment", task)
@@ -161,6 +162,14 @@ def only_phase(
     folder = checkout.path / "benchmarks" / "specs" / phase
     folder.mkdir()
     (folder / "tiny.toml").write_text(text)
+
+
+def examples_of(spec, root: Path, data: Path | None = None, **options):
+    """The training and the held-out examples of a spec."""
+    from prism.rows.examples import load_examples
+    from prism.tasks import load_task
+
+    return load_examples(spec, load_task(spec.task), root, data, **options)
 
 
 def results(checkout) -> dict:

@@ -3,10 +3,11 @@
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from prism.data import Example
-from prism.reference import Reference, measured
-from prism.score import score
+from prism.rows import Example
 from prism.spec import Spec, load_spec
+from prism.tasks import load_task
+from prism.verdicts.scores import Scores, measured
+from prism.verdicts.scoring import score
 from tests.conftest import SPEC, write_spec
 
 LABELS = ("neutral", "bullish", "bearish")
@@ -41,8 +42,9 @@ def scored(
     evaluation: str = EVALUATION,
     groups: int = 0,
     training: Mapping[str, object] = {"sft": {"learning_rate": 1e-3}, "rows": "cd" * 32},
-) -> Reference:
+) -> Scores:
     n = len(next(iter(said.values())))
     held_out = examples(n, groups)
-    records = score(spec, held_out, evaluation, answers(n, range(0, n, 2)), said, {})
-    return measured(spec, records, held_out, said, spec.load_task().METRICS, training, {})
+    metrics = load_task(spec.task).metrics
+    records = score(spec, metrics, held_out, evaluation, answers(n, range(0, n, 2)), said, {})
+    return measured(spec, records, held_out, said, metrics, training, {})

@@ -7,15 +7,17 @@ import numpy
 import pytest
 from typer.testing import CliRunner
 
-from fixtures.run import _by_seed
-from prism import stats
 from prism.cli import app
-from prism.compare import Against, against_accepted, compare, differences, metrics
-from prism.errors import ReferenceFault
-from prism.gate import decide
+from prism.errors import ScoresError
 from prism.metrics import Metric, mean
-from prism.reference import FOLDER, Measure, write
 from prism.spec import Limit
+from prism.tasks import metrics_of
+from prism.verdicts import intervals, losses
+from prism.verdicts.accepted import FOLDER
+from prism.verdicts.compare import compare, differences
+from prism.verdicts.drops import Against, _by_seed, against_accepted
+from prism.verdicts.gate import decide
+from prism.verdicts.scores import Measure, write_scores
 from tests.scored import answers, examples, scored, tiny_spec
 from tests.test_gate import record
 from tests.test_reference import finished
@@ -29,7 +31,7 @@ def small(tmp_path):
 
 
 def held(old, new, thresholds=1):
-    found, without = compare(old, new, metrics(new), thresholds)
+    found, without = compare(old, new, metrics_of(new), thresholds)
     assert not without
     return found
 
@@ -50,7 +52,7 @@ def test_one_seed_each_is_mcnemar_over_the_samples_that_flipped(small):
     )
     found = held(old, new, thresholds=4)["accuracy"]
     assert found.question == "these adapters differ"
-    assert found.loss == stats.flips(12, 24, 200, level=1 - 0.1 / 4)
+    assert found.loss == losses.flips(12, 24, 200, level=1 - 0.1 / 4)
     assert (found.before, found.after) == (0.9, 0.84)
     assert set(found.worse) == {f"{i:012x}" for i in range(20, 44)}
     assert set(found.better) == {f"{i:012x}" for i in range(12)}
@@ -81,9 +83,9 @@ def test_a_set_metric_is_recomputed_and_its_p_comes_from_swaps(small):
     old, new = scored(small, {42: answers(90, wrong=range(9))}), scored(small, {42: answers(90, wrong=range(5, 25))})
     found = held(old, new)["macro_f1"]
     sides = [side.measures["macro_f1"].statistics[0] for side in (old, new)]
-    value = next(metric for metric in metrics(new) if metric.name == "macro_f1").value
+    value = next(metric for metric in metrics_of(new) if metric.name == "macro_f1").value
     assert found.loss.value == pytest.approx(value(sides[0].sum(0)) - value(sides[1].sum(0)))
-    assert found.loss.p == stats.swap_p(*sides, stats.swapped_sums(*sides), value)
+    assert found.loss.p == losses.swap_p(*sides, intervals.swapped_sums(*sides), value)
     assert found.worse == found.better == (), "F1 is of no single sample"
 
 
@@ -104,9 +106,9 @@ def test_several_seeds_ask_about_the_recipe(small):
     assert found.question == "this recipe is worse"
     assert found.seeds == (5, 1)
     sides = [side.measures["accuracy"].statistics for side in (old, new)]
-    value = next(metric for metric in metrics(new) if metric.name == "accuracy").value
-    assert found.loss.value == pytest.approx(stats.recipes(*sides, value, 0.9, True).value)
-    assert found.loss.p == pytest.approx(stats.recipes(*sides, value, 0.9, True).p)
+    value = next(metric for metric in metrics_of(new) if metric.name == "accuracy").value
+    assert found.loss.value == pytest.approx(losses.recipes(*sides, value, 0.9, True).value)
+    assert found.loss.p == pytest.approx(losses.recipes(*sides, value, 0.9, True).p)
     majority = value(sides[0]).mean(0) > 0.5
     assert set(found.worse) == set(numpy.array(new.ids)[majority & (value(sides[1][0]) == 0)].tolist())
 
@@ -148,15 +150,15 @@ def test_samples_lie_in_any_order_and_only_those_scored_on_both_sides_count(smal
 
 def test_sides_that_cannot_be_compared(small):
     old = scored(small, {42: answers(40)})
-    with pytest.raises(ReferenceFault, match=r"other evaluations, with 40 of 40 samples in common"):
-        compare(old, scored(small, {42: answers(40)}, evaluation="cd" * 32), metrics(old))
+    with pytest.raises(ScoresError, match=r"other evaluations, with 40 of 40 samples in common"):
+        compare(old, scored(small, {42: answers(40)}, evaluation="cd" * 32), metrics_of(old))
     strangers = tuple(f"f{name[1:]}" for name in old.ids)
-    with pytest.raises(ReferenceFault, match=r"other evaluations, with 0 of 40 samples in common"):
-        compare(old, replace(old, ids=strangers, groups=strangers, evaluation_digest="cd" * 32), metrics(old))
-    with pytest.raises(ReferenceFault, match=r"the reference lacks 40 of 40 samples"):
-        compare(old, replace(old, ids=strangers, groups=strangers), metrics(old))
-    with pytest.raises(ReferenceFault, match=r"the run lacks 10 of 40 samples, 0+1e the first"):
-        compare(old, scored(small, {42: answers(30)}), metrics(old))
+    with pytest.raises(ScoresError, match=r"other evaluations, with 0 of 40 samples in common"):
+        compare(old, replace(old, ids=strangers, groups=strangers, evaluation_digest="cd" * 32), metrics_of(old))
+    with pytest.raises(ScoresError, match=r"the accepted run lacks 40 of 40 samples"):
+        compare(old, replace(old, ids=strangers, groups=strangers), metrics_of(old))
+    with pytest.raises(ScoresError, match=r"the run lacks 10 of 40 samples, 0+1e the first"):
+        compare(old, scored(small, {42: answers(30)}), metrics_of(old))
 
 
 UNLIKE = {
@@ -171,8 +173,8 @@ def test_a_metric_measured_otherwise_is_not_comparable(tmp_path, small, change, 
     measures = {
         name: replace(measure, **change) if name == "accuracy" else measure for name, measure in new.measures.items()
     }
-    write(replace(new, measures=measures), tmp_path / FOLDER / f"{new.name}.json")
-    against = against_accepted(tmp_path, new, 1)
+    write_scores(replace(new, measures=measures), tmp_path / FOLDER / f"{new.name}.json")
+    against = against_accepted(tmp_path, new, metrics_of(new), 1)
     assert "macro_f1" in against.comparisons
     verdict = decide(Limit(tier="tier1", metric="accuracy", key="drop", value=0.0), record(), against)
     assert verdict.state == "not_comparable"
@@ -211,7 +213,7 @@ def test_the_command_says_what_was_lost_and_ends_with_exit_code_1(tmp_path, smal
     (run / "samples").mkdir()
     (run / "samples" / "phase1-tiny.jsonl").write_text("".join(lines))
     good = scored(small, {42: answers(100, wrong=range(5))})
-    write(good, tmp_path / "good.json")
+    write_scores(good, tmp_path / "good.json")
     ask = ["compare", str(tmp_path / "good.json"), run.name, "--root", str(tmp_path), "--flips", "3"]
     found = CliRunner().invoke(app, ask)
     assert found.exit_code == 1, found.output
@@ -228,8 +230,8 @@ def test_the_command_says_what_was_lost_and_ends_with_exit_code_1(tmp_path, smal
 
 def test_two_sides_without_a_spec_in_common(tmp_path, small):
     good = scored(small, {42: answers(20)})
-    write(good, tmp_path / "one.json")
-    write(replace(good, spec="other"), tmp_path / "two.json")
+    write_scores(good, tmp_path / "one.json")
+    write_scores(replace(good, spec="other"), tmp_path / "two.json")
     found = CliRunner().invoke(app, ["compare", str(tmp_path / "one.json"), str(tmp_path / "two.json")])
     assert found.exit_code == 2
     assert "(phase1/tiny) and" in found.output

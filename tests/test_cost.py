@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from prism import cost
 from prism.errors import ResourceError
+from prism.models import cost
 
 
 class Nvml:

@@ -3,9 +3,9 @@
 import numpy
 import pytest
 
-from prism.data import Example
 from prism.errors import DataError
 from prism.metrics import coverage
+from prism.rows import Example
 
 LEXICON = """
 # a comment
@@ -55,7 +55,7 @@ def path(tmp_path_factory):
 
 @pytest.fixture
 def lexicon(path):
-    return coverage.load(path)
+    return coverage.load_lexicon(path)
 
 
 NAMED = {
@@ -101,7 +101,7 @@ def test_named(lexicon, text, concepts):
 def kinds(tmp_path):
     path = tmp_path / "kinds.txt"
     path.write_text("myalgia = muscle pain\nmuscle\npain\nhypertension = high blood pressure\nblood pressure\nblood\n")
-    return coverage.load(path)
+    return coverage.load_lexicon(path)
 
 
 def test_an_answer_also_names_what_its_terms_are_kinds_of(kinds):
@@ -190,23 +190,23 @@ def test_a_bad_lexicon_is_named_with_its_line(tmp_path, text, message):
     path = tmp_path / "bad.txt"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(DataError, match=message):
-        coverage.load(path)
+        coverage.load_lexicon(path)
 
 
 def test_a_lexicon_that_is_missing_or_not_utf8(tmp_path):
     (tmp_path / "latin.txt").write_bytes("Sjögren".encode("latin-1"))
     with pytest.raises(DataError, match="byte 2 is not UTF-8"):
-        coverage.load(tmp_path / "latin.txt")
+        coverage.load_lexicon(tmp_path / "latin.txt")
     with pytest.raises(DataError, match="there are: latin"):
         coverage.metric(tmp_path / "none.txt").statistics(examples(("?", "lung")), ["lung"])
 
 
 def test_what_is_written_out_wins_over_an_inflection(tmp_path):
     (tmp_path / "testes.txt").write_text("testis\ntestes = gonads\n", encoding="utf-8")
-    assert coverage.load(tmp_path / "testes.txt").find("testes") == ("testes",)
+    assert coverage.load_lexicon(tmp_path / "testes.txt").find("testes") == ("testes",)
 
 
 def test_a_large_lexicon_and_a_very_long_answer(tmp_path):
     words = [f"{chr(97 + i % 26)}word{i}" for i in range(5_000)]
     (tmp_path / "large.txt").write_text("\n".join(f"{word} cell = {word}" for word in words), encoding="utf-8")
-    assert coverage.load(tmp_path / "large.txt").find("aword0 cell " * 9_000) == ("aword0 cell",)
+    assert coverage.load_lexicon(tmp_path / "large.txt").find("aword0 cell " * 9_000) == ("aword0 cell",)

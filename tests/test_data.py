@@ -8,10 +8,11 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from prism.data import load_examples, read_rows, split_rows, unique_ids
 from prism.errors import DataError
+from prism.rows.files import read_rows
+from prism.rows.splits import split_rows, unique_ids
 from prism.spec import load_spec
-from tests.conftest import SPEC, write_rows, write_spec
+from tests.conftest import SPEC, examples_of, write_rows, write_spec
 
 
 def spec_for(tmp_path, data, **changes):
@@ -82,7 +83,7 @@ BAD_ROWS = {
 def test_bad_rows(tmp_path, bad, sentence):
     data = write_rows(tmp_path / "rows.jsonl", bad)
     with pytest.raises(DataError) as error:
-        load_examples(spec_for(tmp_path, data), tmp_path)
+        examples_of(spec_for(tmp_path, data), tmp_path)
     assert sentence in str(error.value)
 
 
@@ -113,7 +114,7 @@ def test_groups_that_cannot_be_held_out_are_one_sentence():
 def test_a_mapped_column_wins_over_one_of_the_tasks_name(tmp_path, header):
     rows = [{name: f"{name} {n}" for name in header} | {"sentiment": n % 3} for n in range(60)]
     data = write_rows(tmp_path / "rows.jsonl", rows)
-    training, _ = load_examples(spec_for(tmp_path, data, columns='columns = { tweet = "headline" }'), tmp_path)
+    training, _ = examples_of(spec_for(tmp_path, data, columns='columns = { tweet = "headline" }'), tmp_path)
     assert "\nheadline " in training[0].messages[-1]["content"]
 
 
@@ -122,7 +123,7 @@ def test_one_file_has_no_official_parts(tmp_path, rows):
     text = SPEC.format(data=data, model="fixtures/models/nano-text")
     text = text.replace('test_size = 0.25, stratify = "sentiment"', 'train = "train", test = "test"')
     with pytest.raises(DataError, match="is one file, which has no parts train and test"):
-        load_examples(load_spec(write_spec(tmp_path, text)), tmp_path)
+        examples_of(load_spec(write_spec(tmp_path, text)), tmp_path)
 
 
 def test_repeated_rows_have_names_of_their_own():
@@ -133,17 +134,17 @@ def test_own_columns_and_words_as_labels(tmp_path):
     words = ["neutral", "Bullish", " bearish "]
     data = write_rows(tmp_path / "rows.jsonl", [{"headline": f"text {n}", "tone": words[n % 3]} for n in range(60)])
     columns = 'columns = { tweet = "headline", sentiment = "tone" }'
-    training, held_out = load_examples(spec_for(tmp_path, data, columns=columns), tmp_path)
+    training, held_out = examples_of(spec_for(tmp_path, data, columns=columns), tmp_path)
     assert len(training) == 45
     assert {example.reference for example in held_out} == {"neutral", "bullish", "bearish"}
 
 
 def test_where_keeps_some_rows_and_says_when_it_keeps_none(tmp_path, rows):
     data = write_rows(tmp_path / "rows.jsonl", [{**row, "book": "ab"[n % 2]} for n, row in enumerate(rows)])
-    training, held_out = load_examples(spec_for(tmp_path, data, columns='where = { book = ["a"] }'), tmp_path)
+    training, held_out = examples_of(spec_for(tmp_path, data, columns='where = { book = ["a"] }'), tmp_path)
     assert len(training) + len(held_out) == 80
     with pytest.raises(DataError, match=r"\[data\]\.where = .* keeps none of 160 rows"):
-        load_examples(spec_for(tmp_path, data, columns='where = { book = ["z"] }'), tmp_path)
+        examples_of(spec_for(tmp_path, data, columns='where = { book = ["z"] }'), tmp_path)
 
 
 def test_official_parts_and_prism_data(tmp_path, rows):
@@ -152,7 +153,7 @@ def test_official_parts_and_prism_data(tmp_path, rows):
     text = SPEC.format(data="somebody/tweets", model="fixtures/models/nano-text")
     text = text.replace('test_size = 0.25, stratify = "sentiment"', 'train = "train", test = "test"')
     spec = load_spec(write_spec(tmp_path, text.replace("[data]", '[data]\nname = "tweets"')))
-    training, held_out = load_examples(spec, tmp_path, tmp_path / "sets")
+    training, held_out = examples_of(spec, tmp_path, tmp_path / "sets")
     assert len(training) == 96
     assert len(held_out) == 40
     assert len({example.id for example in training + held_out}) == 136
@@ -160,4 +161,4 @@ def test_official_parts_and_prism_data(tmp_path, rows):
 
 def test_hub_that_cannot_be_reached(tmp_path):
     with pytest.raises(DataError, match=r"somebody/nothing: cannot be had from the hub .* pass --prism-data DIR"):
-        load_examples(spec_for(tmp_path, "somebody/nothing"), tmp_path)
+        examples_of(spec_for(tmp_path, "somebody/nothing"), tmp_path)

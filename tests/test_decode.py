@@ -10,11 +10,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from prism import decode, generate, model, packing
-from prism.data import load_examples
 from prism.errors import SpecError
+from prism.models import decode, generate, load, packing
 from prism.spec import load_spec
-from tests.conftest import ROOT
+from tests.conftest import ROOT, examples_of
 
 SIZES = {
     "vocab_size": 90,
@@ -158,8 +157,8 @@ def test_models_that_are_left_to_generate(changes, why):
 def test_nano_answers_do_not_hang_on_the_path(tmp_path):
     """In float32 always the same: transformers' `generate` one question at a time, and this decoder side by side."""
     spec = load_spec(ROOT / "benchmarks" / "specs" / "phase1" / "nano.toml")
-    held_out = load_examples(spec, ROOT)[1][:24]
-    base = model.load(spec, ROOT)
+    held_out = examples_of(spec, ROOT)[1][:24]
+    base = load.load(spec, ROOT)
     notes = generate.answers(base, base.model, held_out, tmp_path)
     assert (notes["engine"], notes["why"]) == ("generate", "no GPU")
     lines = [json.loads(line) for line in (tmp_path / generate.ANSWERS).read_text().splitlines()]
@@ -179,8 +178,8 @@ def test_nano_answers_do_not_hang_on_the_path(tmp_path):
 def answered(tmp_path, monkeypatch):
     """Ask the nano model twelve questions with some stop strings; its lines by id, and the steps that it captured."""
     spec = load_spec(ROOT / "benchmarks" / "specs" / "phase2" / "nano.toml")
-    held_out = load_examples(spec, ROOT)[1][:12]
-    base = model.load(spec, ROOT)
+    held_out = examples_of(spec, ROOT)[1][:12]
+    base = load.load(spec, ROOT)
     steps, step = [], decode.Decoder._step
     monkeypatch.setattr(decode.Decoder, "_step", lambda self: (steps.append(1), step(self)))
 

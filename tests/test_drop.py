@@ -6,8 +6,8 @@ import tomllib
 
 import pytest
 
-from prism.reference import git
 from prism.spec import load_spec
+from prism.verdicts.accepted import ask_git
 from tests.conftest import results
 from tests.test_plugin import change, run
 from tests.test_reference import commit
@@ -35,7 +35,7 @@ def test_run_accept_run_again_weaken(checkout):
     (checkout.path / ".gitignore").write_text(
         "home/\nrunpytest-*\nstdout\nstderr\njunit.xml\nreports/runs/\nreports/latest\n.pytest_cache/\n__pycache__/\n"
     )
-    git(checkout.path, "init", "-q")
+    ask_git(checkout.path, "init", "-q")
     commit(checkout.path, "recipe")
     run(checkout)  # from the store, but with a commit
     accepted = prism(checkout, "accept")
@@ -89,9 +89,16 @@ def test_thresholds_are_proposed_from_seeds_as_toml_that_a_spec_takes(checkout):
     assert "takes at least 3" in few.stderr
     proposed = prism(checkout, "thresholds", "tiny", "--seeds", "3")
     assert proposed.returncode == 0, proposed.stderr
+    assert "FAIL" not in proposed.stdout + proposed.stderr, "a spec without a gate has nothing to fail"
     gate = tomllib.loads(proposed.stdout)["gate"]["tier1"]
-    assert "drop" in gate["accuracy"]
-    assert "drop" not in gate.get("macro_f1", {}), "each further drop costs all of them power"
-    assert "# accuracy drop: the loss that one seed against 2 shows with 80 % power" in proposed.stdout
+    assert "drop" not in gate["accuracy"], "40 rows and a base of noise"
+    assert "# accuracy drop: these rows cannot carry one: one seed against 2 shows losses from" in proposed.stdout
     path.write_text(path.read_text() + proposed.stdout)
-    assert "tier1-accuracy-drop" in {limit.id for limit in load_spec(path).limits()}
+    assert "tier1-accuracy-floor" in {limit.id for limit in load_spec(path).limits()}
+    assert not (checkout.path / "reports").exists(), "nothing is accepted from a proposal"
+
+    folder = next((checkout.path / "home" / "adapters").glob("*/manifest.json")).parent
+    change(checkout, 'profile  = "nano"', f'profile  = "nano"\nadapter = "{folder}"')
+    finished = prism(checkout, "thresholds", "tiny")
+    assert finished.returncode == 0, finished.stderr
+    assert "of one adapter; its 95 % interval, n = 40, ends at" in finished.stdout

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from prism.errors import DataError
-from prism.filings import evidence, render, shuffled, tokens
+from prism.rows.filings import evidence, render, shuffled, tokens
 
 TABLE = [["", "2019", "2018"], ["Net sales", "412", "385"], ["Cost of sales", "301", "290"]]
 PARAGRAPHS = ["Results in millions:", "Sales rose. It runs 51 stores."]
@@ -83,7 +83,7 @@ def test_a_long_context_keeps_whole_rows_and_what_the_question_is_about():
 def test_the_cut_is_the_same_in_every_process():
     # "tax" is worth 1, and so are "net sales cost", which 2, 3 and 6 rows hold; but 1/2 + 1/3 + 1/6 is not always 1.
     code = (
-        "from prism.filings import render\n"
+        "from prism.rows.filings import render\n"
         "rows = ['net sales cost', 'tax', 'net', *['sales'] * 2, *['cost'] * 5]\n"
         "table = [['', 'x'], *([row, '1'] for row in rows)]\n"
         "print(render(table, [], 'net sales cost tax', 24, 'c1'))"

@@ -3,9 +3,10 @@
 import numpy
 import pytest
 
-from prism.data import Example
 from prism.metrics import finance
-from prism.metrics.finance import exact_and_f1, grounded, numbers, read
+from prism.metrics.finance import exact_and_f1, grounded, numbers
+from prism.metrics.finance_answers import read_answer
+from prism.rows import Example
 
 CONTEXT = (
     "Alder Foods, in millions:\n|  | 2019 | 2018 |\n|---|---|---|\n| Net sales | 412 | 385 |\n| Loss | (12.6) | 4.0 |\n"
@@ -45,7 +46,7 @@ READ = {
 
 @pytest.mark.parametrize(("answer", "expected"), READ.items())
 def test_reading(answer, expected):
-    said = read(answer)
+    said = read_answer(answer)
     assert (said.quote, said.spans, said.scale) == expected
     assert not said.abstains
 
@@ -71,7 +72,7 @@ def test_reading(answer, expected):
     ],
 )
 def test_abstaining(answer, abstains):
-    assert read(answer).abstains is abstains
+    assert read_answer(answer).abstains is abstains
 
 
 SCORED = {

@@ -5,13 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from prism.data import load_examples
 from prism.errors import DataError
-from prism.filings import tokens
 from prism.metrics.finance import evidence_overlap, exact_and_f1
+from prism.rows.filings import tokens
 from prism.spec import load_spec
 from prism.tasks import finance_qa as task
-from tests.conftest import ROOT, write_rows
+from tests.conftest import ROOT, examples_of, write_rows
 
 NANO = ROOT / "benchmarks" / "specs" / "phase3" / "nano.toml"
 
@@ -141,7 +140,7 @@ def test_contexts_are_left_out_by_name_and_lie_in_one_part_only(tmp_path):
     path = tmp_path / "phase3" / "small.toml"
     path.parent.mkdir()
     path.write_text(text)
-    training, held_out = load_examples(load_spec(path), Path())
+    training, held_out = examples_of(load_spec(path), Path())
     groups = [{example.group for example in part} for part in (training, held_out)]
     assert groups[0].isdisjoint(groups[1])
     assert groups[0] | groups[1] == {f"c{n}" for n in range(30)} - {"c7", "c8"}

@@ -6,11 +6,10 @@ from collections import Counter
 import pytest
 
 from fixtures.make import finance_reports
-from prism.data import load_examples
 from prism.metrics import arithmetic
 from prism.metrics.finance import answerable, evidence_overlap, exact_and_f1, grounded
 from prism.spec import load_spec
-from tests.conftest import ROOT
+from tests.conftest import ROOT, examples_of
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +62,7 @@ def test_answers_follow_from_the_tables(contexts):
 def test_references_are_right_quoted_and_grounded():
     spec = load_spec(ROOT / "benchmarks" / "specs" / "phase3" / "nano.toml")
     everything = spec.data.model_copy(update={"train_rows": None, "eval_rows": None})
-    for example in [e for part in load_examples(spec.model_copy(update={"data": everything}), ROOT) for e in part]:
+    for example in [e for part in examples_of(spec.model_copy(update={"data": everything}), ROOT) for e in part]:
         assert exact_and_f1(example, example.reference) == (1, 1)
         assert evidence_overlap(example, example.reference) == answerable(example)
         right, numbers = grounded(example, example.reference)

@@ -5,12 +5,13 @@ from dataclasses import replace
 
 import pytest
 
-from prism.compare import Against, Comparison
-from prism.gate import decide, judge
 from prism.metrics import Metric, mean
-from prism.record import Record, Score
 from prism.spec import Limit, load_spec
-from prism.stats import Error, Estimate
+from prism.verdicts.compare import Comparison
+from prism.verdicts.drops import Against
+from prism.verdicts.gate import decide, decide_all
+from prism.verdicts.intervals import Error, Estimate
+from prism.verdicts.record import Record, Score
 from tests.conftest import SPEC, write_spec
 
 
@@ -117,7 +118,9 @@ def test_drop_says_what_it_would_have_caught():
 def test_thresholds_measured_on_other_rows_are_skipped_never_applied(tmp_path):
     text = SPEC.format(data="rows.jsonl", model="fixtures/models/nano-text")
     spec = load_spec(write_spec(tmp_path, text.replace("[data]", '[data]\nmeasured_on = "abcdef01"')))
-    assert [verdict.state for verdict in judge(spec, record()).verdicts] == ["holds", "fails"]
-    other = judge(spec, record(digest="99999999"))
+    rate = {"tier": "tier1", "metric": "unparsable_rate", "direction": "lower"}
+    own, _ = decide_all(spec, [record(), replace(record(), **rate)])
+    assert [verdict.state for verdict in own.verdicts] == ["holds", "fails"]
+    other, _ = decide_all(spec, [record(digest="99999999"), replace(record(digest="99999999"), **rate)])
     assert [verdict.state for verdict in other.verdicts] == ["skipped", "skipped"]
     assert "measured on other rows" in other.verdicts[0].reason

@@ -12,11 +12,14 @@ import torch
 
 from benchmarks.speed import gpu as speed
 from fixtures.make import twin
-from prism import cost, decode, devices, generate, identity, model, scheduling, train, workers
-from prism.data import load_examples
+from prism import devices
 from prism.errors import ModelError, ResourceError, SpecError
+from prism.models import cost, generate, identity, layout, load, train
+from prism.plugin import scheduling, workers
 from prism.spec import find_specs, load_spec
-from tests.conftest import ROOT, SPEC, write_rows, write_spec
+from prism.tasks.check import take_up
+from prism.verdicts.scoring import cost_records
+from tests.conftest import ROOT, SPEC, examples_of, write_rows, write_spec
 
 # What unsloth 2026.10 replaces in SFTConfig, of all that changes what is learned.
 REPLACED = {
@@ -49,8 +52,8 @@ def test_both_paths_receive_the_same_options(path, tmp_path, monkeypatch):
     asked: dict = {}
     fake = types.SimpleNamespace(get_peft_model=lambda model, **options: asked.update(options))
     monkeypatch.setitem(sys.modules, "unsloth", types.SimpleNamespace(FastLanguageModel=fake))
-    model.add_adapter(model.Base(spec, None, None, "unsloth"), 7, checkpointing=True)
-    config = model.lora_config(spec)
+    load.add_adapter(load.Base(spec, None, None, "unsloth"), 7, checkpointing=True)
+    config = load.lora_config(spec)
     assert set(asked.pop("target_modules")) == set(config.target_modules)
     assert (asked.pop("random_state"), asked.pop("use_gradient_checkpointing")) == (7, True)
     assert {name: getattr(config, name) for name in asked} == asked
@@ -60,11 +63,11 @@ def test_both_paths_receive_the_same_options(path, tmp_path, monkeypatch):
 def test_both_paths_take_the_published_tokenizer(tiny, tmp_path, monkeypatch):
     """Unsloth's own may have another template or padding token."""
     spec = load_spec(write_spec(tmp_path, SPEC.format(data="rows.jsonl", model=tiny)))
-    plain = model.load(spec, tmp_path)
+    plain = load.load(spec, tmp_path)
     fake = types.SimpleNamespace(from_pretrained=lambda **_: (plain.model, "Unsloth's tokenizer"))
     monkeypatch.setitem(sys.modules, "unsloth", types.SimpleNamespace(FastLanguageModel=fake))
-    monkeypatch.setattr(model, "engine", lambda _: {"library": "unsloth", "device": "cpu", "dtype": "float32"})
-    patched = model.load(spec, tmp_path)
+    monkeypatch.setattr(load, "engine", lambda _: {"library": "unsloth", "device": "cpu", "dtype": "float32"})
+    patched = load.load(spec, tmp_path)
     assert patched.tokenizer.chat_template == plain.tokenizer.chat_template
     assert patched.tokenizer.pad_token_id == plain.tokenizer.pad_token_id
 
@@ -85,7 +88,7 @@ class Finder:
         print("before:", sorted({"transformers", "peft", "trl"} & set(sys.modules)), flush=True)
         os._exit(0)
 sys.meta_path.insert(0, Finder())
-import prism.%s
+import prism.models.%s
 """
     for module in ("generate", "train", "parity"):
         done = subprocess.run(
@@ -103,7 +106,7 @@ def test_a_class_that_unsloth_patched_is_not_loaded_without_it(spec_file, tmp_pa
     forward.__module__ = "unsloth.models.llama"
     monkeypatch.setattr(Qwen3ForCausalLM, "forward", forward)
     with pytest.raises(ModelError, match=r"Unsloth has patched Qwen3ForCausalLM .* --prism-spec phase1/tiny"):
-        model.load(load_spec(spec_file), tmp_path)
+        load.load(load_spec(spec_file), tmp_path)
 
 
 def test_compiling_goes_without_unsloth(spec_file, monkeypatch):
@@ -120,10 +123,10 @@ def test_share_of_trained_tokens_and_the_option_that_changes_it(spec_file, tmp_p
     shares = []
     for only in (True, False):
         changed = spec.model_copy(update={"sft": spec.sft | {"max_steps": 2, "completion_only_loss": only}})
-        base = model.load(changed, tmp_path)
+        base = load.load(changed, tmp_path)
         folder = tmp_path / str(only)
         folder.mkdir()
-        notes = train.train(base, load_examples(changed, tmp_path)[0], 42, folder)
+        notes = train.train(base, examples_of(changed, tmp_path)[0], 42, folder)
         shares.append(notes["trained_share"])
     assert 0 < shares[0] < 0.5
     assert shares[1] == 1
@@ -131,8 +134,8 @@ def test_share_of_trained_tokens_and_the_option_that_changes_it(spec_file, tmp_p
 
 def test_checkpointing_is_decided_from_memory_where_the_spec_is_silent(spec_file, tmp_path, monkeypatch):
     spec = load_spec(spec_file)
-    base = model.load(spec, tmp_path)
-    training = load_examples(spec, tmp_path)[0]
+    base = load.load(spec, tmp_path)
+    training = examples_of(spec, tmp_path)[0]
     base.spec = spec.model_copy(update={"sft": {k: v for k, v in spec.sft.items() if k != "gradient_checkpointing"}})
     base.model = types.SimpleNamespace(device=torch.device("cuda"), config=base.model.config)
     config = train.sft_config(base.spec, tmp_path, 42)
@@ -148,21 +151,21 @@ def test_checkpointing_is_decided_from_memory_where_the_spec_is_silent(spec_file
 
 def test_an_adapter_of_another_base(tiny, tmp_path):
     spec = load_spec(write_spec(tmp_path, SPEC.format(data="rows.jsonl", model=tiny)))
-    base = model.load(spec, tmp_path)
-    model.add_adapter(base, 1).save_pretrained(tmp_path / "adapter")
-    base = model.load(spec, tmp_path)
+    base = load.load(spec, tmp_path)
+    load.add_adapter(base, 1).save_pretrained(tmp_path / "adapter")
+    base = load.load(spec, tmp_path)
     base.spec = spec.model_copy(update={"model": spec.model.model_copy(update={"model_name": "Qwen/Qwen3-4B"})})
     config = tmp_path / "adapter" / "adapter_config.json"
     for name in ("unsloth/Qwen3-4B-bnb-4bit", "unsloth/qwen3-4b-unsloth-bnb-4bit", "Qwen/Qwen3-4B", str(tiny)):
         config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": name}))
-        model._require_same_base(base, config.parent)
+        load._require_same_base(base, config.parent)
     for name in ("Qwen/Qwen3-8B", "unsloth/Qwen3-4B-Instruct-2507", "Qwen/Qwen3-4"):
         config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": name}))
         with pytest.raises(ModelError, match=f"adapter: was trained on {name}, not on Qwen/Qwen3-4B"):
-            model.load_adapter(base, config.parent)
+            load.load_adapter(base, config.parent)
     config.write_text("{")
     with pytest.raises(ModelError, match=r"adapter/adapter_config\.json: is not JSON .*; restore the adapter"):
-        model.load_adapter(base, config.parent)
+        load.load_adapter(base, config.parent)
 
 
 def test_a_gpu_in_use_and_a_bitsandbytes_without_cuda(spec_file, monkeypatch):
@@ -171,18 +174,18 @@ def test_a_gpu_in_use_and_a_bitsandbytes_without_cuda(spec_file, monkeypatch):
     with pytest.raises(
         ModelError, match=r"torch .* cannot use it; install a build for CUDA .* or set \[sft\]\.use_cpu"
     ):
-        model._require_gpu(spec, "cuda")
+        load._require_gpu(spec, "cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 0)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (3 * 2**30, 80 * 2**30))
     with pytest.raises(ResourceError, match=r"needs 12 GiB on the GPU, and 3\.0 of 80\.0 are free: another process"):
-        model._require_gpu(spec, "cuda")
+        load._require_gpu(spec, "cuda")
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (70 * 2**30, 80 * 2**30))
-    model._require_gpu(spec, "cuda")
+    load._require_gpu(spec, "cuda")
     quantized = spec.model_copy(update={"model": spec.model.model_copy(update={"load_in_4bit": True})})
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(ModelError, match=r"needs bitsandbytes; pip install"):
-        model._require_gpu(quantized, "cuda")
+        load._require_gpu(quantized, "cuda")
     # The extra is not installed everywhere: what is asked of it.
     library = types.ModuleType("bitsandbytes.cextension")
     library.lib = types.SimpleNamespace(compiled_with_cuda=False)
@@ -191,7 +194,7 @@ def test_a_gpu_in_use_and_a_bitsandbytes_without_cuda(spec_file, monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", package)
     monkeypatch.setitem(sys.modules, "bitsandbytes.cextension", library)
     with pytest.raises(ModelError, match=r"bitsandbytes [\d.]+ has no library for CUDA .* constraints-gpu\.txt"):
-        model._require_gpu(quantized, "cuda")
+        load._require_gpu(quantized, "cuda")
 
 
 class Driver:
@@ -315,7 +318,7 @@ def test_whichever_worker_dies_the_other_specs_are_measured(items, dies, count, 
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     pytester.makeini("[pytest]\naddopts = -p no:deepeval -p no:rerunfailures -p no:repeat -p no:asyncio -p no:anyio")
     pytester.makeconftest(
-        "from prism import workers\n"
+        "from prism.plugin import workers\n"
         "def pytest_xdist_make_scheduler(config, log):\n"
         "    return workers.scheduler(config, log, lambda nodeid: nodeid.partition('[')[2].partition('-')[0])\n"
     )
@@ -337,12 +340,12 @@ def test_a_dead_workers_item_fails_with_its_reason_and_the_run_ends(checkout):
     conftest = checkout.path / "conftest.py"
     conftest.write_text(
         conftest.read_text()
-        + "import os, signal, prism.train\n"
-        + "kept = prism.train.train\n"
+        + "import os, signal, prism.models.train\n"
+        + "kept = prism.models.train.train\n"
         + "def killed(base, *rest):\n"
         + "    if base.spec.name == 'other': os.kill(os.getpid(), signal.SIGKILL)\n"
         + "    return kept(base, *rest)\n"
-        + "prism.train.train = killed\n"
+        + "prism.models.train.train = killed\n"
     )
     out = checkout.runpytest_subprocess("benchmarks", "-m", "phase1", "--prism-profile", "nano", "-n", "2", timeout=300)
     assert out.ret == pytest.ExitCode.TESTS_FAILED
@@ -365,12 +368,12 @@ def test_a_full_gpu_is_one_sentence_and_the_next_spec_runs(checkout):
     conftest = checkout.path / "conftest.py"
     conftest.write_text(
         conftest.read_text()
-        + "import torch, prism.train\n"
-        + "kept = prism.train.train\n"
+        + "import torch, prism.models.train\n"
+        + "kept = prism.models.train.train\n"
         + "def full(base, *rest):\n"
         + "    if base.spec.name == 'large': raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate')\n"
         + "    return kept(base, *rest)\n"
-        + "prism.train.train = full\n"
+        + "prism.models.train.train = full\n"
     )
     out = checkout.runpytest_subprocess("benchmarks", "-m", "phase1", "--prism-profile", "nano", "-rA")
     text = out.stdout.str()
@@ -390,10 +393,10 @@ def test_answers_do_not_hang_on_the_models_own_generation_config(spec_file, tmp_
     penalized = spec.model_copy(update={"generate": {"max_new_tokens": 24, "repetition_penalty": 5.0}})
     said = []
     for n, (chosen, penalty) in enumerate(((asked, None), (asked, 5.0), (penalized, None))):
-        base = model.load(chosen, tmp_path)
+        base = load.load(chosen, tmp_path)
         base.model.generation_config.repetition_penalty = penalty
         (tmp_path / str(n)).mkdir()
-        generate.answers(base, base.model, load_examples(spec, tmp_path)[1], tmp_path / str(n))
+        generate.answers(base, base.model, examples_of(spec, tmp_path)[1], tmp_path / str(n))
         assert base.model.generation_config.repetition_penalty == penalty
         said.append((tmp_path / str(n) / "predictions.jsonl").read_text())
     assert said[0] == said[1] != said[2]
@@ -413,7 +416,7 @@ def test_answers_stay_within_the_specs_memory(spec_file, monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (2 * 2**30, 24 * 2**30))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda *_: 12 * 2**30)
     assert generate._room(free, large) == pytest.approx(0.8 * (2 + 12 - 4) * 2**30)
-    monkeypatch.setattr(decode, "unsupported", lambda _: "")
+    monkeypatch.setattr(layout, "unsupported", lambda _: "")
     encoded = [[1] * 400] * 512
     decoder, notes = generate._decoder(free, large, encoded, 64)
     assert decoder is None
@@ -433,11 +436,11 @@ def test_cost_gates_are_ratios_and_unknown_ones_are_refused(spec_file):
     spent = {"utilization": {}, "tokens_per_second": {"baseline": 200.0, "tuned, seed 42": 150.0}}
     assert cost.gated(spent, "generation_ratio") == 0.75
     spec_file.write_text(spec_file.read_text() + "\n[gate.cost]\nutilization = { floor = 0.2 }\n")
-    record = cost.records(load_spec(spec_file), "e" * 8, 40, spent)[0]
+    record = cost_records(load_spec(spec_file), "e" * 8, 40, spent)[0]
     assert (record.direction, record.n, record.unscored) == ("higher", 0, 40)
     spec_file.write_text(spec_file.read_text().replace("utilization = ", "speed = "))
     with pytest.raises(SpecError, match=r"\[gate\.cost\] speed: not a cost; there are peak_memory_gib, utilization"):
-        load_spec(spec_file)
+        take_up(spec_file)
 
 
 @pytest.mark.parametrize(("name", "parameters"), [("Qwen2.5-1.5B", 1_543_714_304), ("Qwen3-4B", 4_022_468_096)])
@@ -456,9 +459,9 @@ def test_a_twin_of_two_layers_loads_and_answers(tmp_path, monkeypatch, spec_file
     twin.make("Qwen3-4B", tmp_path / "twin", layers=2)
     spec = load_spec(spec_file)
     spec = spec.model_copy(update={"model": spec.model.model_copy(update={"model_name": str(tmp_path / "twin")})})
-    base = model.load(spec, tmp_path)
+    base = load.load(spec, tmp_path)
     assert base.model.config.num_hidden_layers == 2
-    generate.answers(base, base.model, load_examples(spec, tmp_path)[1][:3], tmp_path)
+    generate.answers(base, base.model, examples_of(spec, tmp_path)[1][:3], tmp_path)
     assert len((tmp_path / generate.ANSWERS).read_text().splitlines()) == 3
 
 

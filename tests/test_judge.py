@@ -29,6 +29,7 @@ from prism.judge import (
     Grade,
     asking,
     calibration,
+    fencing,
     grading,
     ledger,
 )
@@ -107,12 +108,12 @@ class TestFencing:
 
     def test_the_code_is_the_texts_own_and_in_none_of_them(self):
         case = Case("a", "q", "an answer", "r")
-        shown, _ = grading.fence(case)
+        shown, _ = fencing.fence(case)
         tag = FENCED.search(shown.answer)[1]
-        assert grading.fence(case)[0] == shown
-        assert grading._tag(["q", "an answer", "r"]) == tag
-        nasty = grading._tag(["x"])
-        assert grading._tag(["x", nasty]) not in nasty
+        assert fencing.fence(case)[0] == shown
+        assert fencing._tag(["q", "an answer", "r"]) == tag
+        nasty = fencing._tag(["x"])
+        assert fencing._tag(["x", nasty]) not in nasty
 
     def test_an_answer_of_100_000_characters_is_cut_and_says_so(self, store):
         found = ask_one(store, '{"score": 5, "reason": "long"}', answer="word " * 20_000)
@@ -508,10 +509,10 @@ class TestCalibration:
             assert server.asked.total() == 300
             assert max(server.asked.values()) == 3
             choice = choose(server.judge, {})
-        found = calibration.load(choice, MEDICAL_CORRECTNESS, store)
+        found = calibration.load_calibration(choice, MEDICAL_CORRECTNESS, store)
         assert f"Medical Correctness [GEval]: {found.sentence()}" in said.output
         assert (found.judge, found.n, found.constructed, found.repeats) == ("endpoint:overlap", 55, True, 3)
-        assert calibration.load(choice, replace(MEDICAL_CORRECTNESS, version=2), store) is None
+        assert calibration.load_calibration(choice, replace(MEDICAL_CORRECTNESS, version=2), store) is None
 
     def test_a_file_of_ones_own(self, store, tmp_path):
         path = tmp_path / "ours.jsonl"

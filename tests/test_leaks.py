@@ -8,13 +8,13 @@ import numpy
 import pytest
 from PIL import Image, ImageDraw
 
-from prism import leaks
-from prism.data import Example, load_examples
 from prism.errors import DataError, SpecError
-from prism.leaks import Leaks, Twin, find, places
-from prism.score import without
+from prism.rows import Example, leaks
+from prism.rows.leaks import Leaks, Twin, find_twins, leaking_places
 from prism.spec import load_spec
-from tests.conftest import ROOT, SPEC, write_rows, write_spec
+from prism.tasks import load_task
+from prism.verdicts.scoring import score_without
+from tests.conftest import ROOT, SPEC, examples_of, write_rows, write_spec
 
 WORDS = [
     "shares",
@@ -57,7 +57,7 @@ def test_exact_near_and_neither():
     held_out = examples(
         "ACME shares rise 4% after the report!", "Oil falls again", "Bonds are flat", "Oil falls once more, again"
     )
-    found = find(training, held_out)
+    found = find_twins(training, held_out)
     assert found.held_out == {0: Twin(0, 1.0, False), 1: Twin(1, 1.0, True)}
     assert (found.rows("exact"), found.rows("near")) == ({1}, {0, 1})
     assert Leaks.from_json(json.loads(json.dumps(found.to_json()))) == found
@@ -65,7 +65,7 @@ def test_exact_near_and_neither():
 
 def test_the_instruction_that_every_question_holds_makes_no_twins():
     long = "Read the following text with care, think of its author's mood, then answer with one word.\n"
-    found = find(examples(long + "Up it goes", long + "Gold"), examples(long + "Down it goes", long + "Silver"))
+    found = find_twins(examples(long + "Up it goes", long + "Gold"), examples(long + "Down it goes", long + "Silver"))
     assert found.held_out == {}
 
 
@@ -73,12 +73,12 @@ def test_the_same_question_about_another_context_is_no_twin():
     one, other = (examples("What was cash in 2019?")[0] for _ in range(2))
     contexts = sentences(2, seed=5)
     one, other = (replace(asked, facts={"context": text}) for asked, text in zip((one, other), contexts))
-    assert not find([one], [other]).held_out
-    assert find([one], [replace(other, facts=one.facts)]).held_out[0].exact
+    assert not find_twins([one], [other]).held_out
+    assert find_twins([one], [replace(other, facts=one.facts)]).held_out[0].exact
 
 
 def test_texts_without_words_are_no_twins_for_that():
-    assert find(examples("🚀🚀🚀", "…"), examples("🔥🔥", "🚀🚀🚀")).held_out == {1: Twin(0, 1.0, True)}
+    assert find_twins(examples("🚀🚀🚀", "…"), examples("🔥🔥", "🚀🚀🚀")).held_out == {1: Twin(0, 1.0, True)}
 
 
 def test_the_pairs_are_those_of_an_exhaustive_comparison():
@@ -97,7 +97,7 @@ def test_the_pairs_are_those_of_an_exhaustive_comparison():
         for i, other in enumerate(pieces[0]):
             if len(mine & other) / len(mine | other) >= leaks.JACCARD:
                 expected.setdefault(j, set()).add(i)
-    found = find(examples(*training), examples(*held_out))
+    found = find_twins(examples(*training), examples(*held_out))
     assert 10 < len(expected) < 30
     assert found.held_out.keys() == expected.keys()
     assert found.rows("near") == set().union(*expected.values())
@@ -121,7 +121,7 @@ def test_images_are_twins_by_what_they_show(tmp_path):
     other = picture(tmp_path / "e.png", 3)
     training = examples("What is it?", "Is it round?", images=[first, second])
     held_out = examples("What is it?", "What is it?", "What is it?", "Where?", images=[copy, other, first, small])
-    found = find(training, held_out)
+    found = find_twins(training, held_out)
     assert {place: (twin.training, twin.exact) for place, twin in found.held_out.items()} == {
         0: (0, False),
         2: (0, True),
@@ -137,7 +137,7 @@ def test_an_image_that_cannot_be_read(tmp_path):
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n")
     broken = examples("?", images=[(tmp_path / "broken.png",)])
     with pytest.raises(DataError, match=r"broken\.png: no image that can be read .* restore the file"):
-        find(broken, broken)
+        find_twins(broken, broken)
 
 
 def dedupe_spec(folder, rows, kind=None):
@@ -156,13 +156,13 @@ def leaking_rows():
 
 
 def test_dedupe_removes_training_rows_before_the_cut_and_no_held_out_one(tmp_path):
-    plain = load_examples(dedupe_spec(tmp_path, leaking_rows()), tmp_path)
-    assert {twin.exact for twin in find(*plain).held_out.values()} == {True, False}
+    plain = examples_of(dedupe_spec(tmp_path, leaking_rows()), tmp_path)
+    assert {twin.exact for twin in find_twins(*plain).held_out.values()} == {True, False}
     for kind, left in (("exact", {False}), ("near", set())):
-        training, held_out = load_examples(dedupe_spec(tmp_path, leaking_rows(), kind), tmp_path, leaking=places)
+        training, held_out = examples_of(dedupe_spec(tmp_path, leaking_rows(), kind), tmp_path, leaking=leaking_places)
         assert held_out == plain[1]
         assert len(training) == len(plain[0]) == 96
-        assert {twin.exact for twin in find(training, held_out).held_out.values()} == left
+        assert {twin.exact for twin in find_twins(training, held_out).held_out.values()} == left
 
 
 # As they were before there was any dedupe.
@@ -176,10 +176,10 @@ def test_rows_and_names_without_dedupe_are_as_they_were(tmp_path, rows):
     def refuse(*_):
         raise AssertionError("nothing is removed where nobody asked")
 
-    training, held_out = load_examples(dedupe_spec(tmp_path, rows), tmp_path, leaking=refuse)
+    training, held_out = examples_of(dedupe_spec(tmp_path, rows), tmp_path, leaking=refuse)
     assert [example.id for example in training[:3]] == IDS[0]
     assert [example.id for example in held_out[:3]] == IDS[1]
-    bundled = load_examples(load_spec(ROOT / "benchmarks" / "specs" / "phase1" / "nano.toml"), ROOT)
+    bundled = examples_of(load_spec(ROOT / "benchmarks" / "specs" / "phase1" / "nano.toml"), ROOT)
     names = ["".join(example.id for example in part) for part in bundled]
     assert [leaks.digest(name)[:16] for name in names] == BUNDLED
 
@@ -187,22 +187,23 @@ def test_rows_and_names_without_dedupe_are_as_they_were(tmp_path, rows):
 def test_a_dedupe_that_leaves_nothing_and_one_that_is_misspelt(tmp_path):
     rows = [{"tweet": "Same text", "sentiment": n % 3} for n in range(160)]
     with pytest.raises(DataError, match=r'dedupe = "near": each of 120 training rows has a twin'):
-        load_examples(dedupe_spec(tmp_path, rows, "near"), tmp_path, leaking=places)
+        examples_of(dedupe_spec(tmp_path, rows, "near"), tmp_path, leaking=leaking_places)
     with pytest.raises(SpecError, match=r"\[data\] dedupe = 'fuzzy': must be 'exact' or 'near'"):
         dedupe_spec(tmp_path, rows, "fuzzy")
 
 
 def test_score_without_leaked_samples_is_the_score_of_the_others():
     spec = load_spec(ROOT / "benchmarks" / "specs" / "phase1" / "nano.toml")
+    metrics = load_task(spec.task).metrics
     labels = ["neutral", "bullish", "bearish"]
     held_out = [replace(example, reference=labels[i % 3]) for i, example in enumerate(examples(*sentences(60, 4)))]
     right = [example.reference for example in held_out]
     after = [answer if i < 20 else "neutral" for i, answer in enumerate(right)]  # the first twenty are known by heart
-    records = {r.metric: r for r in without(range(20), spec, held_out, "", ["?"] * 60, {42: after})}
+    records = {r.metric: r for r in score_without(range(20), spec, metrics, held_out, "", ["?"] * 60, {42: after})}
     expected = numpy.mean([answer == truth for answer, truth in zip(after[20:], right[20:])])
     assert records["accuracy"].n == 40
     assert records["accuracy"].tuned.value == pytest.approx(expected)
-    assert without(range(60), spec, held_out, "", ["?"] * 60, {42: after}) == []
+    assert score_without(range(60), spec, metrics, held_out, "", ["?"] * 60, {42: after}) == []
 
 
 @pytest.mark.slow
@@ -222,10 +223,10 @@ def test_a_run_reports_its_leaks_and_a_repetition_looks_for_none(checkout):
     reports = checkout.path / "reports" / "latest"
     (spec,) = json.loads((reports / "results.json").read_text())["specs"]
     found = spec["details"]["leaks"]
-    training, held_out = load_examples(
-        load_spec(path), checkout.path, leaking=lambda pool, held, kind: find(pool, held).rows(kind)
+    training, held_out = examples_of(
+        load_spec(path), checkout.path, leaking=lambda pool, held, kind: find_twins(pool, held).rows(kind)
     )
-    planted = find(training, held_out)
+    planted = find_twins(training, held_out)
     assert found["removed"] > 0
     assert (found["exact"], found["near"]) == (0, len(planted.held_out))
     assert found["near"] > 5

@@ -5,11 +5,12 @@ import json
 import numpy
 import pytest
 
-from prism.data import Prediction
 from prism.metrics import coverage
-from prism.score import samples
+from prism.rows import Prediction
 from prism.spec import load_spec
 from prism.tasks import medical_chat as task
+from prism.tasks.check import take_up
+from prism.verdicts.scoring import samples
 from tests.conftest import ROOT
 
 CARDS = ROOT / "fixtures" / "data" / "medical-flashcards" / "train.jsonl"
@@ -55,7 +56,7 @@ def test_the_metrics_are_tier_2():
 
 
 def test_the_bundled_lexicons_load_and_know_their_false_friends():
-    medical, financial = (coverage.load(coverage.LEXICONS / f"{name}.txt") for name in ("medical", "financial"))
+    medical, financial = (coverage.load_lexicon(coverage.LEXICONS / f"{name}.txt") for name in ("medical", "financial"))
     assert medical.find("An MI, that is two heart attacks.") == ("myocardial infarction",)
     assert medical.find("The nurse aids patients of all ages, or so mi says; a cold compress; rice and cola.") == ()
     assert medical.find("A gall bladder; the bladder; a breastbone; azole antifungals and their bones.") == (
@@ -77,7 +78,7 @@ def test_thresholds_of_a_spec_are_checked(tmp_path, limit, message):
     path.parent.mkdir()
     path.write_text(SPEC + limit, encoding="utf-8")
     with pytest.raises(Exception, match=message):
-        load_spec(path)
+        take_up(path)
 
 
 def test_the_published_columns_are_mapped(tmp_path):
@@ -131,17 +132,16 @@ def test_the_bundled_cards_can_be_asked_and_scored():
         assert len({row[column].lower() for row in rows}) == len(rows) == 1_680
     assert [row["answer"] for row in rows if row["answer"].rstrip(".").count(". ") or row["answer"][-1] != "."] == []
     built = [task.example(row, row["term"]) for row in rows if row["topic"] in ("terminology", "drug class")]
-    lexicon = coverage.load(task.LEXICON)
+    lexicon = coverage.load_lexicon(task.LEXICON)
     assert len(built) == 520
     assert [example.id for example in built if not coverage.asked_for(lexicon, example)] == []
 
 
 def test_each_sample_lists_the_terms_that_its_answers_lack():
-    spec = load_spec(ROOT / "benchmarks" / "specs" / "phase2" / "nano.toml")
     row = {"question": "What is myocarditis?", "answer": "Inflammation, often with fever"}
     examples = [task.example(row, "one"), task.example({"question": "Is it?", "answer": "Yes"}, "two")]
-    found = samples(spec, examples, ["", "no"], ["A fever", "yes"])
-    lacking = {"baseline": ["inflammation", "fever"], "tuned": ["inflammation"]}
-    assert [sample["missing"] for sample in found] == [lacking, {"baseline": [], "tuned": []}]
+    found = samples(task.METRICS, examples, ["", "no"], ["A fever", "yes"])
+    assert task.missing(examples, ["", "no"]) == [["inflammation", "fever"], []]
+    assert task.missing(examples, ["A fever", "yes"]) == [["inflammation"], []]
     assert found[0]["scores"]["keyword_coverage"] == [0, 0.5]
     assert found[1]["scores"]["keyword_coverage"] == [None, None]

@@ -4,11 +4,11 @@ import numpy
 import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
-from prism.data import Example
-from prism.errors import MetricFault
+from prism.errors import MetricError
 from prism.metrics import Metric, mean
-from prism.score import score
+from prism.rows import Example
 from prism.tasks.financial_sentiment import LABELS, METRICS
+from prism.verdicts.scoring import score
 from tests.scored import answers, tiny_spec
 from tests.scored import examples as made
 
@@ -29,7 +29,7 @@ def test_p_of_a_gain_where_lower_is_better(tmp_path):
     broken = ["gibberish"] * 5 + said[5:]
     spec = tiny_spec(tmp_path)
     for before, after, least, most in ((said, said, 0.99, 1.0), (broken, said, 0.0, 0.06), (said, broken, 0.9, 1.0)):
-        records = {r.metric: r for r in score(spec, examples, "0" * 64, before, {42: after}, {})}
+        records = {r.metric: r for r in score(spec, METRICS, examples, "0" * 64, before, {42: after}, {})}
         assert least <= records["unparsable_rate"].gain.p <= most
 
 
@@ -66,5 +66,5 @@ def test_values_of_many_sums_at_once():
 def test_an_infinite_score_is_named_and_never_summed(tmp_path):
     spec = tiny_spec(tmp_path)
     broken = Metric("depth", "tier3", lambda examples, answers: numpy.full((len(examples), 2), numpy.inf), mean)
-    with pytest.raises(MetricFault, match=r"depth: gives sample 0+ \(baseline\) an infinite score; mend the metric"):
-        score(spec, made(10), "ab" * 32, answers(10), {42: answers(10)}, {}, [broken])
+    with pytest.raises(MetricError, match=r"depth: gives sample 0+ \(baseline\) an infinite score; mend the metric"):
+        score(spec, [broken], made(10), "ab" * 32, answers(10), {42: answers(10)}, {})

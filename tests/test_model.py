@@ -6,10 +6,11 @@ import shutil
 import pytest
 import torch
 
-from prism import model
 from prism.errors import ModelError
-from prism.identity import adapter_identity, base_identity
+from prism.models import load
+from prism.models.identity import adapter_identity
 from prism.spec import load_spec
+from prism.store.sources import base_identity
 from tests.conftest import SPEC, write_spec
 
 
@@ -38,34 +39,34 @@ def test_remote_code(base_copy, tmp_path):
     config = json.loads((base_copy / "config.json").read_text())
     (base_copy / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModel": "evil.Model"}}))
     with pytest.raises(ModelError, match=r"config\.json: asks for remote code \(auto_map\), which PRISM never runs"):
-        model.load(spec_on(base_copy, tmp_path), tmp_path)
+        load.load(spec_on(base_copy, tmp_path), tmp_path)
 
 
 def test_pickled_base(base_copy, tmp_path):
     (base_copy / "model.safetensors").unlink()
     torch.save({}, base_copy / "pytorch_model.bin")
     with pytest.raises(ModelError, match="a pickled model, which can run code; convert it to safetensors"):
-        model.load(spec_on(base_copy, tmp_path), tmp_path)
+        load.load(spec_on(base_copy, tmp_path), tmp_path)
 
 
 def test_base_cut_short(base_copy, tmp_path):
     weights = base_copy / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(ModelError, match="cannot be loaded"):
-        model.load(spec_on(base_copy, tmp_path), tmp_path)
+        load.load(spec_on(base_copy, tmp_path), tmp_path)
 
 
 def test_no_chat_template(base_copy, tmp_path):
     (base_copy / "chat_template.jinja").unlink()
     with pytest.raises(ModelError, match="its tokenizer has no chat template"):
-        model.load(spec_on(base_copy, tmp_path), tmp_path)
+        load.load(spec_on(base_copy, tmp_path), tmp_path)
 
 
 def test_padding_that_is_the_end(base_copy, tmp_path):
     table = json.loads((base_copy / "tokenizer_config.json").read_text())
     (base_copy / "tokenizer_config.json").write_text(json.dumps(table | {"pad_token": "<|im_end|>"}))
     with pytest.raises(ModelError, match="would never learn to stop"):
-        model.load(spec_on(base_copy, tmp_path), tmp_path)
+        load.load(spec_on(base_copy, tmp_path), tmp_path)
 
 
 def test_hub_that_cannot_be_reached(tmp_path):
@@ -74,28 +75,28 @@ def test_hub_that_cannot_be_reached(tmp_path):
 
 
 def test_adapter_that_is_a_pickle(tiny, tmp_path):
-    base = model.load(spec_on(tiny, tmp_path), tmp_path)
+    base = load.load(spec_on(tiny, tmp_path), tmp_path)
     adapter = tmp_path / "adapter"
-    model.add_adapter(base, 42).save_pretrained(adapter)
+    load.add_adapter(base, 42).save_pretrained(adapter)
     (adapter / "adapter_model.safetensors").unlink()
     torch.save({}, adapter / "adapter_model.bin")
     with pytest.raises(ModelError, match=r"adapter_model\.bin: a pickled adapter, which can run code"):
-        model.load_adapter(model.load(spec_on(tiny, tmp_path), tmp_path), adapter)
+        load.load_adapter(load.load(spec_on(tiny, tmp_path), tmp_path), adapter)
 
 
 def test_adapter_of_another_base(tiny, tmp_path):
-    base = model.load(spec_on(tiny, tmp_path), tmp_path)
+    base = load.load(spec_on(tiny, tmp_path), tmp_path)
     adapter = tmp_path / "adapter"
-    model.add_adapter(base, 42).save_pretrained(adapter)
+    load.add_adapter(base, 42).save_pretrained(adapter)
     config = json.loads((adapter / "adapter_config.json").read_text())
     (adapter / "adapter_config.json").write_text(json.dumps(config | {"r": 7}))
     with pytest.raises(ModelError, match="does not fit the base"):
-        model.load_adapter(model.load(spec_on(tiny, tmp_path), tmp_path), adapter)
+        load.load_adapter(load.load(spec_on(tiny, tmp_path), tmp_path), adapter)
 
 
 def test_no_adapter_there(tiny, tmp_path):
     with pytest.raises(ModelError, match="holds no adapter_config.json"):
-        model.load_adapter(model.load(spec_on(tiny, tmp_path), tmp_path), tmp_path)
+        load.load_adapter(load.load(spec_on(tiny, tmp_path), tmp_path), tmp_path)
 
 
 def test_identity_of_an_adapter_covers_what_made_it(tiny, tmp_path, rows):

@@ -6,8 +6,8 @@ import numpy
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
-from prism.data import Example
 from prism.metrics.overlap import METRICS, rouge, strangers
+from prism.rows import Example
 
 TEXT = """the a of in is and blood cell cells pressure heart hearts artery arteries running ran runs inflammation
 inflamed disease diseases type-2 Crohn's 5-HT naïve β-blocker 12.5 mg, (see) tissue. which that it its"""

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from prism.data import Example, Prediction
 from prism.metrics import coverage, patterns
+from prism.rows import Example, Prediction
 
 LEXICON = "femur\nhip joint\nulna\nradius\nforearm\nheart\nblood\naspirin\ninsulin\nscurvy\n"
 ROWS = {
@@ -21,7 +21,7 @@ ROWS = {
 @pytest.fixture
 def lexicon(tmp_path):
     (tmp_path / "own.txt").write_text(LEXICON, encoding="utf-8")
-    return coverage.load(tmp_path / "own.txt")
+    return coverage.load_lexicon(tmp_path / "own.txt")
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def answers_with(ulna):
 
 @pytest.mark.parametrize(("answer", "found"), ANSWERS.items(), ids=lambda value: repr(value)[:40])
 def test_patterns(examples, lexicon, answer, found):
-    findings = patterns.find(examples, predictions(answers_with(answer)), lexicon)
+    findings = patterns.find_patterns(examples, predictions(answers_with(answer)), lexicon)
     assert findings[1].found == found
     assert findings[1].main == (found[0] if found else "no_pattern")
     assert {finding.main for i, finding in enumerate(findings) if i != 1} == {"no_pattern"}
@@ -67,28 +67,28 @@ def test_patterns(examples, lexicon, answer, found):
 
 def test_what_was_confused_and_what_was_invented(examples, lexicon):
     answer = "The lateral forearm bone on the thumb's side, full of aspirin."
-    finding = patterns.find(examples, predictions(answers_with(answer)), lexicon)[1]
+    finding = patterns.find_patterns(examples, predictions(answers_with(answer)), lexicon)[1]
     assert finding.confused_with == examples[2]
     assert finding.invented == ("aspirin",)
 
 
 def test_another_reference_of_the_same_group_is_not_another_term(examples, lexicon):
     examples[2] = replace(examples[2], group="ulna")
-    finding = patterns.find(examples, predictions(answers_with(ROWS["radius"])), lexicon)[1]
+    finding = patterns.find_patterns(examples, predictions(answers_with(ROWS["radius"])), lexicon)[1]
     assert finding.confused_with is None
 
 
 def test_an_answer_cut_off_is_truncated_unless_it_loops(examples, lexicon):
     cut = predictions(answers_with("The medial bone of"), finish="length")
-    assert patterns.find(examples, cut, lexicon)[1].main == "truncated"
+    assert patterns.find_patterns(examples, cut, lexicon)[1].main == "truncated"
     loop = predictions(answers_with("bone and bone and bone and bone and"), finish="length")
-    assert patterns.find(examples, loop, lexicon)[1].found == ("repeats", "truncated")
+    assert patterns.find_patterns(examples, loop, lexicon)[1].found == ("repeats", "truncated")
 
 
 def test_nothing_is_held_against_an_empty_reference(examples, lexicon):
     examples = [replace(example, reference="") for example in examples]
     said = predictions([f"aspirin {term} " + " ".join(f"word{i}" for i in range(40)) for term in ROWS])
-    assert {finding.main for finding in patterns.find(examples, said, lexicon)} == {"no_pattern"}
+    assert {finding.main for finding in patterns.find_patterns(examples, said, lexicon)} == {"no_pattern"}
 
 
 def test_analysis(examples, lexicon):

@@ -2,17 +2,24 @@
 
 import statistics
 import tomllib
-from dataclasses import asdict
 
 import numpy
 import pytest
 from scipy.stats import t
 
-from prism.propose import propose
-from prism.score import score
-from prism.spec import load_spec
+from prism.report.proposals import propose
+from prism.tasks import load_task, metrics_of
+from prism.tasks.check import take_up
+from prism.verdicts.scoring import score
 from tests.conftest import SPEC, write_spec
 from tests.scored import EVALUATION, answers, examples, scored, tiny_spec
+
+
+def proposed(spec, said, n):
+    metrics = load_task(spec.task).metrics
+    records = score(spec, metrics, examples(n), EVALUATION, answers(n, silent=range(n)), said, {})
+    scores = scored(spec, said)
+    return records, propose(spec, records, scores, metrics_of(scores), other_drops=4)
 
 
 @pytest.fixture(scope="module")
@@ -21,10 +28,7 @@ def measured(tmp_path_factory):
     spec = tiny_spec(tmp_path_factory.mktemp("spec"))
     random = numpy.random.default_rng(0)
     said = {42 + i: answers(300, wrong=set(random.permutation(300)[: 48 + 3 * i].tolist())) for i in range(5)}
-    records = [
-        asdict(record) for record in score(spec, examples(300), EVALUATION, answers(300, silent=range(300)), said, {})
-    ]
-    text = propose(spec, records, scored(spec, said), other_drops=4)
+    records, text = proposed(spec, said, 300)
     return records, text, tomllib.loads(text)["gate"]["tier1"]
 
 
@@ -38,8 +42,8 @@ def test_a_floor_is_what_the_next_seed_reaches(measured):
 
 def test_a_gain_lies_at_or_below_the_end_of_its_interval(measured):
     records, _, gate = measured
-    accuracy = next(record for record in records if record["metric"] == "accuracy")
-    assert 0.7 < gate["accuracy"]["gain"] <= accuracy["gain"]["ci"][0]
+    accuracy = next(record for record in records if record.metric == "accuracy")
+    assert 0.7 < gate["accuracy"]["gain"] <= accuracy.gain.ci[0]
     assert "knowledge_gain" not in gate, "there was no control to hold it against"
 
 
@@ -57,5 +61,23 @@ def test_one_drop_a_tier_that_five_of_the_profile_share(measured):
 
 def test_what_is_proposed_is_a_good_spec(measured, tmp_path):
     bare = SPEC.partition("[gate.tier1]")[0].format(data="rows.jsonl", model="fixtures/models/nano-text")
-    limits = load_spec(write_spec(tmp_path, bare + measured[1])).limits()
+    limits = take_up(write_spec(tmp_path, bare + measured[1])).limits()
     assert {limit.id for limit in limits} >= {"tier1-accuracy-drop", "tier1-macro_f1-floor"}
+
+
+def test_rows_that_see_only_a_loss_as_large_as_the_gain_carry_no_drop(tmp_path):
+    said = {42 + i: answers(12, wrong=range(9 - i)) for i in range(3)}
+    _, text = proposed(tiny_spec(tmp_path), said, 12)
+    assert "drop" not in tomllib.loads(text)["gate"]["tier1"].get("accuracy", {})
+    assert "# accuracy drop: these rows cannot carry one: one seed against 2 shows losses from " in text
+    assert "and the whole gain is +.333; hold out more rows" in text
+
+
+def test_a_finished_adapter_is_one_measurement_and_gets_its_own_intervals(tmp_path):
+    records, text = proposed(tiny_spec(tmp_path), {42: answers(300, wrong=range(60))}, 300)
+    gate = tomllib.loads(text)["gate"]["tier1"]
+    accuracy = next(record for record in records if record.metric == "accuracy")
+    assert accuracy.tuned.ci[0] - 0.001 < gate["accuracy"]["floor"] <= accuracy.tuned.ci[0]
+    assert accuracy.gain.ci[0] - 0.001 < gate["accuracy"]["gain"] <= accuracy.gain.ci[0]
+    assert "the loss that this adapter against itself shows with 80 % power" in text
+    assert text.startswith("# phase1/tiny: one adapter. In [data]: measured_on = ")

@@ -9,15 +9,17 @@ import numpy
 import pytest
 from typer.testing import CliRunner
 
-from prism import reference
 from prism.cli import app
-from prism.compare import against_accepted
-from prism.errors import ReferenceFault
-from prism.gate import decide
-from prism.history import history
-from prism.reference import Measure, Reference, accept, gather, git, parse, read, write
+from prism.errors import ScoresError
 from prism.spec import Limit
 from prism.store import digest, write_text
+from prism.tasks import metrics_of
+from prism.verdicts.accepted import FOLDER, accept, ask_git, competing_drops, gather_scores
+from prism.verdicts.drops import against_accepted
+from prism.verdicts.gate import decide
+from prism.verdicts.history import history
+from prism.verdicts.scores import Measure, Scores, parse_scores, read_scores, write_scores
+from tests.conftest import SPEC, write_spec
 from tests.scored import EVALUATION, answers, scored, tiny_spec
 from tests.test_gate import record
 
@@ -27,7 +29,7 @@ def scores(tmp_path):
     return scored(tiny_spec(tmp_path), {42: answers(40, wrong=range(5)), 43: answers(40, wrong=range(4, 8))})
 
 
-def same(one: Reference, other: Reference) -> bool:
+def same(one: Scores, other: Scores) -> bool:
     arrays = all(
         numpy.array_equal(one.measures[name].statistics, other.measures[name].statistics, equal_nan=True)
         for name in one.measures
@@ -41,14 +43,16 @@ def same(one: Reference, other: Reference) -> bool:
 
 def test_file_comes_back_as_it_was_and_is_one_line_a_sample(tmp_path, scores):
     path = tmp_path / f"tiny@{EVALUATION[:8]}.json"
-    write(scores, path)
+    write_scores(scores, path)
     text = path.read_text()
-    assert same(read(path), scores)
-    write(read(path), path)
+    assert same(read_scores(path), scores)
+    write_scores(read_scores(path), path)
     assert path.read_text() == text, "the same scores are the same bytes"
     assert sum('"00000000' in line for line in text.splitlines()) == 40
     # Sample 0 of seed 42 is right now.
-    write(scored(tiny_spec(tmp_path), {42: answers(40, wrong=range(1, 5)), 43: answers(40, wrong=range(4, 8))}), path)
+    write_scores(
+        scored(tiny_spec(tmp_path), {42: answers(40, wrong=range(1, 5)), 43: answers(40, wrong=range(4, 8))}), path
+    )
     differing = [a for a, b in zip(text.splitlines(), path.read_text().splitlines(), strict=True) if a != b]
     assert [line for line in differing if line.startswith('"0000')] == ['"000000000000":[[4,5]],']
 
@@ -56,7 +60,7 @@ def test_file_comes_back_as_it_was_and_is_one_line_a_sample(tmp_path, scores):
 def test_real_set_of_five_seeds_and_five_metrics_is_small(tmp_path):
     random = numpy.random.default_rng(0)
     said = {seed: answers(7_619, wrong=set(random.permutation(7_619)[:2000].tolist())) for seed in range(42, 47)}
-    write(scored(tiny_spec(tmp_path), said), tmp_path / "large.json")
+    write_scores(scored(tiny_spec(tmp_path), said), tmp_path / "large.json")
     assert (tmp_path / "large.json").stat().st_size < 300_000
 
 
@@ -68,9 +72,11 @@ def test_unscored_samples_stay_unscored_and_group_names_stay_out(tmp_path):
     statistics[0, 7] = numpy.nan
     judged = Measure("tier3", 1, "openai:some 1234", 0.5, (0.4, 0.6), {"42": 0.5}, statistics)
     scores = replace(scores, measures=scores.measures | {"Sentiment Correctness [GEval]": judged})
-    write(scores, tmp_path / "scores.json")
-    assert same(read(tmp_path / "scores.json"), scores)
-    assert numpy.isnan(read(tmp_path / "scores.json").measures["Sentiment Correctness [GEval]"].statistics[0, 7]).all()
+    write_scores(scores, tmp_path / "scores.json")
+    assert same(read_scores(tmp_path / "scores.json"), scores)
+    assert numpy.isnan(
+        read_scores(tmp_path / "scores.json").measures["Sentiment Correctness [GEval]"].statistics[0, 7]
+    ).all()
     assert "topic" not in (tmp_path / "scores.json").read_text(), "a group's name may be text of a row"
 
 
@@ -85,42 +91,44 @@ FAULTS = {
     "another schema": (lambda text: mended(text, schema=2), "has schema 2 where this PRISM reads 1"),
     "edited by hand": (lambda text: text.replace('"value":0.8875', '"value":0.8'), "was edited by hand or damaged"),
     "a sample left out": (lambda text: re.sub(r'"000000000007":.*\n', "", text), "was edited by hand or damaged"),
-    "cut off": (lambda text: text[: len(text) // 2], "is no reference"),
+    "cut off": (lambda text: text[: len(text) // 2], "is no file of scores"),
     "not a number": (lambda text: text.replace("0.8875", "NaN"), "NaN is no score"),
-    "a list": (lambda text: "[]", "is no reference"),
-    "no seeds": (lambda text: mended(text, rows=[]), "is no whole reference"),
+    "a list": (lambda text: "[]", "is no file of scores"),
+    "no seeds": (lambda text: mended(text, rows=[]), "is no whole file of scores"),
     "other samples than its name says": (
         lambda text: mended(text, evaluation_digest="cd" * 32),
-        "holds phase1/tiny@cdcdcdcd, other samples than its name says",
+        "contains phase1/tiny@cdcdcdcd but is named differently; rename it to tiny@cdcdcdcd.json",
     ),
 }
 
 
 @pytest.mark.parametrize(("damage", "sentence"), FAULTS.values(), ids=FAULTS)
 def test_a_bad_reference_is_named_and_the_gate_fails(tmp_path, scores, damage, sentence):
-    path = tmp_path / reference.FOLDER / f"{scores.name}.json"
-    write(scores, path)
+    path = tmp_path / FOLDER / f"{scores.name}.json"
+    write_scores(scores, path)
     limit = Limit(tier="tier1", metric="accuracy", key="drop", value=0.0)
-    assert decide(limit, record(), against_accepted(tmp_path, scores, 1)).state == "holds"
+    assert decide(limit, record(), against_accepted(tmp_path, scores, metrics_of(scores), 1)).state == "holds"
     bad = damage(path.read_text())
     assert bad != path.read_text()
     path.write_text(bad)
-    with pytest.raises(ReferenceFault, match=re.escape(sentence)) as fault:
-        read(path)
+    with pytest.raises(ScoresError, match=re.escape(sentence)) as fault:
+        read_scores(path)
     assert re.search(r"restore it|accept|give it that name", str(fault.value)), "the remedy"
-    verdict = decide(limit, record(), against_accepted(tmp_path, scores, 1))
+    verdict = decide(limit, record(), against_accepted(tmp_path, scores, metrics_of(scores), 1))
     assert verdict.state == "fails"
     assert sentence in verdict.reason
 
 
 def test_a_reference_that_lacks_samples_fails_the_gate(tmp_path, scores):
     part = {name: replace(m, statistics=m.statistics[:, 3:]) for name, m in scores.measures.items()}
-    write(
+    write_scores(
         replace(scores, ids=scores.ids[3:], groups=scores.groups[3:], measures=part),
-        tmp_path / reference.FOLDER / f"{scores.name}.json",
+        tmp_path / FOLDER / f"{scores.name}.json",
     )
     verdict = decide(
-        Limit(tier="tier1", metric="accuracy", key="drop", value=0.0), record(), against_accepted(tmp_path, scores, 1)
+        Limit(tier="tier1", metric="accuracy", key="drop", value=0.0),
+        record(),
+        against_accepted(tmp_path, scores, metrics_of(scores), 1),
     )
     assert verdict.state == "fails"
     assert "lacks 3 of 40 samples, 000000000000 the first" in verdict.reason
@@ -141,7 +149,7 @@ def finished(root, scores, **told):
         "command": "pytest",
     }
     folder = root / "reports" / "runs" / "20260102-030405-1f"
-    write(scores, folder / "scores" / "phase1-tiny.json")
+    write_scores(scores, folder / "scores" / "phase1-tiny.json")
     write_text(folder / "results.json", json.dumps(known | told | {"provenance": provenance}))
     return folder
 
@@ -150,7 +158,7 @@ def test_accept_writes_what_the_run_measured_and_where(tmp_path, scores):
     [accepted] = accept(finished(tmp_path, scores), tmp_path)
     assert accepted.path == tmp_path / "reports" / "reference" / "phase1" / "tiny@abababab.json"
     assert accepted.old is None
-    found = read(accepted.path)
+    found = read_scores(accepted.path)
     assert found.origin["commit"] == "0123456789abcdef"
     assert found.origin["date"] == "2026-01-02"
     assert same(replace(found, origin={}), scores)
@@ -170,21 +178,21 @@ DOUBTS = {
 @pytest.mark.parametrize(("told", "sentence"), DOUBTS.values(), ids=DOUBTS)
 def test_doubtful_runs_are_refused_unless_forced(tmp_path, scores, told, sentence):
     run = finished(tmp_path, scores, **told)
-    with pytest.raises(ReferenceFault, match=re.escape(sentence)):
+    with pytest.raises(ScoresError, match=re.escape(sentence)):
         accept(run, tmp_path)
-    assert not (tmp_path / reference.FOLDER).exists()
+    assert not (tmp_path / FOLDER).exists()
     [accepted] = accept(run, tmp_path, force=True)
-    assert sentence in read(accepted.path).origin["forced"][0], "a reference says that it was forced"
+    assert sentence in read_scores(accepted.path).origin["forced"][0], "a reference says that it was forced"
 
 
 def test_what_cannot_be_accepted_at_all(tmp_path, scores):
-    with pytest.raises(ReferenceFault, match="is no finished run"):
+    with pytest.raises(ScoresError, match="is no finished run"):
         accept(tmp_path, tmp_path)
     bad = replace(scores, measures={"accuracy": replace(scores.measures["accuracy"], value=numpy.nan)})
-    with pytest.raises(ReferenceFault, match="accuracy is not a number"):
+    with pytest.raises(ScoresError, match="accuracy is not a number"):
         accept(finished(tmp_path, bad), tmp_path, force=True)
     (tmp_path / "reports" / "reference").write_text("a file")
-    with pytest.raises(ReferenceFault, match=r"cannot be written .* make reports/reference writable"):
+    with pytest.raises(ScoresError, match=r"cannot be written .* make reports/reference writable"):
         accept(finished(tmp_path, scores), tmp_path)
 
 
@@ -199,10 +207,10 @@ def test_accept_prints_what_changes(tmp_path, scores):
     finished(tmp_path, better)
     refused = CliRunner().invoke(app, ask)
     assert refused.exit_code == 2
-    assert "it has 1 of the 2 seeds of the reference that it would replace" in refused.output
+    assert "it has 1 of the 2 seeds of the accepted run that it would replace" in refused.output
     second = CliRunner().invoke(app, [*ask, "--force"])
-    forced = read(next((tmp_path / reference.FOLDER).rglob("*.json"))).origin["forced"]
-    assert forced == ["it has 1 of the 2 seeds of the reference that it would replace"]
+    forced = read_scores(next((tmp_path / FOLDER).rglob("*.json"))).origin["forced"]
+    assert forced == ["it has 1 of the 2 seeds of the accepted run that it would replace"]
     assert re.search(r"accuracy +\.887 +1\.000 +\+\.113\n", second.output)
     assert "sft.learning_rate: 0.001 → 0.002" in second.output
     assert "seeds: 42, 43 → 42" in second.output
@@ -216,8 +224,8 @@ def test_accept_prints_what_changes(tmp_path, scores):
 
 
 def commit(root, message):
-    git(root, "add", "-A")
-    git(root, "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", message)
+    ask_git(root, "add", "-A")
+    ask_git(root, "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", message)
 
 
 @pytest.fixture
@@ -232,8 +240,8 @@ def committed(tmp_path, scores):
 
 
 def test_history_shows_each_metric_over_the_accepted_references(committed):
-    assert [entry.reference.measures["accuracy"].value for entry in history(committed)] == [0.8875, 1.0]
-    path = next((committed / reference.FOLDER).rglob("*.json"))
+    assert [entry.scores.measures["accuracy"].value for entry in history(committed)] == [0.8875, 1.0]
+    path = next((committed / FOLDER).rglob("*.json"))
     path.write_text(path.read_text().replace('"value":1.0', '"value":1.1'))
     shown = CliRunner().invoke(app, ["history", "--root", str(committed)]).output
     assert re.search(r"abababab +2 +\.887", shown)
@@ -241,19 +249,34 @@ def test_history_shows_each_metric_over_the_accepted_references(committed):
     assert re.search(r"not committed +abababab +tiny@abababab\.json: was edited by hand", shown)
     none = CliRunner().invoke(app, ["history", "phase9/none", "--root", str(committed)])
     assert none.exit_code == 2
-    assert "no accepted reference of phase9/none yet" in none.output
+    assert "no accepted run of phase9/none yet" in none.output
 
 
 def test_a_revision_of_git_is_a_side_like_any_other(committed):
-    [old] = gather("git:HEAD~1", committed)
-    [new] = gather("git:HEAD", committed)
+    [old] = gather_scores("git:HEAD~1", committed)
+    [new] = gather_scores("git:HEAD", committed)
     assert [side.measures["accuracy"].value for side in (old, new)] == [0.8875, 1.0]
-    with pytest.raises(ReferenceFault, match="git ls-tree .*: fatal: Not a valid object name none"):
-        gather("git:none", committed)
-    with pytest.raises(ReferenceFault, match="no such run or reference"):
-        gather("nowhere", committed)
+    with pytest.raises(ScoresError, match="git ls-tree .*: fatal: Not a valid object name none"):
+        gather_scores("git:none", committed)
+    with pytest.raises(ScoresError, match="no such run or accepted file"):
+        gather_scores("nowhere", committed)
 
 
 def test_a_name_that_carries_no_evaluation_is_not_checked(scores, tmp_path):
-    write(scores, tmp_path / "phase1-tiny.json")
-    assert parse((tmp_path / "phase1-tiny.json").read_text(), "phase1-tiny.json").name == "phase1/tiny@abababab"
+    write_scores(scores, tmp_path / "phase1-tiny.json")
+    assert parse_scores((tmp_path / "phase1-tiny.json").read_text(), "phase1-tiny.json").name == "phase1/tiny@abababab"
+
+
+def test_only_specs_with_accepted_scores_share_the_false_alarms(tmp_path, scores):
+    """Somebody's new spec beside the shipped ones must not take power from their `drop` thresholds."""
+    text = SPEC.format(data="rows.jsonl", model="fixtures/models/nano-text").replace("gain = 0.9", "drop = 0.02")
+    write_spec(tmp_path, text)
+    write_spec(tmp_path, text, "mine")
+    assert competing_drops(tmp_path, "nano") == 0
+    write_scores(scores, tmp_path / FOLDER / f"{scores.name}.json")
+    assert competing_drops(tmp_path, "nano") == 1
+    assert competing_drops(tmp_path, "full") == 0
+    assert competing_drops(tmp_path, "nano", besides="phase1/tiny") == 0
+    mine = replace(scores, spec="mine", evaluation_digest="cd" * 32)
+    write_scores(mine, tmp_path / FOLDER / f"{mine.name}.json")
+    assert competing_drops(tmp_path, "nano") == 2

@@ -6,7 +6,7 @@ import numpy
 import pytest
 from sklearn.calibration import calibration_curve
 
-from prism.reliability import reliability
+from prism.verdicts.reliability import reliability
 
 LABELS = ("neutral", "bullish", "bearish")
 

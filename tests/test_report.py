@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 
 from prism import report
-from prism.record import Control, Record, Result, Run, Score, Verdict, from_json, to_json
 from prism.report import findings, plots, tables, terminal, words
 from prism.report.markdown import code, prose, render
 from prism.report.samples import asked, changes
 from prism.store import Store
+from prism.verdicts.record import Control, Record, Result, Run, Score, Verdict, from_json, to_json
 
 HOSTILE = (
     "<script>alert(1)</script> | a `tick` and ```three```\n@someone #12 [x](https://evil.example) \x1b[31m\u202e\ud800"
@@ -73,8 +73,20 @@ def sentiment(phase: str = "phase1", spec: str = "nano") -> Result:
             controls=controls,
             verdicts=(
                 Verdict("floor", 0.7, "holds", "0.7341 ≥ 0.7", provisional=source),
-                Verdict("gain", 0.1, "holds", "gain +0.4218 ≥ +0.1, 95 % interval [+0.3720, +0.4710] above 0", 0.0001),
-                Verdict("drop", 0.01, "skipped", "no accepted reference for evaluation abababab yet", detectable=0.041),
+                Verdict(
+                    "gain",
+                    0.1,
+                    "holds",
+                    "gain +0.4218 ≥ +0.1, 95 % interval [+0.3720, +0.4710] above 0",
+                    0.0001,
+                ),
+                Verdict(
+                    "drop",
+                    0.01,
+                    "skipped",
+                    "no accepted reference for evaluation abababab yet",
+                    detectable=0.041,
+                ),
             ),
         ),
         record(

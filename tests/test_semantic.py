@@ -7,11 +7,12 @@ from types import SimpleNamespace
 import numpy
 import pytest
 
-from prism.compare import metrics
-from prism.data import Example
 from prism.errors import ModelError, SpecError
 from prism.metrics import semantic
-from prism.spec import load_spec
+from prism.models import embeddings
+from prism.rows import Example
+from prism.tasks import metrics_of
+from prism.tasks.check import take_up
 from tests.conftest import SPEC, write_spec
 
 
@@ -43,7 +44,7 @@ def test_similarity_and_what_is_unscored(embedder):
     said = ["a b", "c", "d", " "]
     samples = examples("a b", "a b", " ", "a b")
     pairs = [(example.reference, answer) for example, answer in zip(samples, said)]
-    found = semantic.similarities(embedder.name, embedder.parent, pairs)
+    found = embeddings.similarities(embedder.name, embedder.parent, pairs)
     assert found[0] == pytest.approx(1, abs=1e-6)
     assert -1 <= found[1] < 0.999
     rows = semantic.metric({"bytes": "own"}, dict(zip(pairs, found))).statistics(samples, said)
@@ -55,7 +56,7 @@ def test_other_weights_are_another_version_and_another_place_is_not(embedder, tm
     import shutil
 
     def version(folder):
-        return semantic.metric(semantic.model_identity(str(folder), tmp_path), {}).version
+        return semantic.metric(embeddings.model_identity(str(folder), tmp_path), {}).version
 
     shutil.copytree(embedder, tmp_path / "moved")
     assert version(tmp_path / "moved") == version(embedder)
@@ -65,35 +66,35 @@ def test_other_weights_are_another_version_and_another_place_is_not(embedder, tm
 
 def test_a_model_that_is_not_there_or_cannot_be_loaded(embedder, tmp_path):
     with pytest.raises(ModelError, match=r"\./none: no sentence-transformers model under .* \[semantic\]\.model"):
-        semantic.model_identity("./none", tmp_path)
+        embeddings.model_identity("./none", tmp_path)
     with pytest.raises(ModelError, match=r"nobody/nothing: the model hub cannot be reached .* \[semantic\]\.model"):
-        semantic.model_identity("nobody/nothing", tmp_path)
+        embeddings.model_identity("nobody/nothing", tmp_path)
     (tmp_path / "modules.json").write_text("[]")
     (tmp_path / "weights.bin").write_bytes(b"pickle")
     with pytest.raises(ModelError, match="a pickled model, which can run code"):
-        semantic.model_identity(str(tmp_path), tmp_path)
+        embeddings.model_identity(str(tmp_path), tmp_path)
     with pytest.raises(ModelError, match="no sentence-transformers model can be loaded"):
-        semantic.similarities("./none", tmp_path, [("a", "b")])
+        embeddings.similarities("./none", tmp_path, [("a", "b")])
 
 
 def test_the_package_is_missing(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     with pytest.raises(ModelError, match=r"sentence-transformers, which is not installed; pip install"):
-        semantic.model_identity("sentence-transformers/all-MiniLM-L6-v2", tmp_path)
+        embeddings.model_identity("sentence-transformers/all-MiniLM-L6-v2", tmp_path)
 
 
 def test_the_metric_is_there_only_where_the_spec_names_a_model(tmp_path):
     gate = "\n[gate.tier2]\nsemantic_similarity = { gain = 0.0 }\n"
     with pytest.raises(SpecError, match="semantic_similarity: not a tier2 metric of financial_sentiment"):
-        load_spec(write_spec(tmp_path, SPEC.format(data="x", model="y") + gate))
+        take_up(write_spec(tmp_path, SPEC.format(data="x", model="y") + gate))
     text = SPEC.format(data="x", model="y") + gate + '[semantic]\nmodel = "sentence-transformers/all-MiniLM-L6-v2"\n'
-    assert "tier2-semantic_similarity-gain" in [limit.id for limit in load_spec(write_spec(tmp_path, text)).limits()]
+    assert "tier2-semantic_similarity-gain" in [limit.id for limit in take_up(write_spec(tmp_path, text)).limits()]
 
 
 def test_a_reference_that_holds_it_is_compared_by_it():
     measures = {"semantic_similarity": SimpleNamespace(version=7, judge="")}
-    (found,) = metrics(SimpleNamespace(task="medical_chat", measures=measures))
-    assert (found.name, found.version, found.low) == ("semantic_similarity", 7, -1)
+    (found,) = metrics_of(SimpleNamespace(task="medical_chat", measures=measures))
+    assert (found.name, found.version, found.range) == ("semantic_similarity", 7, (-1.0, 1.0))
 
 
 @pytest.mark.slow

@@ -3,7 +3,8 @@
 import pytest
 
 from prism.errors import SpecError
-from prism.spec import find_specs, load_spec
+from prism.spec import find_specs
+from prism.tasks.check import take_up
 from tests.conftest import ROOT, SPEC, write_spec
 
 GOOD = SPEC.format(data="rows.jsonl", model="fixtures/models/nano-text")
@@ -68,7 +69,7 @@ def test_bad_spec_is_refused_in_one_sentence(tmp_path, good, bad, sentence):
     assert good in GOOD
     path = write_spec(tmp_path, GOOD.replace(good, bad, 1))
     with pytest.raises(SpecError) as error:
-        load_spec(path)
+        take_up(path)
     assert sentence in str(error.value)
     assert str(error.value).startswith("phase1/tiny.toml")
     assert "\n" not in str(error.value).replace("not valid TOML", "")
@@ -76,11 +77,11 @@ def test_bad_spec_is_refused_in_one_sentence(tmp_path, good, bad, sentence):
 
 def test_missing_spec(tmp_path):
     with pytest.raises(SpecError, match="no such spec"):
-        load_spec(tmp_path / "phase1" / "none.toml")
+        take_up(tmp_path / "phase1" / "none.toml")
 
 
 def test_limits_come_in_the_order_of_the_file(tmp_path):
-    spec = load_spec(write_spec(tmp_path, GOOD))
+    spec = take_up(write_spec(tmp_path, GOOD))
     assert [limit.id for limit in spec.limits()] == [
         "tier1-accuracy-floor",
         "tier1-accuracy-gain",
@@ -90,7 +91,7 @@ def test_limits_come_in_the_order_of_the_file(tmp_path):
 
 @pytest.mark.parametrize("path", find_specs(ROOT / "benchmarks" / "specs"), ids=lambda p: f"{p.parent.name}-{p.stem}")
 def test_shipped_specs_are_good(path):
-    spec = load_spec(path)
+    spec = take_up(path)
     assert spec.seed == 42
     assert "gradient_accumulation_steps" in spec.sft, "Unsloth and TRL differ in its default"
     if spec.profile == "full":
@@ -99,8 +100,8 @@ def test_shipped_specs_are_good(path):
 
 @pytest.mark.parametrize("path", find_specs(ROOT / "benchmarks" / "specs"), ids=lambda p: f"{p.parent.name}-{p.stem}")
 def test_shipped_options_are_the_libraries_own(path, tmp_path, monkeypatch):
-    from prism import train
+    from prism.models import train
 
-    spec = load_spec(path)
+    spec = take_up(path)
     on_cpu = {**spec.sft, "use_cpu": True, "bf16": False}  # SFTConfig refuses bf16 where no GPU can do it
     train.check(spec.model_copy(update={"sft": on_cpu}), tmp_path)

@@ -6,25 +6,18 @@ import numpy
 import pytest
 import scipy.stats
 
-from prism.stats import (
+from prism.verdicts.intervals import (
     Error,
     Estimate,
     bca,
-    detectable,
-    difference,
-    flips,
     group_sums,
     influence,
-    mcnemar_midp,
     over_seeds,
-    recipes,
     resampled_sums,
-    swap_p,
     swapped_sums,
-    tango,
-    tango_z,
     wilson,
 )
+from prism.verdicts.losses import detectable, difference, flips, mcnemar_midp, recipes, swap_p, tango, tango_z
 
 
 def mean(sums):

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from prism.errors import StoreError
-from prism.store import MANIFEST, Store, digest, folder_digest, manifest
+from prism.store import MANIFEST, Store, digest, folder_digest, read_manifest
 from tests.conftest import ROOT
 
 IDENTITY = {"rows": "abc", "seed": 42}
@@ -30,14 +30,14 @@ def test_made_once_and_found_again(tmp_path):
     assert store.find("adapters", IDENTITY) is None
     folder = store.make("adapters", IDENTITY, write)
     assert folder == store.make("adapters", IDENTITY, never) == store.find("adapters", IDENTITY)
-    assert manifest(folder)["notes"] == {"seconds": 1.0}
-    assert manifest(folder)["identity"] == IDENTITY
+    assert read_manifest(folder)["notes"] == {"seconds": 1.0}
+    assert read_manifest(folder)["identity"] == IDENTITY
 
 
 def test_again_makes_it_anew(tmp_path):
     store = Store(tmp_path)
-    first = manifest(store.make("adapters", IDENTITY, write))
-    second = manifest(store.make("adapters", IDENTITY, lambda f: {**write(f), "new": 1}, again=True))
+    first = read_manifest(store.make("adapters", IDENTITY, write))
+    second = read_manifest(store.make("adapters", IDENTITY, lambda f: {**write(f), "new": 1}, again=True))
     assert "new" not in first["notes"]
     assert "new" in second["notes"]
 

@@ -8,23 +8,23 @@ import sys
 import pytest
 import torch
 
-from prism import generate, model, parity, train
-from prism.data import load_examples
 from prism.errors import DataError, ModelError, SpecError
+from prism.models import generate, load, parity, train
 from prism.spec import load_spec
 from prism.store import file_digest
-from tests.conftest import ROOT, SPEC, write_rows, write_spec
+from tests.conftest import ROOT, SPEC, examples_of, write_rows, write_spec
 
 WORKER = """
 import os, signal, sys
 from pathlib import Path
-from prism import generate, model, train
-from prism.data import load_examples
+from prism.models import generate, load, train
+from prism.rows.examples import load_examples
 from prism.spec import load_spec
+from prism.tasks import load_task
 what, spec_file, folder, limit = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
 spec = load_spec(spec_file)
-training, held_out = load_examples(spec, Path.cwd())
-base = model.load(spec, Path.cwd())
+training, held_out = load_examples(spec, load_task(spec.task), Path.cwd())
+base = load.load(spec, Path.cwd())
 done = 0
 def advance(n):
     global done
@@ -82,8 +82,8 @@ def test_killed_generation_resumes_after_its_last_batch(spec_file, tmp_path):
 @pytest.fixture
 def loaded(spec_file, tmp_path):
     spec = load_spec(spec_file)
-    training, held_out = load_examples(spec, tmp_path)
-    return spec, training, held_out, model.load(spec, tmp_path)
+    training, held_out = examples_of(spec, tmp_path)
+    return spec, training, held_out, load.load(spec, tmp_path)
 
 
 def test_stored_adapter_is_the_trained_one_and_parity_is_kept(loaded, tmp_path):
@@ -100,7 +100,7 @@ def test_stored_adapter_is_the_trained_one_and_parity_is_kept(loaded, tmp_path):
 
 def test_adapter_that_changes_nothing_is_refused(loaded, tmp_path):
     _, training, _, base = loaded
-    base.model = model.add_adapter(base, 42)  # LoRA starts as no change
+    base.model = load.add_adapter(base, 42)  # LoRA starts as no change
     base.model.save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="the adapter changes no answer of the base"):
         parity.check(base, tmp_path, training)

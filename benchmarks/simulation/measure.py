@@ -10,21 +10,8 @@ from typing import Any, Literal
 
 import numpy
 
-from prism.stats import (
-    Error,
-    bca,
-    detectable,
-    difference,
-    flips,
-    mcnemar_midp,
-    over_seeds,
-    recipe_error,
-    recipes,
-    resampled_sums,
-    swap_p,
-    swapped_sums,
-    wilson,
-)
+from prism.verdicts.intervals import Error, bca, over_seeds, resampled_sums, swapped_sums, wilson
+from prism.verdicts.losses import detectable, difference, flips, mcnemar_midp, recipe_error, recipes, swap_p
 
 SEED = 20261123
 RUNS = {1: 10_000, 8: 10_000, 40: 2_000}  # equal models: simulated runs, by thresholds a profile

@@ -19,18 +19,18 @@ from pathlib import Path
 
 import numpy
 
-from prism.compare import compare
-from prism.cost import peak_memory_gib
 from prism.metrics import Metric, mean
-from prism.reference import Measure, Reference, read, write
-from prism.stats import RESAMPLES
+from prism.models.cost import peak_memory_gib
 from prism.tasks.financial_sentiment import METRICS
+from prism.verdicts.compare import compare
+from prism.verdicts.intervals import RESAMPLES
+from prism.verdicts.scores import Measure, Scores, read_scores, write_scores
 
 MEANS = [Metric(f"score {n}", "tier2", lambda *_: numpy.empty(0), mean) for n in range(16)]
-LABELLED = [metric for metric in METRICS if metric.baseline == "baseline"]
+LABELLED = [metric for metric in METRICS if metric.against == "baseline"]
 
 
-def made_up(samples: int, loss: float, random: numpy.random.Generator) -> Reference:
+def made_up(samples: int, loss: float, random: numpy.random.Generator) -> Scores:
     """Scores as of ROUGE, and right answers in three of four samples, `loss` fewer."""
     ids = tuple(f"{n:012x}" for n in range(samples))
     measures = {}
@@ -42,7 +42,7 @@ def made_up(samples: int, loss: float, random: numpy.random.Generator) -> Refere
     cells = numpy.zeros((samples, 12))
     cells[numpy.arange(samples), truth * 4 + answered] = 1
     measures |= {metric.name: measure(metric, cells) for metric in LABELLED}
-    return Reference("phase1", "made-up", "nano", "financial_sentiment", "ab" * 32, ids, ids, measures, {}, {})
+    return Scores("phase1", "made-up", "nano", "financial_sentiment", "ab" * 32, ids, ids, measures, {}, {})
 
 
 def measure(metric: Metric, statistics: numpy.ndarray) -> Measure:
@@ -58,10 +58,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / f"{name}.json" for name in ("old", "new")]
         for path, loss in zip(paths, (0.0, 0.01)):
-            write(made_up(samples, loss, random), path)
+            write_scores(made_up(samples, loss, random), path)
         megabytes = sum(path.stat().st_size for path in paths) / 1e6
         before, began, worked = peak_memory_gib(), time.perf_counter(), time.process_time()
-        old, new = map(read, paths)
+        old, new = map(read_scores, paths)
         loaded = time.perf_counter()
         found, _ = compare(old, new, [*MEANS, *LABELLED], thresholds=20)
         for comparison in found.values():

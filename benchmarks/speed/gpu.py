@@ -24,8 +24,8 @@ from typing import Any
 
 from tabulate import tabulate
 
-from prism import workers
-from prism.identity import versions
+from prism.plugin import workers
+from prism.store.provenance import versions
 
 ROOT = Path(__file__).resolve().parents[2]
 STEP_TOKENS, STEPS, WARM = 16_384, 9, 3
@@ -129,8 +129,9 @@ def run(name: str, twin: str) -> dict[str, Any]:
     what, whose, _, options, work = CONTENDERS[name]
     if whose != "unsloth":
         sys.modules["unsloth"] = None  # type: ignore[assignment]  # as if it were not installed
-    from prism import model, packing
-    from prism.data import load_examples
+    from prism.models import load, packing
+    from prism.rows.examples import load_examples
+    from prism.tasks import load_task
 
     # ruff: isort: split
     import torch
@@ -138,9 +139,9 @@ def run(name: str, twin: str) -> dict[str, Any]:
     if what == "train" and whose == "plain":
         packing.worn = lambda *_: nullcontext()  # type: ignore[assignment]  # TRL as it comes
     spec = spec_for(twin, options, work if what == "train" else {"gradient_checkpointing": False}, 1_000)
-    cards = load_examples(spec, ROOT)[0]
+    cards = load_examples(spec, load_task(spec.task), ROOT)[0]
     began = time.perf_counter()
-    base = model.load(spec, ROOT)
+    base = load.load(spec, ROOT)
     torch.cuda.synchronize()
     found: dict[str, Any] = {"load_s": time.perf_counter() - began, "load_gib": torch.cuda.memory_allocated() / 2**30}
     torch.cuda.reset_peak_memory_stats()
@@ -150,7 +151,7 @@ def run(name: str, twin: str) -> dict[str, Any]:
 
 def train(base: Any, cards: list[Any]) -> dict[str, Any]:
     """Real (unpadded) tokens a second, counted from step WARM on."""
-    from prism import train
+    from prism.models import train
 
     times = [time.perf_counter()]
     with tempfile.TemporaryDirectory() as folder:
@@ -169,10 +170,10 @@ def answer(base: Any, cards: list[Any], whose: str, work: dict[str, Any], option
     """New tokens a second in steady state; seconds of the first pass, and of one more with all that a pass sets up."""
     import torch
 
-    from prism import decode, generate, model
+    from prism.models import decode, generate, load
 
     if options and whose == "prism":
-        base.model = model.add_adapter(base, 42)
+        base.model = load.add_adapter(base, 42)
         for name, weight in base.model.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(weight, std=0.01)

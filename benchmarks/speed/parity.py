@@ -18,7 +18,7 @@ from typing import Any
 import numpy
 from tabulate import tabulate
 
-from prism.stats import wilson
+from prism.verdicts.intervals import wilson
 
 ROOT = Path(__file__).resolve().parents[2]
 NEW_TOKENS = 24
@@ -31,7 +31,7 @@ def cut(ids: list[int], ends: list[int]) -> list[int]:
 
 def said(base: Any, encoded: list[list[int]], batch: int) -> list[list[int]]:
     """Token ids by `generate`, `batch` questions at a time."""
-    from prism import generate
+    from prism.models import generate
 
     found: list[list[int]] = []
     for start in range(0, len(encoded), batch):
@@ -49,9 +49,10 @@ def main() -> None:
     import torch
     from torch.nn.attention import sdpa_kernel
 
-    from prism import decode, generate, model
-    from prism.data import load_examples
+    from prism.models import decode, generate, load
+    from prism.rows.examples import load_examples
     from prism.spec import load_spec
+    from prism.tasks import load_task
 
     rows = []
     for dtype, phase in product(("float32", "bfloat16"), ("phase1", "phase2", "phase3")):
@@ -59,8 +60,8 @@ def main() -> None:
         sft = {key: value for key, value in spec.sft.items() if key != "use_cpu"}
         table = spec.model.model_copy(update={"dtype": dtype})
         asked = spec.model_copy(update={"model": table, "sft": sft, "generate": {"max_new_tokens": NEW_TOKENS}})
-        held_out = load_examples(asked, ROOT)[1][: given.questions]
-        base = model.load(asked, ROOT)
+        held_out = load_examples(asked, load_task(asked.task), ROOT)[1][: given.questions]
+        base = load.load(asked, ROOT)
         encoded = sorted((generate.encode(base, example) for example in held_out), key=len, reverse=True)
         ends = numpy.atleast_1d(base.model.generation_config.eos_token_id).tolist()
         with torch.no_grad(), sdpa_kernel(generate.ATTENTION):

@@ -17,13 +17,14 @@ import numpy
 from tabulate import tabulate
 
 from prism import report
-from prism.cost import peak_memory_gib
-from prism.data import load_examples
-from prism.record import Result, Run
-from prism.reliability import reliability
-from prism.score import samples, score
+from prism.models.cost import peak_memory_gib
+from prism.rows.examples import load_examples
 from prism.spec import load_spec
 from prism.store import Store
+from prism.tasks import load_task
+from prism.verdicts.record import Result, Run
+from prism.verdicts.reliability import reliability
+from prism.verdicts.scoring import samples, score
 
 ROOT = Path(__file__).resolve().parents[2]
 KINDS = {"baseline": (0.2, 0.5), "label_likelihood": (0.4, 0.0), "classical": (0.7, 0.0)}  # right, unparsable
@@ -33,28 +34,28 @@ TUNED = dict.fromkeys((42, 43, 44), (0.75, 0.01))
 def made_up(n: int) -> tuple[Result, list[dict]]:
     """A spec's result and its samples, with every part that a report shows."""
     spec = load_spec(ROOT / "benchmarks" / "specs" / "phase1" / "nano.toml")
-    task, random = spec.load_task(), numpy.random.default_rng(spec.seed)
-    rows = load_examples(spec, ROOT, None)[1]
+    task, random = load_task(spec.task), numpy.random.default_rng(spec.seed)
+    rows = load_examples(spec, task, ROOT)[1]
     asked = [replace(rows[i % len(rows)], id=f"{i}", group=f"{i}") for i in range(n)]
 
     def answers(right: float, unparsable: float) -> list[str]:
         chosen = random.choice(["right", "unparsable", "any"], n, p=[right, unparsable, 1 - right - unparsable])
-        other = {"unparsable": ["I cannot say"], "any": task.LABELS}
+        other = {"unparsable": ["I cannot say"], "any": task.labels}
         return [e.reference if what == "right" else random.choice(other[what]) for e, what in zip(asked, chosen)]
 
     said = {name: answers(*shares) for name, shares in KINDS.items()}
     tuned = {seed: answers(*shares) for seed, shares in TUNED.items()}
     before = said.pop("baseline")
     shown = {"baseline": before, "tuned": tuned[42], **said}
-    stated = [dict(zip(task.LABELS, row)) for row in numpy.log(random.dirichlet([1, 1, 1], n))]
+    stated = [dict(zip(task.labels, row)) for row in numpy.log(random.dirichlet([1, 1, 1], n))]
     details = {
         "answers": {name: task.details(asked, found) for name, found in shown.items()},
         "loss": {str(seed): [[i, 3 * math.exp(-i / 300) + random.random()] for i in range(2000)] for seed in tuned},
         "calibration": {"baseline": reliability(stated, [example.reference for example in asked])},
     }
-    records = tuple(score(spec, asked, "0" * 64, before, tuned, said))
+    records = tuple(score(spec, task.metrics, asked, "0" * 64, before, tuned, said))
     result = Result(spec.phase, spec.name, spec.title, spec.profile, records, details, {"seconds": {"baseline": 1.0}})
-    return result, samples(spec, asked, before, tuned[42])
+    return result, samples(task.metrics, asked, before, tuned[42])
 
 
 def main() -> None:

@@ -18,11 +18,12 @@ import sys
 import time
 from pathlib import Path
 
-from prism.data import Example
-from prism.metrics.coverage import LEXICONS, load
-from prism.score import samples, score
+from prism.metrics.coverage import LEXICONS, load_lexicon
+from prism.rows import Example
 from prism.spec import load_spec
+from prism.tasks import load_task
 from prism.tasks.financial_sentiment import LABELS
+from prism.verdicts.scoring import samples, score
 
 ANSWERS, WORDS, BUDGET = 2_000, 60, 10.0  # answers, words at most, seconds
 SPECS = Path(__file__).parent.parent / "specs"
@@ -36,11 +37,12 @@ def main() -> int:
         examples, before, after = generate(chance)
         spec = load_spec(SPECS / f"{name}.toml")
         start = time.process_time()
-        for metric in spec.load_task().METRICS:
+        metrics = load_task(spec.task).metrics
+        for metric in metrics:
             metric.value(metric.statistics(examples, after).sum(0))
         scored = time.process_time()
-        score(spec, examples, "", before, {42: after}, {})
-        samples(spec, examples, before, after)
+        score(spec, metrics, examples, "", before, {42: after}, {})
+        samples(metrics, examples, before, after)
         run = time.process_time() - scored
         total += scored - start
         print(f"{tier}: {len(examples):,} answers {scored - start:.1f} s; a whole run's scoring {run:.1f} s more")
@@ -80,7 +82,9 @@ def text(chance: random.Random) -> str:
 
 
 RARE = ["".join(random.Random(i).choices("abcdefghilmnoprstu", k=3 + i % 9)) for i in range(5_000)]
-TERMS = sorted({form.concept for same_start in load(LEXICONS / "medical.txt").forms.values() for form in same_start})
+TERMS = sorted(
+    {form.concept for same_start in load_lexicon(LEXICONS / "medical.txt").forms.values() for form in same_start}
+)
 
 if __name__ == "__main__":
     sys.exit(main())

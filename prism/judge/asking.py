@@ -75,7 +75,8 @@ class Choice:
 
 @cache  # a judge's weights are some gigabytes, and every set of grades asks for this
 def _local_identity(folder: str) -> dict[str, str]:
-    from prism.identity import base_identity, versions
+    from prism.store.provenance import versions
+    from prism.store.sources import base_identity
 
     return {"kind": "local", **base_identity(folder, Path.cwd(), "the judge"), **versions(["torch", "transformers"])}
 
@@ -287,7 +288,7 @@ class Folder:
     """A chat model in a local folder, asked one prompt at a time."""
 
     def __init__(self, choice: Choice, spending: Spending) -> None:
-        from prism.identity import base_identity
+        from prism.store.sources import base_identity
 
         base_identity(choice.model, Path.cwd())  # refuses a missing folder, pickled weights and remote code
         import torch

@@ -16,15 +16,17 @@ from typing import Any
 
 import numpy
 
-from prism.data import Row, read_rows, require_columns, unique_ids
 from prism.errors import DataError
 from prism.judge import Case, Definition, Grade
 from prism.judge.asking import Choice
 from prism.judge.grading import grade, judgement_identity, unscored_reasons
 from prism.judge.spending import Spending
-from prism.record import Score
-from prism.stats import bca, group_sums, resampled_sums
+from prism.rows import Row
+from prism.rows.files import read_rows, require_columns
+from prism.rows.splits import unique_ids
 from prism.store import Store, digest, write_text
+from prism.verdicts.intervals import bca, group_sums, resampled_sums
+from prism.verdicts.record import Score
 
 BUNDLED = Path("fixtures/data/judge-calibration/rows.jsonl")
 MOST_LEVELS = 11
@@ -124,7 +126,7 @@ def calibrate(
     return found
 
 
-def load(choice: Choice, definition: Definition, store: Store) -> Calibration | None:
+def load_calibration(choice: Choice, definition: Definition, store: Store) -> Calibration | None:
     """The latest calibration of this judge at this metric, or None."""
     path = _path(choice, definition, store)
     try:

@@ -6,23 +6,47 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from prism.data import Example
-from prism.judge import Definition, Grade, calibration
+from prism.judge import Case, Definition, Grade, calibration
 from prism.judge.asking import NOT_CONFIGURED, Choice
-from prism.judge.grading import EMPTY, unscored_reasons
+from prism.judge.grading import EMPTY, estimate, grade, unscored_reasons
 from prism.judge.spending import Spending
 from prism.metrics import Metric, judged
+from prism.progress import Progress
+from prism.rows import Example
 from prism.spec import Spec
 from prism.store import Store, digest
 
 Judge = tuple[Choice, Spending]
 
 
-def definitions(spec: Spec) -> list[Definition]:
-    """What the task has graded, its first GEval by the spec's own steps where it gives some."""
-    found = list(getattr(spec.load_task(), "JUDGED", ()))
+def definitions(spec: Spec, judged: Sequence[Definition]) -> list[Definition]:
+    """What a task has graded (`Task.judged`), the first by the spec's own evaluation steps if it gives some."""
+    found = list(judged)
     if spec.judge.evaluation_steps and found:
         found[0] = replace(found[0], steps=tuple(spec.judge.evaluation_steps))
+    return found
+
+
+def cases(held_out: Sequence[Example], answers: Sequence[Sequence[str]]) -> list[Case]:
+    """One case for each example and set of answers: the baseline's first, then each seed's."""
+    return [
+        Case(f"{example.id}/{n}", example.question, answer, example.reference, example.facts.get("context", ""))
+        for n, said in enumerate(answers)
+        for example, answer in zip(held_out, said)
+    ]
+
+
+def grade_all(
+    definitions: Sequence[Definition], cases: Sequence[Case], judge: Judge, store: Store, screen: Progress, spec: str
+) -> dict[Definition, list[Grade]]:
+    """The judge's grade of each case by each definition. Says on `screen` what it is likely to cost, then the progress."""
+    choice, spending = judge
+    found = {}
+    for definition in definitions:
+        ahead = estimate(choice, definition, cases, store).sentence(choice.price)
+        screen.say(f"{spec}: {definition.metric}: {ahead}")
+        with screen.progress(f"{spec}: {definition.metric} by {choice.name}", len(cases)) as advance:
+            found[definition] = grade(choice, definition, cases, store, spending=spending, advance=advance)
     return found
 
 
@@ -39,14 +63,14 @@ def judges(grades: Mapping[Definition, Sequence[Grade]], judge: Judge | None) ->
     return {d.metric: f"{judge[0].name} {digest(asdict(d))[:8]}" for d in grades} if judge else {}
 
 
-def unfit(spec: Spec, judge: Judge | None, store: Store) -> dict[str, str]:
+def unfit(spec: Spec, definitions: Sequence[Definition], judge: Judge | None, store: Store) -> dict[str, str]:
     """Which judged metrics cannot be decided, and why: no judge, or one that agrees too little with the bundled grades."""
     reasons = {}
-    for definition in definitions(spec):
+    for definition in definitions:
         if judge is None:
             reasons[definition.metric] = NOT_CONFIGURED
         elif spec.judge.min_kappa is not None and definition.steps:
-            known = calibration.load(judge[0], definition, store)
+            known = calibration.load_calibration(judge[0], definition, store)
             kappa = known.kappa.value if known and known.kappa else None
             if kappa is None or kappa < spec.judge.min_kappa:
                 own = f" --spec {spec.id}" if spec.judge.evaluation_steps else ""
@@ -64,7 +88,7 @@ def details(
     if judge is None:
         return {"not_judged": next(iter(unfit.values()), "")}
     choice, spending = judge
-    known = {d: calibration.load(choice, d, store) for d in grades}
+    known = {d: calibration.load_calibration(choice, d, store) for d in grades}
     return {
         "judge": choice.name,
         "unscored": {definition.metric: unscored_reasons(found) for definition, found in grades.items()},

@@ -2,44 +2,21 @@
 
 Accuracy sums (right, 1), F1 sums the cells of a confusion matrix, a mean sums (score, 1). Because every metric is
 `value(statistics.sum(axis=0))`, one resampling of the sums serves all metrics, paired differences included, and a set
-metric such as F1 is recomputed on each resample as it must be. A row of NaN is an unscored sample: counted apart, never
-averaged in as 0.
+metric such as F1 is computed anew on each resample, as it must be. A row of NaN is an unscored sample: it is counted
+apart and never averaged in as 0.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy
 
-from prism.data import Example
+from prism.rows import Example
 
-
-def everything(example: Example) -> bool:
-    return True
-
-
-@dataclass(frozen=True)
-class Metric:
-    """`statistics` maps examples and raw answers to (n, d); `value` maps sums (..., d) to values (...)."""
-
-    name: str
-    tier: str
-    statistics: Callable[[Sequence[Example], Sequence[str]], numpy.ndarray]
-    value: Callable[[numpy.ndarray], numpy.ndarray]
-    direction: Literal["higher", "lower"] = "higher"
-    low: float = 0.0
-    high: float = 1.0
-    controlled: bool = True  # also scored for the controls' answers, which a judge is not paid to read
-    shuffled: bool = False  # also shown against other rows' references: what style alone would score
-    right_or_wrong: bool = False  # each sample counts 0 or 1, so exact binomial methods apply
-    of: Callable[[Example], bool] = everything  # the samples that it is about; others are none of it, not unscored
-    baseline: str = "baseline"  # whose answers the tuned ones are held against: the untuned model's, or a control's
-    of_one_sample: bool = True  # False for what exists only over a set, such as F1
-    lacking: Callable[[Sequence[Example], Sequence[str]], list[list[str]]] | None = None  # per answer, for the reports
-    version: int = 1  # raise it when the same answers get other scores
+Statistics = Callable[[Sequence[Example], Sequence[str]], numpy.ndarray]
 
 
 def mean(sums: numpy.ndarray) -> numpy.ndarray:
@@ -48,13 +25,69 @@ def mean(sums: numpy.ndarray) -> numpy.ndarray:
     return numpy.divide(score, n, out=numpy.zeros_like(numpy.asarray(score, float)), where=n != 0)
 
 
+def every_sample(example: Example) -> bool:
+    return True
+
+
+@dataclass(frozen=True)
+class Metric:
+    """`statistics` maps examples and raw answers to (n, d); `value` maps sums (..., d) to values (...).
+
+    `sample` says what one sample has of the metric: it is right or wrong (0 or 1, so exact binomial methods apply), has a
+    score, is a part of what another metric already lists by sample (0 or 1), or has nothing, as for F1 of a set.
+    """
+
+    name: str
+    tier: str
+    statistics: Statistics
+    value: Callable[[numpy.ndarray], numpy.ndarray] = mean
+    direction: Literal["higher", "lower"] = "higher"
+    range: tuple[float, float] = (0.0, 1.0)
+    sample: Literal["right or wrong", "score", "part", "nothing"] = "score"
+    beside: Literal["nothing", "controls", "controls and shuffled references"] = "controls"  # which are scored as well
+    against: str = "baseline"  # whose answers the tuned ones are compared with: the untuned model's, or a control's
+    applies: Callable[[Example], bool] = every_sample  # others are excluded, not counted as unscored
+    version: int = 1  # raise it when the same answers get other scores
+
+    @property
+    def right_or_wrong(self) -> bool:
+        return self.sample in ("right or wrong", "part")
+
+    @property
+    def lists_samples(self) -> bool:
+        """Whether the reports list this metric's score of each sample."""
+        return self.sample in ("right or wrong", "score") and self.against == "baseline" and self.direction == "higher"
+
+
+def per_sample(
+    name: str,
+    tier: str,
+    score: Callable[[Example, str], float],
+    *,
+    applies: Callable[[Example], bool] = every_sample,
+    **options: Any,
+) -> Metric:
+    """A metric that is the mean of `score(example, answer)`; NaN stands for a sample that is unscored.
+
+    `options` are further fields of `Metric`.
+    """
+
+    def statistics(examples: Sequence[Example], answers: Sequence[str]) -> numpy.ndarray:
+        rows = numpy.full((len(examples), 2), numpy.nan)
+        for row, (example, answer) in enumerate(zip(examples, answers)):
+            if applies(example):
+                rows[row] = score(example, answer), 1
+        rows[numpy.isnan(rows[:, 0])] = numpy.nan
+        return rows
+
+    return Metric(name, tier, statistics, applies=applies, **options)
+
+
 def judged(name: str, grades: Mapping[tuple[str, str], float | None]) -> Metric:
     """A tier-3 metric from a judge's grades of (sample id, answer); what was not graded is unscored."""
 
-    def statistics(examples: Sequence[Example], answers: Sequence[str]) -> numpy.ndarray:
-        found = [grades.get((example.id, answer)) for example, answer in zip(examples, answers)]
-        return numpy.array([[numpy.nan, numpy.nan] if score is None else [score, 1.0] for score in found]).reshape(
-            -1, 2
-        )
+    def grade(example: Example, answer: str) -> float:
+        found = grades.get((example.id, answer))
+        return numpy.nan if found is None else found
 
-    return Metric(name, "tier3", statistics, mean, controlled=False)
+    return per_sample(name, "tier3", grade, beside="nothing")

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 
 import numpy
 
-from prism.data import Example
 from prism.metrics import Metric
+from prism.rows import Example
 
 Parse = Callable[[str], str | None]
 
@@ -49,11 +49,11 @@ def metrics(labels: Sequence[str], parse: Parse) -> tuple[Metric, ...]:
         return _ratio(matrix(sums)[..., -1].sum(-1), sums.sum(-1))
 
     return (
-        Metric("accuracy", "tier1", statistics, accuracy, right_or_wrong=True),
-        Metric("weighted_f1", "tier1", statistics, weighted_f1, of_one_sample=False),
-        Metric("macro_f1", "tier1", statistics, macro_f1, of_one_sample=False),
-        Metric("unparsable_rate", "tier1", statistics, unparsable_rate, direction="lower", right_or_wrong=True),
-        Metric("knowledge_gain", "tier1", statistics, accuracy, baseline="label_likelihood", right_or_wrong=True),
+        Metric("accuracy", "tier1", statistics, accuracy, sample="right or wrong"),
+        Metric("weighted_f1", "tier1", statistics, weighted_f1, sample="nothing"),
+        Metric("macro_f1", "tier1", statistics, macro_f1, sample="nothing"),
+        Metric("unparsable_rate", "tier1", statistics, unparsable_rate, direction="lower", sample="right or wrong"),
+        Metric("knowledge_gain", "tier1", statistics, accuracy, against="label_likelihood", sample="right or wrong"),
     )
 
 

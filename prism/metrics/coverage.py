@@ -28,13 +28,12 @@ from typing import NamedTuple
 
 import numpy
 
-from prism.controls import question
-from prism.data import Example
 from prism.errors import DataError
-from prism.metrics import Metric, mean
+from prism.metrics import Metric, per_sample
+from prism.rows import Example
 from prism.store import digest, file_digest
 
-LEXICONS = Path(__file__).parent.parent / "lexicons"
+LEXICONS = Path(__file__).parent / "lexicons"
 READING = 2  # raise it when the same lexicon finds other terms
 
 _POSSESSIVE = re.compile(r"['’]s\b", re.IGNORECASE)
@@ -130,14 +129,14 @@ def _words(text: str) -> list[str]:
 
 
 @cache
-def load(path: Path) -> Lexicon:
+def load_lexicon(path: Path) -> Lexicon:
     """Read a lexicon.
 
     Raises DataError, with file and line, for a form that is empty or names two concepts, and where there is none.
     """
     concepts: dict[tuple[str, ...], str] = {}
     inflections: dict[tuple[str, ...], str] = {}
-    for number, names in _lines(path):
+    for number, names in _concepts(path):
         for name in names:
             words = _form(name)
             if not words:
@@ -158,7 +157,7 @@ def load(path: Path) -> Lexicon:
     return Lexicon(forms)
 
 
-def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+def _concepts(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Line number and names of each concept."""
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -196,17 +195,20 @@ def _inflected(name: str) -> Iterator[tuple[str, ...]]:
 
 def asked_for(lexicon: Lexicon, example: Example) -> list[str]:
     """The concepts that an answer has to name: those of the reference that the question does not give away."""
-    given = lexicon.find(question(example))
+    given = lexicon.find(example.question)
     return [concept for concept in lexicon.find(example.reference) if concept not in given]
 
 
 def missing(lexicon: Lexicon, examples: Sequence[Example], answers: Sequence[str]) -> list[list[str]]:
     """The concepts that each answer should have named and did not."""
-    found = []
-    for example, answer in zip(examples, answers):
-        named = lexicon.named(answer, lexicon.find(question(example)))
-        found.append([concept for concept in asked_for(lexicon, example) if concept not in named])
-    return found
+    return [
+        _lacking(lexicon, example, answer, asked_for(lexicon, example)) for example, answer in zip(examples, answers)
+    ]
+
+
+def _lacking(lexicon: Lexicon, example: Example, answer: str, asked: Sequence[str]) -> list[str]:
+    named = lexicon.named(answer, lexicon.find(example.question))
+    return [concept for concept in asked if concept not in named]
 
 
 def most_missed(
@@ -220,24 +222,23 @@ def most_missed(
 
 
 def metric(path: Path) -> Metric:
-    """Keyword coverage by one lexicon, `LEXICONS / "medical.txt"` for example."""
+    """Keyword coverage by one lexicon, `LEXICONS / "medical.txt"` for example: the share of the asked concepts named.
 
-    def statistics(examples: Sequence[Example], answers: Sequence[str]) -> numpy.ndarray:
-        """[share of the concepts named, 1] a sample; a reference that asks for none is unscored."""
-        lexicon = load(path)
-        rows = numpy.full((len(examples), 2), numpy.nan)
-        for row, (example, lacking) in enumerate(zip(examples, missing(lexicon, examples, answers))):
-            asked = asked_for(lexicon, example)
-            if asked:
-                rows[row] = (len(asked) - len(lacking)) / len(asked), 1
-        return rows
+    A reference that asks for no concept is unscored.
+    """
 
-    def lacking(examples: Sequence[Example], answers: Sequence[str]) -> list[list[str]]:
-        return missing(load(path), examples, answers)
+    def coverage(example: Example, answer: str) -> float:
+        lexicon = load_lexicon(path)
+        asked = asked_for(lexicon, example)
+        lacking = _lacking(lexicon, example, answer, asked)
+        return (len(asked) - len(lacking)) / len(asked) if asked else numpy.nan
 
-    return Metric("keyword_coverage", "tier2", statistics, mean, shuffled=True, lacking=lacking, version=_version(path))
+    beside = "controls and shuffled references"
+    return per_sample("keyword_coverage", "tier2", coverage, beside=beside, version=_version(path))
 
 
 def _version(path: Path) -> int:
     """The lexicon's own digest, and how it is read: either gives the same answers other scores."""
-    return int(digest([READING, file_digest(path)])[:8], 16) if path.is_file() else 0  # if missing, load() says so
+    return (
+        int(digest([READING, file_digest(path)])[:8], 16) if path.is_file() else 0
+    )  # if missing, load_lexicon() says so

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy
 
-from prism.data import Example
-from prism.metrics import Metric, mean
+from prism.metrics import Metric, mean, per_sample
+from prism.rows import Example
 
 PAIRS = 1 << 16  # three metrics of 2,000 answers, before and after, own and shuffled references, come to 8,000 pairs
 
@@ -75,15 +75,12 @@ def strangers(examples: Sequence[Example], scored: Sequence[bool] | None = None)
 
 
 def _metric(name: str) -> Metric:
-    def statistics(examples: Sequence[Example], answers: Sequence[str]) -> numpy.ndarray:
-        """[score, 1] a sample; an empty reference is unscored, an empty answer scores 0."""
-        rows = numpy.full((len(examples), 2), numpy.nan)
-        for row, (example, answer) in enumerate(zip(examples, answers)):
-            if stems(example.reference):
-                rows[row] = rouge(example.reference, answer)[name], 1
-        return rows
+    """An empty reference is unscored, an empty answer scores 0."""
 
-    return Metric(name, "tier2", statistics, mean, shuffled=True)
+    def f_measure(example: Example, answer: str) -> float:
+        return rouge(example.reference, answer)[name] if stems(example.reference) else numpy.nan
+
+    return per_sample(name, "tier2", f_measure, beside="controls and shuffled references")
 
 
 ROUGE_L = _metric("rougeL")
@@ -106,5 +103,5 @@ METRICS = (
     _metric("rouge1"),
     _metric("rouge2"),
     ROUGE_L,
-    Metric("content_gain", "tier2", _own_and_stranger, _content, low=-1.0),
+    Metric("content_gain", "tier2", _own_and_stranger, _content, range=(-1.0, 1.0)),
 )

@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy
 
-from prism.controls import question
-from prism.data import Example, Prediction
 from prism.metrics.coverage import Lexicon, missing
 from prism.metrics.overlap import rouge, stems
+from prism.rows import Example, Prediction
 
 # In this order, of which an answer's first is its main one: how it was said comes first, since an answer that loops or
 # was cut off says little about what the model knows.
@@ -56,7 +55,7 @@ class Finding:
         return self.found[0] if self.found else NONE
 
 
-def find(examples: Sequence[Example], predictions: Sequence[Prediction], lexicon: Lexicon) -> list[Finding]:
+def find_patterns(examples: Sequence[Example], predictions: Sequence[Prediction], lexicon: Lexicon) -> list[Finding]:
     """One finding an answer. Another row's reference is looked for among those of `examples`."""
     confused = _confused(examples, [prediction.answer for prediction in predictions])
     return [
@@ -67,15 +66,15 @@ def find(examples: Sequence[Example], predictions: Sequence[Prediction], lexicon
 
 def _finding(example: Example, prediction: Prediction, confused: Example | None, lexicon: Lexicon) -> Finding:
     words, reference = stems(prediction.answer), stems(example.reference)
-    known = {*lexicon.find(question(example)), *lexicon.find(example.reference)}
+    known = {*lexicon.find(example.question), *lexicon.find(example.reference)}
     invented = tuple(lexicon.invented(prediction.answer, known))
-    topic = {*_content(question(example)), *_content(example.reference)}
+    topic = {*_content_words(example.question), *_content_words(example.reference)}
     applies = {
         "empty": not words,
         "repeats": _repeated(words) > REPEATED,
         "truncated": prediction.finish == "length",
         "verbose": bool(reference) and len(words) > 2 * len(reference) + 10,
-        "off_topic": bool(words and topic) and topic.isdisjoint(_content(prediction.answer)),
+        "off_topic": bool(words and topic) and topic.isdisjoint(_content_words(prediction.answer)),
         "confused": bool(reference and confused),
         "hallucinates": bool(reference and invented),
     }
@@ -88,7 +87,7 @@ def _repeated(words: Sequence[str]) -> float:
     return 1 - len(set(triples)) / len(triples) if triples else 0.0
 
 
-def _content(text: str) -> list[str]:
+def _content_words(text: str) -> list[str]:
     return [stem for stem in stems(text) if stem not in _function_stems()]
 
 
@@ -101,10 +100,10 @@ def _confused(examples: Sequence[Example], answers: Sequence[str]) -> Iterator[E
     """For each answer the example of another group whose reference it is alike to, and more than to its own."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    if not any(_content(example.reference) for example in examples):
+    if not any(_content_words(example.reference) for example in examples):
         yield from [None] * len(examples)
         return
-    vectorizer = TfidfVectorizer(analyzer=_content)
+    vectorizer = TfidfVectorizer(analyzer=_content_words)
     references = vectorizer.fit_transform([example.reference for example in examples])
     _, index = numpy.unique([example.group for example in examples], return_inverse=True)
     for start in range(0, len(examples), 500):  # 500 x 10,000 references of float64 are 40 MB
@@ -115,7 +114,9 @@ def _confused(examples: Sequence[Example], answers: Sequence[str]) -> Iterator[E
             row[index == index[i]] = 0
             other = examples[int(row.argmax())]
             # A short reference is near to whatever holds its one rare word: that alone is no sign of another term.
-            common = {*_content(answers[i])} & {*_content(other.reference)} - {*_content(question(examples[i]))}
+            common = {*_content_words(answers[i])} & {*_content_words(other.reference)} - {
+                *_content_words(examples[i].question)
+            }
             yield other if row.max() > own and row.max() >= ALIKE and len(common) >= IN_COMMON else None
 
 
@@ -126,7 +127,7 @@ def analysis(
 
     An answer counts in every pattern that applies to it, and is shown under its main one, worst ROUGE-L first.
     """
-    before, after = find(examples, baseline, lexicon), find(examples, tuned, lexicon)
+    before, after = find_patterns(examples, baseline, lexicon), find_patterns(examples, tuned, lexicon)
     counts = [Counter(p for finding in findings for p in finding.found or (NONE,)) for findings in (before, after)]
     main = Counter(finding.main for finding in after)
     lacking = {
@@ -140,7 +141,7 @@ def analysis(
         example, finding = examples[i], after[i]
         return {
             "id": example.id,
-            "question": _clip(question(example)),
+            "question": _clip(example.question),
             "reference": _clip(example.reference),
             "baseline": _clip(baseline[i].answer),
             "tuned": _clip(tuned[i].answer),
@@ -149,7 +150,7 @@ def analysis(
             "also": list(finding.found[1:]),
             "missing": {name: concepts[i] for name, concepts in lacking.items()},
             "invented": list(finding.invented),
-            "confused_with": _clip(question(finding.confused_with)) if finding.confused_with else "",
+            "confused_with": _clip(finding.confused_with.question) if finding.confused_with else "",
         }
 
     return {

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prism.record import Run, run_to_json
 from prism.store import Store, write_text
+from prism.verdicts.record import Run, run_to_json
 
 
 def write(folder: Path, run: Run, samples: Mapping[str, Sequence[dict[str, Any]]], store: Store | None = None) -> None:

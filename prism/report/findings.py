@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from prism.record import Record, Result, Run, State, Verdict
 from prism.report import words
+from prism.verdicts.record import Record, Result, Run, State, Verdict
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from prism.record import Result, Run
 from prism.report import findings, tables, words
 from prism.report.samples import Change, Sample, asked
 from prism.report.tables import Table
+from prism.verdicts.record import Result, Run
 
 STATES = {
     "holds": "✅ holds",

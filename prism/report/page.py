@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prism.record import Result, Run
 from prism.report import findings, plots, tables, words
 from prism.report.samples import Change, Sample
 from prism.store import Store
+from prism.verdicts.record import Result, Run
 
 SHOWN = 20  # samples that became better, and that became worse
 STUCK = 10  # samples that stayed wrong

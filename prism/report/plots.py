@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prism.errors import StoreError
-from prism.identity import versions
-from prism.record import Record, Result
 from prism.report import words
 from prism.store import Store, file_digest, write_text
+from prism.store.provenance import versions
+from prism.verdicts.record import Record, Result
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

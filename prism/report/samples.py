@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from prism.record import Result
+from prism.verdicts.record import Result
 
 Sample = dict[str, Any]
 

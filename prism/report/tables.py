@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from prism.record import Record, Result, Run, Verdict
 from prism.report import words
 from prism.report.samples import Change
+from prism.verdicts.record import Record, Result, Run, Verdict
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import textwrap
+from pathlib import Path
 
-from prism.record import Record, Run, Verdict
 from prism.report import findings, words
+from prism.verdicts.record import Record, Result, Run, Verdict
 
 WIDTH = 120
 NAMES = 2  # the first columns, spec and metric, are names and may be cut
@@ -25,6 +26,23 @@ def lines(run: Run) -> list[str]:
         for point in findings.open_points(result):
             shown += _wrap(f"{result.id} {point.about} {words.state_name(point.state)}: {point.text}")
     return shown
+
+
+def explain(result: Result, record: Record, verdict: Verdict, worst: str, report: Path) -> str:
+    """Why a threshold's test fails: verdict, scores, one of the worst samples, where the report lies."""
+    about = f"{record.metric} {words.threshold(verdict)}"
+    told = record.reference if verdict.key == "drop" else None
+    lines = (
+        f"{result.id} {about} {words.state_name(verdict.state)}: {verdict.reason}",
+        f"accepted {words.number(told['value'])} ({told['file']}, {words.count(len(told['seeds']), 'seed')}) → tuned "
+        f"{words.number(record.tuned.value)} ({len(record.seeds)}); {told['worse']} samples worse, {told['better']} better"
+        if told
+        else "",
+        f"baseline {words.before_and_after(record)}, n = {record.n:,}, gain {words.gain(record)}",
+        worst,
+        f"report: {report}",
+    )
+    return "\n".join(filter(None, lines))
 
 
 def _rows(run: Run) -> list[list[str]]:

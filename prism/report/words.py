@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from prism.record import Record, Score, State, Verdict
+from prism.verdicts.record import Record, Score, State, Verdict
 
 NOTHING = "–"
 MARKS: dict[State, str] = {"holds": "✓", "fails": "✗", "inconclusive": "?", "not_comparable": "≠", "skipped": "–"}

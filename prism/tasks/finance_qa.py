@@ -16,12 +16,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from prism import filings
-from prism.data import Example, Row
 from prism.errors import DataError
 from prism.judge import FAITHFULNESS, SUPPORTED
 from prism.metrics import arithmetic, coverage, finance, overlap
-from prism.metrics.finance import NOT_STATED, TYPES
+from prism.metrics.finance import TYPES
+from prism.metrics.finance_answers import NOT_STATED, read_answer
+from prism.rows import Example, Row, filings
 
 if TYPE_CHECKING:
     from prism.spec import Spec
@@ -98,7 +98,7 @@ def _reference(row: Row, kind: str, scale: str, answer: tuple[str, ...], report:
     if kind == "unanswerable":
         return NOT_STATED
     said, needed = "; ".join(answer), list(answer)
-    if ("%" in said and scale == "percent") or (scale and finance.read(said).scale == scale):
+    if ("%" in said and scale == "percent") or (scale and read_answer(said).scale == scale):
         scale = ""  # "$3.0 million" has it
     if kind == "arithmetic" and (expression := _expression(str(row.get("derivation") or ""), answer[0], scale)):
         said, needed, scale = expression, arithmetic.operands(expression), str(row.get("scale") or "")
@@ -131,7 +131,7 @@ def _cut(evidence: str, needed: Sequence[str]) -> str:
 
 
 def _without_context(example: Example, examples: Sequence[Example]) -> Example:
-    return replace(example, messages=_messages("", example.messages[-1]["content"]))
+    return replace(example, messages=_messages("", example.question))
 
 
 def _other_context(example: Example, examples: Sequence[Example]) -> Example:
@@ -139,13 +139,13 @@ def _other_context(example: Example, examples: Sequence[Example]) -> Example:
     start = int(hashlib.sha256(example.id.encode()).hexdigest(), 16) % len(examples)
     for other in (*examples[start:], *examples[:start]):
         if other.group != example.group:
-            return replace(example, messages=_messages(other.facts["context"], example.messages[-1]["content"]))
+            return replace(example, messages=_messages(other.facts["context"], example.question))
     return _without_context(example, examples)
 
 
 def _shuffled_rows(example: Example, examples: Sequence[Example]) -> Example:
     report = filings.shuffled(example.facts["context"], random.Random(example.id))
-    return replace(example, messages=_messages(report, example.messages[-1]["content"]))
+    return replace(example, messages=_messages(report, example.question))
 
 
 CONTROLS = {"without_context": _without_context, "other_context": _other_context, "shuffled_rows": _shuffled_rows}
@@ -153,6 +153,10 @@ FIXED = {"always_not_stated": NOT_STATED}
 
 METRICS = (*finance.TIER1, overlap.ROUGE_L, coverage.metric(LEXICON), *finance.TIER2)
 JUDGED = (SUPPORTED, FAITHFULNESS)
+
+
+def missing(examples: Sequence[Example], answers: Sequence[str]) -> list[list[str]]:
+    return coverage.missing(coverage.load_lexicon(LEXICON), examples, answers)
 
 
 def details(examples: Sequence[Example], answers: Sequence[str]) -> dict:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from prism.data import Example, Row
 from prism.errors import DataError
 from prism.judge import SENTIMENT_CORRECTNESS
 from prism.metrics import classification
+from prism.rows import Example, Row
 
 VERSION = 1
 COLUMNS = ("tweet", "sentiment")

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from prism.data import Example, Prediction, Row
 from prism.judge import ANSWER_RELEVANCY, MEDICAL_CORRECTNESS
 from prism.metrics import coverage, overlap, patterns
+from prism.rows import Example, Prediction, Row
 
 VERSION = 2
 COLUMNS = ("question", "answer")
@@ -33,9 +33,13 @@ METRICS = (*overlap.METRICS, coverage.metric(LEXICON))
 JUDGED = (MEDICAL_CORRECTNESS, ANSWER_RELEVANCY)
 
 
+def missing(examples: Sequence[Example], answers: Sequence[str]) -> list[list[str]]:
+    return coverage.missing(coverage.load_lexicon(LEXICON), examples, answers)
+
+
 def details(examples: Sequence[Example], answers: Sequence[str]) -> dict:
-    return {"most_missed": coverage.most_missed(coverage.load(LEXICON), examples, answers)}
+    return {"most_missed": coverage.most_missed(coverage.load_lexicon(LEXICON), examples, answers)}
 
 
 def failures(examples: Sequence[Example], baseline: Sequence[Prediction], tuned: Sequence[Prediction]) -> dict:
-    return patterns.analysis(examples, baseline, tuned, coverage.load(LEXICON))
+    return patterns.analysis(examples, baseline, tuned, coverage.load_lexicon(LEXICON))

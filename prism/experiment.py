@@ -1,0 +1,360 @@
+"""One spec from its rows to its `Result`, without pytest: baseline first, fine-tune second, measure everything third.
+
+The pytest fixtures, the command line, the demo and the cluster all call an `Experiment`. Each of its stages is made once,
+when something first asks for it. What the store already holds is not computed again, and then no model library is
+imported.
+"""
+
+from __future__ import annotations
+
+import gc
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prism.judge import Definition, Grade, tier3
+from prism.metrics import Metric, semantic
+from prism.models import cost, embeddings
+from prism.models.identity import adapter_identity, predictions_identity, training_side
+from prism.report.details import details, of_leaks
+from prism.rows import Example, Row, leaks
+from prism.rows.answers import read_likelihoods, read_predictions
+from prism.rows.examples import load_examples
+from prism.rows.leaks import Kind, Leaks
+from prism.rows.splits import split_places, unique_ids
+from prism.setting import Setting
+from prism.spec import Spec
+from prism.store import digest, read_manifest
+from prism.store.sources import base_identity, local_folder, require_safetensors
+from prism.tasks import load_task
+from prism.verdicts import controls, drops, gate
+from prism.verdicts.accepted import competing_drops
+from prism.verdicts.record import Result
+from prism.verdicts.reliability import reliability
+from prism.verdicts.scores import Scores, evaluation_digest, measured
+from prism.verdicts.scoring import cost_records, samples, score, score_without, unjudged
+
+if TYPE_CHECKING:
+    from prism.models.load import Base
+
+# What to lower if a stage fills the GPU: answers take what is left beside the model.
+LENGTH = "what the model takes ([model].load_in_4bit = true), or [model].max_seq_length if contexts are cut to it"
+BATCH = "[sft].per_device_train_batch_size, or set gradient_checkpointing = true"
+
+
+@dataclass(frozen=True)
+class Examples:
+    training: list[Example]
+    held_out: list[Example]
+    leaks: Leaks
+    removed: int  # training rows that [data].dedupe left out
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was measured and decided: the result, its held-out samples for the reports, its scores for later runs."""
+
+    result: Result
+    samples: list[dict[str, Any]]
+    scores: Scores
+
+
+class Experiment:
+    """One spec and the training seeds that it is measured with."""
+
+    def __init__(self, spec: Spec, setting: Setting, seeds: Sequence[int]) -> None:
+        self.spec, self.setting, self.seeds = spec, setting, list(seeds)
+        self.task = load_task(spec.task)
+        self._base: Base | None = None
+
+    # Rows
+
+    @cached_property
+    def examples(self) -> Examples:
+        spec, setting = self.spec, self.setting
+        if spec.semantic:  # asked here so that a missing model is said first
+            embeddings.model_identity(spec.semantic.model, setting.root)
+        removed: set[int] = set()
+
+        def places(rows: Sequence[Row], split: Mapping[str, Any], seed: int) -> tuple[list[int], list[int]]:
+            identity = {"kind": "split", "rows": digest(unique_ids(rows)), "split": split, "seed": seed}
+            return setting.remember(identity, lambda: split_places(rows, split, seed))
+
+        def leaking(pool: Sequence[Example], held_out: Sequence[Example], kind: Kind) -> set[int]:
+            removed.update(self._leaks(pool, held_out).rows(kind))
+            return removed
+
+        training, held_out = load_examples(spec, self.task, setting.root, setting.data, places, leaking)
+        return Examples(training, held_out, self._leaks(training, held_out), len(removed))
+
+    def _leaks(self, training: Sequence[Example], held_out: Sequence[Example]) -> Leaks:
+        """Which held-out samples have a twin among the training rows; looked for once for the same rows."""
+
+        def compute() -> dict[str, Any]:
+            what = f"leaks, {len(held_out):,} held-out samples against {len(training):,} training rows"
+            with self.setting.screen.progress(f"{self.spec.id}: {what}"):
+                return leaks.find_twins(training, held_out).to_json()
+
+        return Leaks.from_json(self.setting.remember(leaks.identity(training, held_out), compute))
+
+    # The model
+
+    @cached_property
+    def base_identity(self) -> dict[str, str]:
+        return base_identity(self.spec.model.model_name, self.setting.root)
+
+    def base(self) -> Base:
+        """The base model, loaded when something has to be computed and kept until `free_base`."""
+        if self._base is None:
+            from prism.models import load, train
+
+            train.check(self.spec, self.setting.store.home)
+            stage = f"{self.spec.id}: loading {self.spec.model.model_name}"
+            with cost.stage(stage, LENGTH), self.setting.screen.progress(stage):
+                self._base = load.load(self.spec, self.setting.root)
+        return self._base
+
+    def free_base(self) -> None:
+        self._base = None
+        gc.collect()
+
+    def adapter(self, seed: int) -> Path:
+        """The folder of one adapter: trained on the training rows, or the finished one that the spec names."""
+        spec, setting, training = self.spec, self.setting, self.examples.training
+
+        def work(folder: Path) -> dict[str, Any]:
+            from prism.models import parity, train
+
+            stage = f"{spec.id}: training, seed {seed}"
+            with cost.stage(stage, BATCH) as notes:
+                if spec.adapter:
+                    finished = local_folder(spec.adapter, setting.root)
+                    require_safetensors(finished, "adapter")
+                    for file in (*finished.glob("*.json"), *finished.glob("*.safetensors")):
+                        shutil.copy2(file, folder)
+                    notes |= {"loaded": spec.adapter}
+                else:
+                    with setting.screen.progress(stage, train.steps(spec, len(training))) as advance:
+                        notes |= train.train(self.base(), training, seed, folder, advance)
+                notes["parity"] = parity.check(self.base(), folder, training)
+                self.free_base()
+            return notes
+
+        identity = adapter_identity(spec, self.base_identity, training, seed, setting.root)
+        return setting.make("adapters", identity, work, again=setting.retrain)
+
+    @cached_property
+    def adapters(self) -> dict[int, Path]:
+        """The folder of each seed's adapter. The baseline is measured first, while the base is loaded."""
+        _ = self.baseline, self.likelihoods
+        return {seed: self.adapter(seed) for seed in self.seeds}
+
+    # Answers
+
+    @cached_property
+    def baseline(self) -> Path:
+        """The untuned model's answers."""
+        return self.answers(self.examples.held_out, None, "baseline")
+
+    @cached_property
+    def tuned(self) -> dict[int, Path]:
+        """The tuned model's answers, by training seed."""
+        held_out = self.examples.held_out
+        return {seed: self.answers(held_out, folder, f"tuned, seed {seed}") for seed, folder in self.adapters.items()}
+
+    @cached_property
+    def altered(self) -> dict[int, Path]:
+        """The tuned model's answers to questions whose evidence a control took away or changed, by training seed."""
+        asked = [example for name in self.task.controls for example in self._asked_by(name)]
+        if not asked:
+            return {}
+        return {seed: self.answers(asked, folder, f"controls, seed {seed}") for seed, folder in self.adapters.items()}
+
+    def _asked_by(self, control: str) -> list[Example]:
+        """The held-out examples as one control asks them, under ids of their own."""
+        held_out, alter = self.examples.held_out, self.task.controls[control]
+        return [replace(alter(example, held_out), id=f"{example.id}/{control}") for example in held_out]
+
+    @cached_property
+    def likelihoods(self) -> Path | None:
+        """The untuned model's likelihood of each label; None if the task's answers are not a closed set."""
+        held_out, labels = self.examples.held_out, self.task.labels
+        if not labels:
+            return None
+
+        def work(folder: Path) -> dict[str, Any]:
+            from prism.models import generate
+
+            stage = f"{self.spec.id}: label likelihoods"
+            with (
+                cost.stage(stage, LENGTH) as notes,
+                self.setting.screen.progress(stage, len(held_out)) as advance,
+            ):
+                base = self.base()
+                generate.likelihoods(base, base.model, held_out, labels, folder, advance)
+            return notes
+
+        identity = predictions_identity(self.spec, self.base_identity, None, held_out, "likelihoods")
+        return self.setting.make("predictions", identity | {"labels": labels}, work)
+
+    def answers(self, asked: Sequence[Example], adapter: Path | None, what: str) -> Path:
+        """The folder of the answers to `asked`, by the base or by an adapter; `what` names the stage."""
+        merge = adapter is not None and read_manifest(adapter)["notes"]["parity"]["holds"]["merge"] is True
+
+        def work(folder: Path) -> dict[str, Any]:
+            from prism.models import generate, load
+
+            stage = f"{self.spec.id}: answers, {what}"
+            with cost.stage(stage, LENGTH) as notes, self.setting.screen.progress(stage, len(asked)) as advance:
+                base = self.base()
+                model = base.model if adapter is None else load.load_adapter(base, adapter)
+                if merge:
+                    model = model.merge_and_unload()
+                notes |= generate.answers(base, model, asked, folder, advance)
+                if adapter is not None:
+                    self.free_base()
+            return notes
+
+        # By its files, not by its recipe: trained again on a GPU, the same recipe gives another adapter.
+        wearing = digest(read_manifest(adapter)["files"]) if adapter else None
+        identity = predictions_identity(self.spec, self.base_identity, wearing, asked, "answers")
+        return self.setting.make("predictions", identity | {"merged": merge}, work)
+
+    @cached_property
+    def grades(self) -> dict[Definition, list[Grade]]:
+        """A judge's grades of the baseline's and every seed's answers; empty if no judge was asked for."""
+        setting, held_out = self.setting, self.examples.held_out
+        if setting.judge is None:
+            return {}
+        said = [read_predictions(folder, held_out) for folder in (self.baseline, *self.tuned.values())]
+        cases = tier3.cases(held_out, [[prediction.answer for prediction in part] for part in said])
+        definitions = tier3.definitions(self.spec, self.task.judged)
+        return tier3.grade_all(definitions, cases, setting.judge, setting.store, setting.screen, self.spec.id)
+
+    # Scores and verdicts
+
+    @cached_property
+    def outcome(self) -> Outcome:
+        """Everything measured and every threshold decided."""
+        spec, task, setting, held_out = self.spec, self.task, self.setting, self.examples.held_out
+        _ = self.tuned, self.altered, self.grades  # all answers, before the base is freed
+        self.free_base()
+        untuned = read_predictions(self.baseline, held_out)
+        predictions = {seed: read_predictions(folder, held_out) for seed, folder in self.tuned.items()}
+        before = [prediction.answer for prediction in untuned]
+        after = {seed: [prediction.answer for prediction in said] for seed, said in predictions.items()}
+        beside, calibration = self._controls()
+
+        answers = [before, *after.values()]
+        similar = self._similarity(answers)
+        judged = [tier3.metric(definition, found, held_out, answers) for definition, found in self.grades.items()]
+        metrics = [*task.metrics, *similar, *judged]
+        evaluation = evaluation_digest(spec, task.version, held_out, [*task.metrics, *similar])
+        spent = self._spent()
+        records = score(spec, metrics, held_out, evaluation, before, after, beside)
+        records += unjudged(spec, evaluation, len(held_out), {record.metric for record in records})
+        records += cost_records(spec, evaluation, len(held_out), spent)
+
+        training = training_side(self.adapters, self.tuned, len(self.examples.training))
+        scores = measured(spec, records, held_out, after, metrics, training, tier3.judges(self.grades, setting.judge))
+        competing = max(1, competing_drops(setting.root, spec.profile))
+        compared = [metric for metric in metrics if metric.name in scores.measures]
+        against = drops.against_accepted(setting.root, scores, compared, competing)
+        unfit = tier3.unfit(spec, tier3.definitions(spec, task.judged), setting.judge, setting.store)
+        records = [against.beside(record) if against else record for record in records]
+        records = gate.decide_all(spec, records, against, unfit, setting.required)
+
+        first = next(iter(after))
+        kept = self._samples(metrics, before, after[first])
+        shown = {"baseline": before, "tuned": after[first]}
+        shown |= {name: said[first] if isinstance(said, Mapping) else said for name, said in beside.items()}
+        told = details(spec, self.examples.training, held_out, self.adapters, self.base_identity, evaluation)
+        told["answers"] = {name: self._tables(evaluation, said) for name, said in shown.items()}
+        told["calibration"] = calibration
+        told["judge"] = tier3.details(self.grades, unfit, setting.judge, setting.store)
+        found = self.examples.leaks
+        clean = (
+            score_without(found.held_out, spec, metrics, held_out, evaluation, before, after) if found.held_out else []
+        )
+        summary = found.summary(self.examples.training, held_out)
+        told["leaks"] = {**summary, **of_leaks(clean, spec.data.dedupe, self.examples.removed)}
+        if task.failures:
+            said = [self.baseline.name, self.tuned[first].name]
+            identity = {"kind": "failures", "evaluation": evaluation, "answers": said}
+            failures = partial(task.failures, held_out, untuned, predictions[first])
+            told["failures"] = setting.remember(identity, failures)
+        if against and against.accepted:
+            by_sample = {example.id: [part[i] for part in after.values()] for i, example in enumerate(held_out)}
+            told["reference"] = drops.shown(against, scores, kept, by_sample)
+        result = Result(spec.phase, spec.name, spec.title, spec.profile, tuple(records), told, spent)
+        return Outcome(result, kept, scores)
+
+    def _controls(self) -> tuple[dict[str, list[str] | dict[int, list[str]]], dict[str, Any]]:
+        """The answers that stand beside the tuned ones, by control, and how well label likelihoods are calibrated."""
+        held_out = self.examples.held_out
+        beside: dict[str, list[str] | dict[int, list[str]]] = {}
+        for name in self.task.controls:
+            asked = self._asked_by(name)
+            beside[name] = {
+                seed: [said.answer for said in read_predictions(folder, asked)] for seed, folder in self.altered.items()
+            }
+        for name, answer in self.task.fixed.items():
+            beside[name] = [answer] * len(held_out)
+        if not self.likelihoods:
+            return beside, {}
+        stated = read_likelihoods(self.likelihoods, held_out)
+        beside["label_likelihood"] = [controls.likeliest(labels) for labels in stated]
+        beside["classical"] = self._classical()
+        return beside, {"baseline": reliability(stated, [example.reference for example in held_out])}
+
+    def _classical(self) -> list[str]:
+        """The classical control's answers; fitted once for the same rows."""
+        training, held_out = self.examples.training, self.examples.held_out
+        rows = [[[example.question, example.reference] for example in part] for part in (training, held_out)]
+        identity = {"kind": "classical", "rows": digest(rows)}
+        return self.setting.remember(identity, lambda: controls.classical(training, held_out))
+
+    def _similarity(self, answers: Sequence[Sequence[str]]) -> list[Metric]:
+        """The metric `semantic_similarity` if the spec names a model for it; no pair is embedded twice."""
+        if self.spec.semantic is None:
+            return []
+        pairs = sorted({(e.reference, answer) for said in answers for e, answer in zip(self.examples.held_out, said)})
+        name, root = self.spec.semantic.model, self.setting.root
+        model = embeddings.model_identity(name, root)
+
+        def work(folder: Path) -> dict[str, Any]:
+            with self.setting.screen.progress(f"{self.spec.id}: semantic similarity by {name}"):
+                return embeddings.write_similarities(name, root, pairs, folder)
+
+        folder = self.setting.make("similarities", embeddings.similarities_identity(model, pairs), work)
+        return [semantic.metric(model, embeddings.read_similarities(folder, pairs))]
+
+    def _samples(self, metrics: Sequence[Metric], before: Sequence[str], after: Sequence[str]) -> list[dict[str, Any]]:
+        """What the reports show of each held-out sample."""
+        held_out, leaked = self.examples.held_out, self.examples.leaks.held_out
+        kept = samples(metrics, held_out, before, after)
+        if self.task.missing:
+            lacking = (self.task.missing(held_out, said) for said in (before, after))
+            for sample, *terms in zip(kept, *lacking):
+                sample["missing"] = dict(zip(("baseline", "tuned"), terms))
+        for sample, said in zip(kept, tier3.reasons(self.grades, held_out) if self.grades else ()):
+            sample["judge"] = said
+        for place, twin in leaked.items():
+            kept[place]["twin"] = leaks.described(twin, self.examples.training)
+        return kept
+
+    def _tables(self, evaluation: str, answers: Sequence[str]) -> dict[str, Any]:
+        """The task's own tables of one set of answers."""
+        identity = {"kind": "details", "evaluation": evaluation, "answers": digest(answers)}
+        return self.setting.remember(identity, lambda: self.task.details(self.examples.held_out, answers))
+
+    def _spent(self) -> dict[str, Any]:
+        stages = {"baseline": self.baseline}
+        stages |= {"label likelihoods": self.likelihoods} if self.likelihoods else {}
+        for stage, folders in {"training": self.adapters, "tuned": self.tuned, "controls": self.altered}.items():
+            stages |= {f"{stage}, seed {seed}": folder for seed, folder in folders.items()}
+        cached = [name for name, folder in stages.items() if folder not in self.setting.made]
+        return cost.summary({name: read_manifest(folder)["notes"] for name, folder in stages.items()}, cached)

@@ -1,0 +1,83 @@
+"""How alike two texts are, by the embeddings of a sentence-transformers model; needs the extra `semantic`."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy
+
+from prism.errors import ModelError
+from prism.store import digest, folder_digest
+from prism.store.provenance import versions
+from prism.store.sources import hub_revision, is_local, require_safetensors
+
+Pair = tuple[str, str]  # reference, answer
+STORED = "similarities.json"
+LIBRARIES = ("sentence-transformers", "transformers", "torch")
+
+
+def model_identity(name: str, root: Path) -> dict[str, str]:
+    """A local folder's bytes, or a hub id with its revision.
+
+    Raises ModelError where the package or the model is missing, or its weights are pickles only.
+    """
+    if importlib.util.find_spec("sentence_transformers") is None:
+        raise ModelError(
+            "[semantic] needs the package sentence-transformers, which is not installed; pip install 'prism-bench[semantic]',"
+            " or delete the table"
+        )
+    if not is_local(name, root):
+        return {"hub": name, "revision": hub_revision(name, "[semantic].model")}
+    folder = _folder(name, root)
+    if not (folder / "modules.json").is_file():
+        raise ModelError(f"{name}: no sentence-transformers model under {root}; check [semantic].model")
+    require_safetensors(folder, "model")
+    return {"bytes": folder_digest(folder)}
+
+
+def similarities(name: str, root: Path, pairs: Sequence[Pair]) -> list[float]:
+    """Cosine similarity of each pair's embeddings, from -1 to 1; an empty answer scores 0, unlike an embedded one."""
+    texts = list(dict.fromkeys(text for pair in pairs for text in pair))
+    vectors = dict(zip(texts, _embed(name, root, texts)))
+    return [
+        float(numpy.clip(vectors[reference] @ vectors[answer], -1, 1)) if answer.strip() else 0.0
+        for reference, answer in pairs
+    ]
+
+
+def _embed(name: str, root: Path, texts: list[str]) -> numpy.ndarray:
+    """Unit vectors (n, d)."""
+    from sentence_transformers import SentenceTransformer
+
+    place = str(_folder(name, root)) if is_local(name, root) else name
+    try:
+        model = SentenceTransformer(
+            place, device="cpu", trust_remote_code=False, model_kwargs={"use_safetensors": True}
+        )
+    except (OSError, ValueError, KeyError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"{name}: no sentence-transformers model can be loaded ({reason}); name another") from None
+    return numpy.asarray(model.encode(texts, normalize_embeddings=True, show_progress_bar=False), float)
+
+
+def _folder(name: str, root: Path) -> Path:
+    return (root / Path(name).expanduser()).resolve()
+
+
+def similarities_identity(model: Mapping[str, str], pairs: Sequence[Pair]) -> dict[str, Any]:
+    """What `similarities` depend on."""
+    return {"model": dict(model), "pairs": digest([list(pair) for pair in pairs]), "versions": versions(LIBRARIES)}
+
+
+def write_similarities(name: str, root: Path, pairs: Sequence[Pair], folder: Path) -> dict[str, Any]:
+    """Keep the similarities of the pairs in a store's folder; no notes."""
+    (folder / STORED).write_text(json.dumps(similarities(name, root, pairs)), encoding="utf-8")
+    return {}
+
+
+def read_similarities(folder: Path, pairs: Sequence[Pair]) -> dict[Pair, float]:
+    return dict(zip(pairs, json.loads((folder / STORED).read_text(encoding="utf-8"))))

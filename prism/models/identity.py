@@ -1,0 +1,117 @@
+"""What determines an artifact, and nothing else: the identities that the store's digests cover.
+
+Nothing here imports a model library: a run whose results are all cached computes these digests and stops.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from prism.devices import cuda_devices
+from prism.rows import Example
+from prism.rows.images import image_digests
+from prism.spec import Spec
+from prism.store import digest, file_digest, read_manifest
+from prism.store.provenance import versions
+from prism.store.sources import local_folder
+
+# The versions of the code that trains and that answers. Raise one if the same inputs give another adapter, or other
+# answers: every adapter, or every answer, that users have stored is then made again. `tests/test_identity.py` fails
+# until whoever changed that code has decided.
+TRAINING_VERSION = 1
+ANSWERING_VERSION = 1
+
+TRAINING_LIBRARIES = (
+    "torch",
+    "transformers",
+    "peft",
+    "trl",
+    "accelerate",
+    "bitsandbytes",
+    "unsloth",
+    "unsloth_zoo",
+    "liger-kernel",
+)
+ANSWERING_LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "unsloth", "unsloth_zoo", "triton")
+
+
+def engine(spec: Spec) -> dict[str, str]:
+    """The library that loads the model, the device and the number format it computes in."""
+    on_cpu = bool(spec.sft.get("use_cpu")) or not cuda_devices()
+    compiled = bool(spec.sft.get("torch_compile"))  # Unsloth's patches cannot be compiled
+    unsloth = not on_cpu and not compiled and importlib.util.find_spec("unsloth") is not None
+    return {
+        "library": "unsloth" if unsloth else "transformers",
+        "device": "cpu" if on_cpu else "cuda",
+        "dtype": spec.model.dtype or ("float32" if on_cpu else "bfloat16"),
+    }
+
+
+def adapter_identity(
+    spec: Spec, base: Mapping[str, str], training: Sequence[Example], seed: int, root: Path
+) -> dict[str, Any]:
+    """What an adapter is made of: base, rows in order, options, seed, libraries and the training source."""
+    if spec.adapter:
+        folder = local_folder(spec.adapter, root)
+        files = (file for file in sorted(folder.iterdir()) if file.is_file() and file.suffix != ".md")
+        return {  # what its parity is checked with is part of it: a 4-bit base cannot be merged into, a float32 one can
+            "base": dict(base),
+            "loaded": {file.name: file_digest(file) for file in files},
+            "model": spec.model.model_dump(exclude={"model_name"}),
+            "engine": engine(spec),
+            "versions": versions(TRAINING_LIBRARIES),
+        }
+    return {
+        "base": dict(base),
+        "rows": digest([[e.messages, e.reference, image_digests(e)] for e in training]),
+        "model": spec.model.model_dump(exclude={"model_name"}),
+        "lora": spec.lora,
+        "sft": {key: _option(value, root) for key, value in spec.sft.items()},
+        "seed": seed,
+        "engine": engine(spec),
+        "versions": versions(TRAINING_LIBRARIES),
+        "path": TRAINING_VERSION,
+    }
+
+
+def _option(value: Any, root: Path) -> Any:
+    """An option as it stands; of one that names a file (chat_template_path), what the file holds."""
+    if isinstance(value, str) and value and (root / value).is_file():
+        return {"file": file_digest(root / value)}
+    return value
+
+
+def predictions_identity(
+    spec: Spec, base: Mapping[str, str], adapter: str | None, examples: Sequence[Example], kind: str
+) -> dict[str, Any]:
+    """What answers are made of. `kind` tells greedy answers from label likelihoods of the same questions."""
+    return {
+        "kind": kind,
+        "base": dict(base),
+        "adapter": adapter,
+        "messages": digest([[example.id, example.messages, image_digests(example)] for example in examples]),
+        "max_seq_length": spec.model.max_seq_length,
+        "quantized": [spec.model.load_in_4bit, spec.model.load_in_8bit],
+        "generate": spec.generate,
+        "engine": engine(spec),
+        "versions": versions(ANSWERING_LIBRARIES),
+        "path": ANSWERING_VERSION,
+    }
+
+
+def training_side(adapters: Mapping[int, Path], answers: Mapping[int, Path], rows: int) -> dict[str, Any]:
+    """How adapters were made and how they answered: what a later run may do differently and still be compared.
+
+    `adapters` and `answers` are stored folders by training seed, `rows` the number of training rows.
+    """
+    made, answered = (read_manifest(next(iter(folders.values())))["identity"] for folders in (adapters, answers))
+    compared = {"kind", "base", "adapter", "messages", "generate", "engine", "max_seq_length"}  # the same, or in `made`
+    return {
+        **{key: value for key, value in made.items() if key != "seed"},
+        "training_rows": rows,
+        "answering": {key: value for key, value in answered.items() if key not in compared},
+        "adapters": {str(seed): folder.name for seed, folder in adapters.items()},
+    }

@@ -1,0 +1,44 @@
+"""What a benchmark's test asks: a measured spec, and each of its thresholds as pass, skip or failure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import pytest
+
+from prism.experiment import Outcome
+from prism.plugin.session import Session
+from prism.report.terminal import explain
+from prism.spec import Limit
+from prism.verdicts.record import Record, Result, Verdict
+from prism.verdicts.scoring import worst
+
+
+@dataclass(frozen=True)
+class Checks:
+    outcome: Outcome
+    session: Session
+
+    @property
+    def result(self) -> Result:
+        return self.outcome.result
+
+    @cached_property
+    def verdicts(self) -> dict[str, tuple[Record, Verdict]]:
+        """By the threshold's id."""
+        return self.result.verdicts()
+
+    def check(self, limit: Limit | None) -> None:
+        """Pass, skip or fail the test that stands for one threshold."""
+        if limit is None:
+            pytest.skip(
+                f"{self.result.id} has no [gate]: `prism thresholds {self.result.id}` measures and proposes one"
+            )
+        record, verdict = self.verdicts[limit.id]
+        self.session.results.decide(self.result, limit.id)
+        if verdict.state == "skipped":
+            pytest.skip(verdict.reason)
+        if verdict.state != "holds":
+            report = self.session.reports / "latest" / "report.md"
+            pytest.fail(explain(self.result, record, verdict, worst(self.outcome.samples), report), pytrace=False)

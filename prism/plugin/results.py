@@ -1,0 +1,135 @@
+"""What a pytest run finds, on its way to the report: each spec as soon as it is measured, all of them at the end.
+
+Under xdist each worker writes its specs to the run's folder, and the controller joins them into the report.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from prism.errors import StoreError
+from prism.experiment import Outcome
+from prism.report import words
+from prism.rows.answers import read_json_lines
+from prism.store import Store, unwritable, write_text
+from prism.verdicts.record import Result, Run, from_json, to_json
+from prism.verdicts.scores import write_scores
+
+OPTION = "--prism-report"
+
+
+class Results:
+    """The results of one run under `reports`, written by this process, whose name among several is `writer`."""
+
+    def __init__(self, reports: Path, run_id: str, writer: str) -> None:
+        self.reports, self.run_id, self.writer = reports, run_id, writer
+        self.kept: dict[str, Result] = {}
+
+    @property
+    def folder(self) -> Path:
+        """Where the measured specs lie until the report is whole. Hidden: it is no report yet."""
+        return self.reports / "runs" / f".{self.run_id}"
+
+    def keep(self, outcome: Outcome) -> None:
+        """Write a measured spec down at once, so that nothing waits for the end of the run."""
+        result = outcome.result
+        name = f"{result.phase}-{result.spec}"
+        try:
+            lines = (json.dumps(sample, ensure_ascii=False) + "\n" for sample in outcome.samples)
+            write_text(self.folder / "samples" / f"{name}.jsonl", "".join(lines))
+            write_scores(outcome.scores, self.folder / "scores" / f"{name}.json")
+            self._write(result)
+        except OSError as error:
+            raise unwritable(self.reports, error, OPTION) from error
+
+    def decide(self, result: Result, threshold: str) -> None:
+        """Note that a threshold of a kept result was asked for and reached."""
+        known = self.kept[result.id]
+        self._write(replace(known, decided=(*known.decided, threshold)))
+
+    def _write(self, result: Result) -> None:
+        self.kept[result.id] = result
+        write_text(
+            self.folder / "results" / f"{result.phase}-{result.spec}.{self.writer}.json", json.dumps(to_json(result))
+        )
+
+    def gather(self) -> tuple[Result, ...]:
+        """The results of all processes, with verdicts on the thresholds that any of them decided."""
+        found: dict[str, Result] = {}
+        decided: dict[str, set[str]] = {}
+        for path in sorted(self.folder.glob("results/*.json")):
+            result = from_json(json.loads(path.read_text(encoding="utf-8")))
+            found[result.id] = result
+            decided.setdefault(result.id, set()).update(result.decided)
+        return tuple(found[name].as_decided(decided[name]) for name in sorted(found))
+
+    def publish(self, run: Run, store: Store) -> Path:
+        """Make the report of what was kept, move it into place whole, and point `latest` at it."""
+        from prism import report
+
+        samples = {
+            result.id: list(read_json_lines(self.folder / "samples" / f"{result.phase}-{result.spec}.jsonl"))
+            for result in run.results
+        }
+        report.write(self.folder, run, samples, store)
+        shutil.rmtree(self.folder / "results")
+        folder = self.reports / "runs" / self.run_id
+        os.replace(self.folder, folder)
+        point_latest(self.reports, folder)
+        return folder
+
+
+def point_latest(reports: Path, folder: Path) -> None:
+    """Make reports/latest mean this run: a link that is replaced in one step."""
+    link, latest = reports / f".latest-{os.getpid()}", reports / "latest"
+    if latest.is_dir() and not latest.is_symlink():
+        raise StoreError(f"{latest}: is a folder where PRISM keeps a link; move it away. This run lies in {folder}")
+    link.unlink(missing_ok=True)
+    link.symlink_to(folder.relative_to(reports), target_is_directory=True)
+    os.replace(link, latest)
+
+
+def decided_states(results: Sequence[Result]) -> list[str]:
+    """The state of every threshold that was asked for and reached."""
+    return [
+        verdict.state
+        for result in results
+        for name, (_, verdict) in result.verdicts().items()
+        if name in result.decided
+    ]
+
+
+def partial(results: Sequence[Result], broken: Sequence[str], interrupted: str) -> str:
+    """Why a run is not complete, in words; empty if it is."""
+    if interrupted:
+        return interrupted
+    for result in results:
+        declared = result.verdicts().keys()
+        if left := declared - set(result.decided):
+            return f"{len(left)} of {len(declared)} thresholds of {result.id} were not selected or not reached"
+    return f"{words.count(len(broken), 'item')} failed beside the thresholds" if broken else ""
+
+
+def verdict(
+    results: Sequence[Result], broken: Sequence[str], required: Collection[str]
+) -> tuple[Literal["pass", "fail"], str]:
+    """The run's verdict and its reason. `broken` are items that failed beside the thresholds."""
+    if broken:
+        return "fail", f"{words.count(len(broken), 'item')} failed beside the thresholds, {broken[0]} the first"
+    judged = any(name.startswith("tier3-") for result in results for name in result.decided)
+    if "tier3" in required and not judged:
+        return "fail", "tier 3 is required, and no selected spec has a threshold of it"
+    states = decided_states(results)
+    if bad := [state for state in states if state not in ("holds", "skipped")]:
+        does = "does" if len(bad) == 1 else "do"
+        return "fail", f"{len(bad)} of {words.count(len(states), 'threshold')} {does} not hold"
+    held = states.count("holds")
+    if not held:
+        return "fail", "no threshold was decided, and an empty set is never a pass"
+    return "pass", "the one decided threshold holds" if held == 1 else f"all {held} decided thresholds hold"

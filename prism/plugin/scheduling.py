@@ -1,0 +1,91 @@
+"""What can run here: the profile, what a spec needs, and what the machine has. Nothing here loads a model library."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from prism.devices import cuda_devices, cuda_fault, cuda_memory
+from prism.errors import ResourceError, SpecError
+from prism.rows.examples import has_local_rows
+from prism.spec import Spec
+
+MOST_SEEDS = 20  # a larger --prism-seeds is rather a seed that was meant
+
+
+def choose_profile(asked: str | None) -> tuple[str, str]:
+    """The profile and why: what was asked for, else full where a GPU and the gpu extra are, else nano."""
+    if asked:
+        return asked, "--prism-profile"
+    if not cuda_devices():
+        return "nano", cuda_fault() or "no CUDA device"
+    if importlib.util.find_spec("bitsandbytes") is None:
+        return "nano", "a CUDA device, but not the gpu extra: pip install 'prism-bench[gpu]'"
+    return "full", f"{cuda_devices()} CUDA device(s) and the gpu extra"
+
+
+def resources(spec: Spec, home: Path) -> list[tuple[str, bool]]:
+    """What a spec needs against what is free: a sentence each, and whether it is enough."""
+    import psutil
+
+    existing = next(folder for folder in (home, *home.parents) if folder.exists())
+    free = {
+        "memory": (spec.requires.memory_gb, psutil.virtual_memory().available / 2**30),
+        f"disk at {existing}": (spec.requires.disk_gb, shutil.disk_usage(existing).free / 2**30),
+    }
+    return [
+        (f"needs {need:g} GiB of {what}, {have:.1f} GiB are free", have >= need)
+        for what, (need, have) in free.items()
+        if need
+    ]
+
+
+def require(spec: Spec, home: Path) -> None:
+    """Raise ResourceError if the machine lacks the memory or disk that a spec needs."""
+    for line, enough in resources(spec, home):
+        if not enough:
+            raise ResourceError(f"{spec.id}: {line}; free some, choose a smaller spec, or lower [requires]")
+
+
+def lacking(spec: Spec, root: Path, data: Path | None, gpus: Sequence[tuple[str, float]] | None = None) -> str:
+    """Why a spec cannot run here, seen without loading anything; empty where it can.
+
+    `gpus` are those that it may come to run on, by default all that this process sees.
+    """
+    if need := spec.requires.vram_gb:
+        if not cuda_devices():
+            why = cuda_fault()
+            return f"needs a CUDA device with {need:g} GiB, and there is none" + (f" ({why})" if why else "")
+        gpus = gpus or cuda_memory()
+        name, total = min(gpus, key=lambda gpu: gpu[1])
+        if total < 0.95 * need:  # makers' GiB are a little less
+            others = "; name the larger ones in CUDA_VISIBLE_DEVICES" if len(gpus) > 1 else ""
+            return f"needs a GPU with {need:g} GiB, and {name} has {total:.1f}{others}"
+    if spec.profile == "nano" and not has_local_rows(spec, root, data):
+        if spec.data.name is None:
+            return f"there is no {spec.data.path}; check [data].path"
+        return f"its rows are not bundled; pass --prism-data DIR, where DIR holds {spec.data.name}/"
+    return ""
+
+
+def training_seeds(asked: str, first: int) -> list[int]:
+    """The seeds that are trained: "5" is five from the spec's own on; "47-51" and "42,47-49" are these and no others.
+
+    The split is made with the spec's own seed, whichever these are.
+    """
+    if asked.isdecimal() and int(asked) > MOST_SEEDS:
+        raise SpecError(
+            f"--prism-seeds {asked}: is a count, and would train {asked} adapters a spec; for the seed {asked} alone "
+            f"write {asked}-{asked}, for that many a range"
+        )
+    if asked.isdecimal() and int(asked) > 0:
+        return list(range(first, first + int(asked)))
+    parts = [re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip()) for part in asked.split(",")]
+    ranges = [range(int(part[1]), int(part[2] or part[1]) + 1) for part in parts if part]
+    found = [seed for seeds in ranges for seed in seeds]
+    if asked.isdecimal() or not all(parts) or not all(ranges) or len(set(found)) < len(found):
+        raise SpecError(f"--prism-seeds {asked}: must be a count of at least 1, a range (47-51) or a list (42,47-49)")
+    return found

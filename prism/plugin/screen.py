@@ -1,0 +1,55 @@
+"""The terminal behind pytest's capture: how an experiment says what it does while pytest runs it."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+
+class Screen:
+    """`prism.progress.Progress` for a pytest run: a bar on a terminal, one line elsewhere; a file that tqdm can draw on."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.draws = not hasattr(config, "workerinput")
+
+    def say(self, sentence: str) -> None:
+        self.start_line()
+        self.write(f"prism: {sentence}\n")
+
+    @contextlib.contextmanager
+    def progress(self, what: str, total: int = 0) -> Iterator[Callable[[int], None]]:
+        from tqdm import tqdm
+
+        bar = total and sys.__stderr__ is not None and sys.__stderr__.isatty() and self.draws
+        began = time.perf_counter()
+        self.start_line()
+        if bar:
+            with tqdm(total=total, desc=what, file=self, leave=False, mininterval=0.3, dynamic_ncols=True) as drawn:
+                yield drawn.update
+        else:
+            yield lambda _: None
+        self.write(f"prism: {what}: {time.perf_counter() - began:.1f} s\n")
+
+    def write(self, text: str) -> None:
+        with self._uncaptured():
+            if sys.__stderr__ is not None:
+                sys.__stderr__.write(text)
+                sys.__stderr__.flush()
+
+    def flush(self) -> None:
+        pass
+
+    def start_line(self) -> None:
+        """Leave the line that pytest writes its dots on."""
+        if reporter := self.config.pluginmanager.getplugin("terminalreporter"):
+            with self._uncaptured():
+                reporter.ensure_newline()
+
+    def _uncaptured(self) -> contextlib.AbstractContextManager[None]:
+        capture = self.config.pluginmanager.getplugin("capturemanager")
+        return capture.global_and_fixture_disabled() if capture else contextlib.nullcontext()

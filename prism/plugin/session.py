@@ -1,0 +1,146 @@
+"""What one pytest run knows, in whichever process it runs: its options, its specs, where its results lie."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import time
+from functools import cached_property
+from pathlib import Path
+
+import pytest
+
+from prism.errors import PrismError
+from prism.experiment import Experiment
+from prism.judge.asking import choose
+from prism.judge.spending import Budget, Spending
+from prism.judge.tier3 import Judge
+from prism.plugin import results
+from prism.plugin.results import Results
+from prism.plugin.scheduling import choose_profile, lacking, require, training_seeds
+from prism.plugin.screen import Screen
+from prism.setting import Setting
+from prism.spec import Spec, find_phases, find_specs
+from prism.store import Store
+from prism.tasks.check import take_up
+from prism.verdicts.record import Run
+
+JOB_SUMMARY = 2**20  # bytes: GitHub shows a step's summary whole or, above this, not at all
+
+
+class Session:
+    """Made in every process; hooks and fixtures delegate to it."""
+
+    key = pytest.StashKey["Session"]()
+
+    def __init__(self, config: pytest.Config) -> None:
+        option = config.getoption
+        self.config = config
+        self.worker = hasattr(config, "workerinput")
+        self.screen = Screen(config)
+        home = option("--prism-home") or os.environ.get("PRISM_HOME") or "~/.cache/prism"
+        self.setting = Setting(
+            root=config.rootpath,
+            store=Store(Path(home).expanduser().resolve(), self.screen.say),
+            screen=self.screen,
+            data=option("--prism-data") and Path(option("--prism-data")).expanduser().resolve(),
+            judge=_judge(option("--prism-judge"), option("--prism-judge-budget")),
+            required=option("--prism-require"),
+            retrain=option("--prism-retrain"),
+        )
+        self.reports = (config.rootpath / Path(option("--prism-report")).expanduser()).resolve()
+        self._seeds: str = option("--prism-seeds")
+        self.profile, self.why = choose_profile(option("--prism-profile"))
+        self.chosen: list[str] = option("--prism-spec")
+        told = getattr(config, "workerinput", {})
+        self.run_id = told.get("prism_run_id") or f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid():x}"
+        self.gpus = told.get("prism_gpus")  # of all workers, so that all collect the same
+        self.results = Results(self.reports, self.run_id, told.get("workerid", "main"))
+        self.broken: list[str] = []  # items that raised before they could decide, or took their worker down
+        self.asked = False  # whether any item stood for a threshold, or for a spec that lacks them
+        self.interrupted = ""
+        self._specs: dict[str, list[Spec]] = {}
+
+    @property
+    def folder(self) -> Path:
+        """Where the spec files lie, a folder a phase."""
+        return self.setting.root / "benchmarks" / "specs"
+
+    @cached_property
+    def phases(self) -> list[str]:
+        return find_phases(self.folder)
+
+    def specs(self, phase: str) -> list[Spec]:
+        """The specs of a phase that belong to the profile, or those that --prism-spec names."""
+        if phase not in self._specs:
+            found = [take_up(path) for path in find_specs(self.folder, phase)]
+            self._specs[phase] = [spec for spec in found if self._is_chosen(spec)]
+        return self._specs[phase]
+
+    def all_specs(self) -> list[Spec]:
+        return [spec for phase in self.phases for spec in self.specs(phase)]
+
+    def _is_chosen(self, spec: Spec) -> bool:
+        if self.chosen:
+            return spec.name in self.chosen or spec.id in self.chosen
+        return spec.profile == self.profile
+
+    def seeds(self, spec: Spec) -> list[int]:
+        """The seeds that adapters of a spec are trained with."""
+        return [spec.seed] if spec.adapter else training_seeds(self._seeds, spec.seed)
+
+    def lacking(self, spec: Spec) -> str:
+        return lacking(spec, self.setting.root, self.setting.data, self.gpus)
+
+    def experiment(self, spec: Spec) -> Experiment:
+        """Raises ResourceError if the machine lacks the memory or disk that the spec needs."""
+        require(spec, self.setting.store.home)
+        return Experiment(spec, self.setting, self.seeds(spec))
+
+    def finish(self) -> Run | None:
+        """Publish the report of what was measured; None if no spec was measured to its end."""
+        found = self.results.gather()
+        if not found:
+            return None
+        from prism.models.identity import TRAINING_LIBRARIES
+        from prism.store.provenance import provenance
+
+        partial = results.partial(found, self.broken, self.interrupted)
+        verdict, reason = results.verdict(found, self.broken, self.setting.required)
+        run = Run(
+            id=self.run_id,
+            results=found,
+            complete=not partial,
+            partial=partial,
+            verdict=verdict,
+            reason=reason,
+            command="pytest " + shlex.join(self.config.invocation_params.args),
+            provenance=provenance(self.setting.root, TRAINING_LIBRARIES),
+            title=self.config.getoption("--prism-report-title"),
+        )
+        folder = self.results.publish(run, self.setting.store)
+        if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
+            self._add_to_job_summary(Path(summary), (folder / "report.md").read_text(encoding="utf-8"))
+        return run
+
+    def _add_to_job_summary(self, path: Path, page: str) -> None:
+        try:
+            held = path.stat().st_size if path.exists() else 0
+            if held + len(page.encode()) > JOB_SUMMARY:
+                self.screen.say(
+                    f"{path} holds {held:,} bytes, and GitHub shows none of a summary above 1 MiB: left as it is"
+                )
+                return
+            with path.open("a", encoding="utf-8") as file:
+                file.write(page)
+        except OSError as error:
+            self.screen.say(f"$GITHUB_STEP_SUMMARY {path}: {error.strerror}; the report itself is written")
+
+
+def _judge(text: str | None, budget: str | None) -> Judge | None:
+    """The judge that was asked for, and the one account of what it costs; None if none was."""
+    try:
+        choice, most = choose(text), Budget.parse(budget) if budget else None
+        return (choice, Spending(choice.price, most)) if choice else None
+    except PrismError as error:
+        raise pytest.UsageError(str(error)) from None

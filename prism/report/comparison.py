@@ -1,0 +1,105 @@
+"""What the command line says of scores: what an acceptance changes, how two runs compare, how a spec got where it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from prism.report import words
+from prism.verdicts.accepted import Acceptance
+from prism.verdicts.compare import Comparison, differences, first_flipped
+from prism.verdicts.history import Entry
+from prism.verdicts.scores import Scores
+
+
+def accepted(acceptance: Acceptance) -> str:
+    """What one acceptance changes: old value → new value of each metric, and how the training sides differ."""
+    from tabulate import tabulate
+
+    new, old = acceptance.new, acceptance.old
+    seeds = words.count(len(new.seeds), "seed")
+    if old is None:
+        others = ", ".join(
+            path.name for path in sorted(acceptance.path.parent.glob(f"{new.spec}@*.json")) if path != acceptance.path
+        )
+        lines = [f"{acceptance.path}: {acceptance.damage or 'new'}, {seeds}"]
+        lines += [f"of other evaluations: {others}; delete what nobody compares with any more"] if others else []
+    else:
+        lines = [f"{acceptance.path}: replaces that of {old.origin.get('date', '?')}, {seeds} for {len(old.seeds)}"]
+    rows = []
+    for name in dict.fromkeys([*(old.measures if old else ()), *new.measures]):
+        before, after = (side.measures[name].value if side and name in side.measures else None for side in (old, new))
+        change = words.signed(after - before) if before is not None and after is not None else ""
+        rows.append([name, words.number(before), words.number(after), change])
+    lines.append(tabulate(rows, ["metric", "old", "new", "change"], tablefmt="simple", disable_numparse=True))
+    lines += [f"{key}: {there} → {here}" for key, there, here in differences(old, new)] if old else []
+    return "\n".join(lines)
+
+
+def compared(new: Scores, comparisons: Sequence[Comparison], drop: float) -> str:
+    from tabulate import tabulate
+
+    first = comparisons[0]
+    rows = []
+    for found in comparisons:
+        interval = f"{words.signed(found.loss.value)} [{words.signed(found.loss.low)}, {words.signed(found.loss.high)}]"
+        rows.append(
+            [
+                found.metric.name + (" ↓" if found.metric.direction == "lower" else ""),
+                words.number(found.before),
+                words.number(found.after),
+                interval,
+                f"{found.loss.p:.2g}",
+                words.number(found.detectable(drop)),
+                f"{len(found.worse):,}" if found.metric.sample != "nothing" else "",
+                f"{len(found.better):,}" if found.metric.sample != "nothing" else "",
+                "WORSE" if found.is_worse(drop) else "",
+            ]
+        )
+    headers = ["metric", "A", "B", f"loss [{100 * first.level:.3g} %]", "p", "caught from", "worse", "better", ""]
+    title = (
+        f"{new.id}, evaluation {new.evaluation_digest[:8]}, n = {first.n:,}: {first.question}? "
+        f"({words.count(first.seeds[0], 'seed')} against {first.seeds[1]})"
+    )
+    table = tabulate(rows, headers, tablefmt="simple", disable_numparse=True)
+    note = f"WORSE: a loss above {drop:g} with p ≤ .05/{len(comparisons)}; caught from: with 80 % power"
+    return f"{title}\n\n{table}\n\n{note}"
+
+
+def flipped(
+    comparisons: Sequence[Comparison], new: Scores, samples: Mapping[str, Mapping[str, str]], limit: int
+) -> list[str]:
+    """Samples that flipped, by the first metric that has any; with question and answer if `samples` holds them by id."""
+    found = first_flipped(comparisons)
+    if found is None or not limit:
+        return []
+    shown = []
+    for way, ids in (("worse", found.worse), ("better", found.better)):
+        shown.append(
+            f"{way} by {found.metric.name}: {len(ids):,} samples" + (f", {limit} of them" if len(ids) > limit else "")
+        )
+        for name in ids[:limit]:
+            told = samples.get(name, {})
+            said = (
+                f"{words.visible(told[key], 80).replace(chr(10), ' ')!r}"
+                for key in ("question", "tuned", "reference")
+                if key in told
+            )
+            shown.append("  " + " · ".join([name, *said]))
+    return shown
+
+
+def history_of(entries: Sequence[Entry]) -> str:
+    """A table of the accepted runs of one spec, the oldest first."""
+    from tabulate import tabulate
+
+    metrics = list(dict.fromkeys(m for e in entries if e.scores for m in e.scores.measures))
+    rows = []
+    for entry in entries:
+        head = [entry.commit or "not committed", entry.date, entry.file.stem.partition("@")[2]]
+        if entry.scores is None:
+            rows.append([*head, "", entry.damage])
+            continue
+        measures = entry.scores.measures
+        values = [words.number(measures[m].value) if m in measures else "" for m in metrics]
+        rows.append([*head, str(len(entry.scores.seeds)), *values])
+    return tabulate(rows, ["commit", "date", "evaluation", "seeds", *metrics], tablefmt="simple", disable_numparse=True)

@@ -1,0 +1,51 @@
+"""Answers and label likelihoods as files of JSON lines, written a batch at a time and read back by sample."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from prism.errors import ModelError
+from prism.rows import Example, Prediction
+
+ANSWERS = "predictions.jsonl"
+LIKELIHOODS = "likelihoods.jsonl"
+
+
+def read_predictions(folder: Path, examples: Sequence[Example]) -> list[Prediction]:
+    """Predictions in the order of the examples. Raises ModelError if one is missing: the engine failed on it."""
+    found = {line["id"]: Prediction(**line) for line in read_json_lines(folder / ANSWERS)}
+    missing = [example.id for example in examples if example.id not in found]
+    if missing:
+        raise ModelError(f"{folder}: {len(missing)} of {len(examples)} samples have no answer, {missing[0]} the first")
+    return [found[example.id] for example in examples]
+
+
+def read_likelihoods(folder: Path, examples: Sequence[Example]) -> list[dict[str, float]]:
+    """The log-likelihood of each label, in the order of the examples."""
+    by_id = {line["id"]: line["labels"] for line in read_json_lines(folder / LIKELIHOODS)}
+    return [by_id[example.id] for example in examples]
+
+
+def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """One object a line; unlike `str.splitlines`, a line does not end at U+2028, which an answer may hold."""
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            yield json.loads(line)
+
+
+def finished_ids(path: Path) -> set[str]:
+    """The ids already in a file of JSON lines. A last line that a kill cut off is removed from the file."""
+    if not path.exists():
+        return set()
+    whole, ids = [], set()
+    for line in path.read_text(encoding="utf-8").split("\n"):  # str.splitlines would also split at U+2028 in an answer
+        try:
+            ids.add(json.loads(line)["id"])
+        except ValueError:
+            break
+        whole.append(line + "\n")
+    path.write_text("".join(whole), encoding="utf-8")
+    return ids

@@ -1,0 +1,191 @@
+"""Intervals of one value, over groups, in vectorized numpy.
+
+Samples of one group (one image, one context) stand or fall together, so groups are what is resampled, swapped and left
+out. Every metric is a function of sums of per-sample statistics, and everything here takes it as such: `sums` is
+(groups, d), or (seeds, groups, d), and `function` maps (..., d) to (...).
+
+Sources: Efron & Tibshirani, An Introduction to the Bootstrap, ch. 11 (jackknife) and 14 (BCa); Hesterberg 2015, What
+Teachers Should Know About the Bootstrap (expanded percentiles); Wilson 1927.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy
+
+RESAMPLES = 10_000
+NORMAL = NormalDist()
+CHUNK = 500  # resamples drawn at a time: 500 x 10,000 groups of float64 are 40 MB
+
+Function = Callable[[numpy.ndarray], numpy.ndarray]
+
+
+@dataclass(frozen=True)
+class Error:
+    """What a loss is uncertain by, as variances of it; numbers, or arrays of one shape.
+
+    `samples` is how it varies with the samples, known to groups - 1 `freedom`. With several seeds it was seen to vary
+    by `between` from seed to seed, known to `seed_freedom`, where samples alone let equal seeds vary by `within`, which
+    is part of `samples` already. `growth` is what a true loss of 1 adds to `samples`: right answers cannot get lost
+    without flips of their own.
+    """
+
+    samples: Any
+    freedom: float = math.inf
+    between: Any = 0.0
+    within: Any = 0.0
+    seed_freedom: float = math.inf
+    growth: float = 0.0
+
+    @property
+    def standard(self) -> Any:
+        """√(s²_samples + s²_seed (1/k_ref + 1/k_new)), s²_seed being what seeds vary beyond what samples explain."""
+        return numpy.sqrt(self.samples + numpy.maximum(self.between - self.within, 0))
+
+    def reach(self, tail: float) -> Any:
+        """How far chance carries the loss with probability `tail`: c·SE, each part with the t quantile that it earns.
+
+        One quantile for both parts, at Satterthwaite's mean of their degrees of freedom, raises up to 12 % false alarms
+        over 40 thresholds and 5 seeds; with one each they stay under 5 %.
+        """
+        samples, seeds = quantile(tail, self.freedom) ** 2, quantile(tail, self.seed_freedom) ** 2
+        varied = samples * (self.samples - self.within) + seeds * self.between
+        return numpy.sqrt(numpy.maximum(varied, samples * self.samples))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its interval; `p` is the one-sided p-value of a true value at or below 0."""
+
+    value: float
+    low: float
+    high: float
+    p: float
+    standard_error: float
+    error: Error | None = None  # of a loss: what `detectable` reads
+
+
+# Sums, and what resampling makes of them
+
+
+def group_sums(statistics: numpy.ndarray, groups: Sequence[str]) -> numpy.ndarray:
+    """Sum (n, d) statistics within each group: (number of groups, d). NaN rows (unscored) add nothing."""
+    _, index = numpy.unique(numpy.asarray(groups), return_inverse=True)
+    sums = numpy.zeros((index.max() + 1, statistics.shape[1]))
+    numpy.add.at(sums, index, numpy.nan_to_num(statistics))
+    return sums
+
+
+def resampled_sums(sums: numpy.ndarray, resamples: int = RESAMPLES, seed: int = 42) -> numpy.ndarray:
+    """Totals of `resamples` draws of groups with replacement: (groups, d) to (resamples, d).
+
+    Draw once for all columns: metrics that share the draws cost one matrix product, and their differences are paired.
+    """
+    groups = len(sums)
+    random = numpy.random.default_rng(seed)
+    totals = numpy.empty((resamples, sums.shape[1]))
+    for rows in _chunks(resamples):
+        drawn = random.integers(0, groups, (rows.stop - rows.start, groups))
+        counts = numpy.array([numpy.bincount(draw, minlength=groups) for draw in drawn], dtype=float)
+        totals[rows] = counts @ sums
+    return totals
+
+
+def swapped_sums(
+    before: numpy.ndarray, after: numpy.ndarray, resamples: int = RESAMPLES, seed: int = 42
+) -> numpy.ndarray:
+    """Totals of `after` where each group swapped sides with `before` or not, by a coin: (groups, d) to (resamples, d).
+
+    What such a total leaves of the joint total is the other side's. Swap once for all columns of all metrics.
+    """
+    random = numpy.random.default_rng(seed)
+    change = before - after
+    totals = numpy.empty((resamples, after.shape[1]))
+    for rows in _chunks(resamples):
+        coins = random.integers(0, 2, (rows.stop - rows.start, len(after)), dtype=numpy.int8)
+        totals[rows] = coins.astype(float) @ change
+    return totals + after.sum(0)
+
+
+def _chunks(resamples: int) -> Iterator[slice]:
+    for start in range(0, resamples, CHUNK):
+        yield slice(start, min(start + CHUNK, resamples))
+
+
+def influence(sums: numpy.ndarray, function: Function) -> numpy.ndarray:
+    """How far each group moves `function(sums.sum(-2))`, by leaving it out: (..., groups, d) to (..., groups).
+
+    Its mean is 0, and its variance over the number of groups is the jackknife's sampling variance of the value.
+    """
+    left_out = function(sums.sum(-2, keepdims=True) - sums)
+    return (sums.shape[-2] - 1) * (left_out.mean(-1, keepdims=True) - left_out)
+
+
+# One value
+
+
+def bca(sums: numpy.ndarray, totals: numpy.ndarray, function: Function, level: float = 0.95) -> Estimate:
+    """Bias-corrected and accelerated bootstrap interval of `function(sums.sum(0))`: for a score, which may be skewed.
+
+    `sums` is (groups, d), `totals` what `resampled_sums` made of it. The tails are Student's (Hesterberg's expansion):
+    a resample varies by 1 - 1/groups of what it should, and a spread known from few groups has tails of its own. Where
+    nothing varies the interval is the value.
+    """
+    value = float(function(sums.sum(0)))
+    draws = numpy.sort(function(totals))
+    spread = float(draws.std(ddof=1))
+    # Ties count half, so that a discrete metric gets no bias correction out of its own coarseness.
+    below = (numpy.searchsorted(draws, value, "left") + numpy.searchsorted(draws, value, "right")) / 2 / len(draws)
+    p = (1 + numpy.searchsorted(draws, 0.0, "right")) / (1 + len(draws))
+    if spread == 0 or len(sums) < 2:
+        return Estimate(value, value, value, float(p), spread)
+    moves = influence(sums, function)
+    scale = float((moves**2).sum() ** 1.5)
+    acceleration = float((moves**3).sum()) / (6 * scale) if scale else 0.0
+    bias = NORMAL.inv_cdf(min(max(below, 1 / len(draws)), 1 - 1 / len(draws)))
+    reach = quantile((1 - level) / 2, len(sums) - 1) * math.sqrt(len(sums) / (len(sums) - 1))
+    ends = []
+    for tail in (-reach, reach):
+        z = bias + tail
+        share = NORMAL.cdf(bias + z / (1 - acceleration * z))
+        ends.append(float(numpy.quantile(draws, share)))
+    return Estimate(value, ends[0], ends[1], float(p), spread)
+
+
+def wilson(right: float, n: float, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval of a proportion: never empty at 0 or 1, never outside them."""
+    z = NORMAL.inv_cdf((1 + level) / 2)
+    share = right / n
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def over_seeds(estimate: Estimate, values: Sequence[float], level: float = 0.95) -> Estimate:
+    """Widen the interval of a mean over seeds by the spread between them: √(s²_samples + s²_seed / k), Student's t."""
+    from scipy.special import stdtr
+
+    k = len(values)
+    if k < 2:
+        return estimate
+    seeds = float(numpy.var(values, ddof=1)) / k
+    error = math.sqrt(estimate.standard_error**2 + seeds)
+    if error == 0:
+        return estimate
+    # Welch and Satterthwaite: the sampling part has effectively unlimited degrees of freedom.
+    freedom = (k - 1) * (error**2 / seeds) ** 2 if seeds else math.inf
+    half = quantile((1 - level) / 2, freedom) * error
+    p = float(stdtr(freedom, -estimate.value / error))
+    return Estimate(estimate.value, estimate.value - half, estimate.value + half, p, error)
+
+
+def quantile(tail: float, freedom: float) -> float:
+    """Student's upper quantile."""
+    from scipy.special import stdtrit
+
+    return -float(stdtrit(freedom, tail)) if math.isfinite(freedom) else NORMAL.inv_cdf(1 - tail)

@@ -1,0 +1,203 @@
+"""What a run found, as plain data: one `Record` a metric, its `Verdict`s, and a `Result` a spec.
+
+`results.json` is these classes through `dataclasses.asdict`; every report is made from it and from nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+from prism.spec import Spec, threshold_id
+
+SCHEMA = 1
+State = Literal["holds", "fails", "inconclusive", "not_comparable", "skipped"]
+
+
+@dataclass(frozen=True)
+class Score:
+    """A metric's value with its 95 % interval; `p` only where the value is a difference."""
+
+    value: float
+    ci: tuple[float, float]
+    p: float | None = None
+
+
+UNDECIDED = "not selected, or not reached, in this run"
+NOTHING = Score(math.nan, (math.nan, math.nan))
+
+
+@dataclass(frozen=True)
+class Control:
+    """The same metric of other answers than the tuned model's, and how far the tuned model is ahead of it (paired)."""
+
+    value: float
+    ci: tuple[float, float]
+    ahead: Score
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One threshold decided, with the reason in words."""
+
+    key: str
+    threshold: float
+    state: State
+    reason: str
+    p: float | None = None
+    detectable: float | None = None  # the smallest loss that this comparison catches with 80 % power
+    provisional: str | None = None
+
+
+@dataclass(frozen=True)
+class Record:
+    """One metric of one spec: baseline, tuned, their paired difference, the controls beside them, the verdicts."""
+
+    phase: str
+    spec: str
+    profile: str
+    data: str
+    evaluation_digest: str
+    tier: str
+    metric: str
+    direction: str
+    n: int
+    groups: int
+    unscored: int
+    seeds: dict[str, float]  # training seed: tuned value
+    baseline: Score
+    tuned: Score
+    gain: Score
+    controls: dict[str, Control] = field(default_factory=dict)
+    reference: dict[str, Any] | None = None
+    verdicts: tuple[Verdict, ...] = ()
+    against: str = "baseline"  # whose answers `baseline` scores: the untuned model's, or a control's
+
+
+def empty_record(spec: Spec, evaluation: str, tier: str, metric: str, unscored: int, **known: Any) -> Record:
+    """A metric's record before anything is scored: whose it is, and what is `known`."""
+    head: dict[str, Any] = {
+        "phase": spec.phase,
+        "spec": spec.name,
+        "profile": spec.profile,
+        "data": spec.data.name or spec.data.path,
+        "direction": "higher",
+        "n": 0,
+        "groups": 0,
+        "seeds": {},
+        "baseline": NOTHING,
+        "tuned": NOTHING,
+        "gain": NOTHING,
+    }
+    return Record(evaluation_digest=evaluation, tier=tier, metric=metric, unscored=unscored, **(head | known))
+
+
+@dataclass(frozen=True)
+class Result:
+    """Everything that one spec's run found: its records, and what only the reports show."""
+
+    phase: str
+    spec: str
+    title: str
+    profile: str
+    records: tuple[Record, ...]
+    details: dict[str, Any]  # confusion matrices, loss curves, parity, digests; keys as the reports read them
+    cost: dict[str, Any]
+    decided: tuple[str, ...] = ()  # ids of the thresholds that this run asked for and reached
+
+    @property
+    def id(self) -> str:
+        return f"{self.phase}/{self.spec}"
+
+    def verdicts(self) -> dict[str, tuple[Record, Verdict]]:
+        """Every threshold's verdict by its id (`Limit.id`), with the record of its metric."""
+        return {
+            threshold_id(record.tier, record.metric, verdict.key): (record, verdict)
+            for record in self.records
+            for verdict in record.verdicts
+        }
+
+    def as_decided(self, ids: Collection[str]) -> Result:
+        """The result of a run that asked for these thresholds only: the others are skipped."""
+
+        def seen(record: Record, verdict: Verdict) -> Verdict:
+            known = threshold_id(record.tier, record.metric, verdict.key) in ids
+            return verdict if known else replace(verdict, state="skipped", reason=UNDECIDED)
+
+        records = (replace(r, verdicts=tuple(seen(r, verdict) for verdict in r.verdicts)) for r in self.records)
+        return replace(self, records=tuple(records), decided=tuple(sorted(ids)))
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of the benchmarks: what `results.json` holds, and the samples beside it."""
+
+    id: str
+    results: tuple[Result, ...]
+    complete: bool
+    partial: str  # why it is not complete, in words; empty where it is
+    verdict: Literal["pass", "fail"]
+    reason: str  # the verdict in one sentence
+    command: str
+    provenance: dict[str, Any]
+    title: str = "PRISM"
+
+
+def run_to_json(run: Run) -> dict[str, Any]:
+    """The layout of results.json: a flat list of records, and a table a spec with what only the reports show."""
+    specs = [to_json(result) for result in run.results]
+    return {
+        "schema": SCHEMA,
+        "id": run.id,
+        "title": run.title,
+        "command": run.command,
+        "complete": run.complete,
+        "partial": run.partial,
+        "verdict": run.verdict,
+        "reason": run.reason,
+        "records": [record for spec in specs for record in spec.pop("records")],
+        "cost": [{"phase": spec["phase"], "spec": spec["spec"], **spec.pop("cost")} for spec in specs],
+        "specs": specs,
+        "provenance": run.provenance,
+    }
+
+
+def to_json(result: Result) -> dict[str, Any]:
+    """Plain JSON types. JSON knows no NaN and no infinity: they become null."""
+    return _finite(asdict(result))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def from_json(table: dict[str, Any]) -> Result:
+    """The inverse of `to_json`: null comes back as NaN."""
+
+    def number(value: float | None) -> float:
+        return math.nan if value is None else value
+
+    def interval(value: list[float | None]) -> tuple[float, float]:
+        return number(value[0]), number(value[1])
+
+    def score(value: dict[str, Any]) -> Score:
+        return Score(number(value["value"]), interval(value["ci"]), value["p"])
+
+    def control(value: dict[str, Any]) -> Control:
+        return Control(number(value["value"]), interval(value["ci"]), score(value["ahead"]))
+
+    records = []
+    for row in table["records"]:
+        verdicts = tuple(Verdict(**verdict) for verdict in row["verdicts"])
+        scores = {name: score(row[name]) for name in ("baseline", "tuned", "gain")}
+        controls = {name: control(value) for name, value in row["controls"].items()}
+        records.append(Record(**{**row, **scores, "controls": controls, "verdicts": verdicts}))
+    return Result(**{**table, "records": tuple(records), "decided": tuple(table["decided"])})

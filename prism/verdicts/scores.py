@@ -1,0 +1,296 @@
+"""The scores that one run measured for one spec, sample by sample, and the file that holds them.
+
+The file holds, for every metric and training seed, each held-out sample's statistics by sample id, so that a later run
+is compared sample by sample and any set metric is computed anew. A run writes such a file of itself; `prism accept`
+makes it the accepted one. Its name carries the digest of the evaluation that it was measured under: another evaluation
+is another question. A checksum tells a file that was edited by hand.
+
+Neither rows nor answers are kept: a sample is the hash of its row, a group the hash of its name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy
+
+from prism.errors import ScoresError
+from prism.metrics import Metric
+from prism.rows import Example
+from prism.rows.images import image_digests
+from prism.spec import Spec
+from prism.store import digest, write_text
+from prism.verdicts.record import Record
+
+SCHEMA = 1
+DIGITS = (
+    6  # decimals of a value or statistic: more would be noise to git, and both sides of a comparison are rounded alike
+)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One metric as a run reported it, and each sample's statistics: (seeds, samples, d), a row of NaN unscored."""
+
+    tier: str
+    version: int
+    judge: str  # who graded it, and by which definition; empty where nobody did
+    value: float
+    ci: tuple[float, float]
+    seeds: Mapping[str, float]
+    statistics: numpy.ndarray
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The scores of one spec, sorted by sample id. `origin` is empty until they are accepted."""
+
+    phase: str
+    spec: str
+    profile: str
+    task: str
+    evaluation_digest: str
+    ids: tuple[str, ...]
+    groups: tuple[str, ...]
+    measures: Mapping[str, Measure]
+    training: Mapping[str, Any]  # the side that may differ: base, rows, options, engine, adapters
+    origin: Mapping[str, Any]  # where it was measured: run, date, commit, machine
+
+    @property
+    def id(self) -> str:
+        return f"{self.phase}/{self.spec}"
+
+    @property
+    def name(self) -> str:
+        return f"{self.id}@{self.evaluation_digest[:8]}"
+
+    @property
+    def seeds(self) -> list[str]:
+        return list(dict.fromkeys(seed for measure in self.measures.values() for seed in measure.seeds))
+
+
+def evaluation_digest(spec: Spec, version: int, examples: Sequence[Example], metrics: Sequence[Metric]) -> str:
+    """What makes two runs comparable: held-out samples, their questions and references, metrics and `[generate]`.
+
+    `version` is the task's; `metrics` are those of the task and those that the spec adds.
+    """
+    rows = sorted([e.id, list(e.messages), e.reference, e.group, image_digests(e)] for e in examples)
+    versions = sorted([metric.name, metric.version] for metric in metrics)
+    return digest([spec.task, version, rows, versions, spec.generate])
+
+
+def measured(
+    spec: Spec,
+    records: Sequence[Record],
+    examples: Sequence[Example],
+    answers: Mapping[int, Sequence[str]],
+    metrics: Sequence[Metric],
+    training: Mapping[str, Any],
+    judges: Mapping[str, str],
+) -> Scores:
+    """What a run has just measured: `answers` by seed, in the order of `examples`; `judges` by metric.
+
+    A metric of which no sample could be scored is left out.
+    """
+    order = sorted(range(len(examples)), key=lambda i: examples[i].id)
+    reported = {record.metric: record for record in records if record.n}
+    shared: dict[Callable[..., Any], numpy.ndarray] = {}  # metrics of one confusion matrix share its statistics
+    measures = {}
+    for metric in metrics:
+        if record := reported.get(metric.name):
+            if metric.statistics not in shared:
+                by_seed = numpy.stack([metric.statistics(examples, said) for said in answers.values()])
+                shared[metric.statistics] = by_seed[:, order].round(DIGITS)
+            measures[metric.name] = Measure(
+                metric.tier,
+                metric.version,
+                judges.get(metric.name, ""),
+                round(record.tuned.value, DIGITS),
+                (round(record.tuned.ci[0], DIGITS), round(record.tuned.ci[1], DIGITS)),
+                {seed: round(value, DIGITS) for seed, value in record.seeds.items()},
+                shared[metric.statistics],
+            )
+    ids = tuple(examples[i].id for i in order)
+    groups = tuple(examples[i].group for i in order)
+    if groups != ids:  # a group's name may be text of a row
+        groups = tuple(hashlib.sha256(group.encode()).hexdigest()[:12] for group in groups)
+    return Scores(
+        phase=spec.phase,
+        spec=spec.name,
+        profile=spec.profile,
+        task=spec.task,
+        evaluation_digest=records[0].evaluation_digest,
+        ids=ids,
+        groups=groups,
+        measures=measures,
+        training=training,
+        origin={},
+    )
+
+
+# The file
+
+
+def write_scores(scores: Scores, path: Path) -> None:
+    """One line a metric and a sample, so that git shows which changed."""
+    content = _to_json(scores)
+    parts = [
+        f"{json.dumps(key)}: {_json_lines(key, value)}"
+        for key, value in ({"checksum": digest(content)} | content).items()
+    ]
+    write_text(path, "{\n" + ",\n".join(parts) + "\n}\n")
+
+
+def _json_lines(key: str, value: Any) -> str:
+    compact = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+    if key == "rows":
+        return "[" + ", ".join("[\n" + ",\n".join(map(compact, rows)) + "\n]" for rows in value) + "]"
+    if key in ("metrics", "samples"):
+        return "{\n" + ",\n".join(f"{compact(name)}:{compact(line)}" for name, line in value.items()) + "\n}"
+    return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+
+
+def _to_json(scores: Scores) -> dict[str, Any]:
+    """Plain JSON. Metrics of the same statistics share a family: its distinct rows, and a row's number a sample and seed.
+
+    A sample is [group, if it is not its own, then a list of numbers a family]; null stands for unscored.
+    """
+    families = list({id(measure.statistics): measure.statistics for measure in scores.measures.values()}.values())
+    packed = [_pack(statistics) for statistics in families]
+    place = {id(statistics): number for number, statistics in enumerate(families)}
+    grouped = scores.groups != scores.ids
+    return {
+        "schema": SCHEMA,
+        "phase": scores.phase,
+        "spec": scores.spec,
+        "profile": scores.profile,
+        "task": scores.task,
+        "evaluation_digest": scores.evaluation_digest,
+        "metrics": {
+            name: {
+                "tier": measure.tier,
+                "version": measure.version,
+                "judge": measure.judge,
+                "value": _number(measure.value),
+                "ci": [_number(end) for end in measure.ci],
+                "seeds": {seed: _number(value) for seed, value in measure.seeds.items()},
+                "family": place[id(measure.statistics)],
+                "width": measure.statistics.shape[-1],
+            }
+            for name, measure in scores.measures.items()
+        },
+        "training": dict(scores.training),
+        "origin": dict(scores.origin),
+        "rows": [rows for rows, _ in packed],
+        "samples": {
+            name: [*([scores.groups[i]] if grouped else []), *(index[i] for _, index in packed)]
+            for i, name in enumerate(scores.ids)
+        },
+    }
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _pack(statistics: numpy.ndarray) -> tuple[list[list[float]], list[list[int | None]]]:
+    """(seeds, samples, d) as its distinct rows, sorted, and each sample's numbers of them, seed by seed."""
+    scored = numpy.isfinite(statistics).all(-1)
+    rows, inverse = numpy.unique(statistics[scored], axis=0, return_inverse=True)
+    numbers = numpy.full(scored.shape, -1)
+    numbers[scored] = inverse.reshape(-1)
+    plain = [[int(value) if value.is_integer() else value for value in row] for row in rows.tolist()]
+    return plain, [[None if number < 0 else number for number in line] for line in numbers.T.tolist()]
+
+
+def read_scores(path: Path) -> Scores:
+    """Read the scores of a run, accepted or not.
+
+    Raises ScoresError for a file that is damaged, was edited by hand, has another schema or another evaluation's name.
+    """
+    try:
+        return parse_scores(path.read_text(encoding="utf-8"), path.name)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ScoresError(f"{path}: cannot be read ({error}); restore it from git") from None
+
+
+def parse_scores(text: str, name: str) -> Scores:
+    """The scores in a file's text; `name` is the file's, for messages and for the evaluation that it names."""
+    try:
+        content = json.loads(text, parse_constant=_refuse)
+        schema, checksum = content["schema"], content.pop("checksum")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ScoresError(f"{name}: is no file of scores ({error!r}); restore it from git") from None
+    if schema != SCHEMA:
+        raise ScoresError(
+            f"{name}: has schema {schema!r} where this PRISM reads {SCHEMA}; measure again and `prism accept` that run"
+        )
+    if checksum != digest(content):
+        raise ScoresError(
+            f"{name}: was edited by hand or damaged, its checksum does not fit; restore it from git, or `prism accept` a run"
+        )
+    try:
+        scores = _build(content)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise ScoresError(f"{name}: is no whole file of scores ({error!r}); restore it from git") from None
+    fitting = f"{scores.spec}@{scores.evaluation_digest[:8]}.json"
+    if "@" in name and name != fitting:
+        raise ScoresError(
+            f"{name}: the file contains {scores.name} but is named differently; rename it to {fitting}, or "
+            f"`prism accept` a run"
+        )
+    if not scores.ids or not scores.measures:
+        raise ScoresError(f"{name}: holds no scores; restore it from git")
+    return scores
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no score")
+
+
+def _build(content: Mapping[str, Any]) -> Scores:
+    ids = tuple(content["samples"])
+    lines = list(content["samples"].values())
+    families = len(content["rows"])
+    grouped = bool(lines) and len(lines[0]) > families
+    arrays: dict[int, numpy.ndarray] = {}
+    measures = {}
+    for name, table in content["metrics"].items():
+        family = table["family"]
+        if family not in arrays:
+            arrays[family] = _unpack(
+                content["rows"][family], [line[grouped + family] for line in lines], table["width"]
+            )
+        if len(arrays[family]) != len(table["seeds"]):
+            raise ValueError(f"{name} has {len(table['seeds'])} seeds and {len(arrays[family])} scores a sample")
+        numbers = [math.nan if value is None else float(value) for value in (table["value"], *table["ci"])]
+        measures[name] = Measure(
+            table["tier"],
+            table["version"],
+            table["judge"],
+            numbers[0],
+            (numbers[1], numbers[2]),
+            {seed: math.nan if value is None else float(value) for seed, value in table["seeds"].items()},
+            arrays[family],
+        )
+    return Scores(
+        **{
+            key: content[key] for key in ("phase", "spec", "profile", "task", "evaluation_digest", "training", "origin")
+        },
+        ids=ids,
+        groups=tuple(line[0] for line in lines) if grouped else ids,
+        measures=measures,
+    )
+
+
+def _unpack(rows: Sequence[Sequence[float]], index: Sequence[Sequence[int | None]], width: int) -> numpy.ndarray:
+    table = numpy.array([*rows, [math.nan] * width], dtype=float)
+    if not numpy.isfinite(table[:-1]).all():
+        raise ValueError("a score is infinite")
+    return table[[[-1 if number is None else number for number in line] for line in zip(*index, strict=True)]]

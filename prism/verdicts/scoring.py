@@ -1,0 +1,266 @@
+"""Answers to scores: every metric of a task over the same samples, baseline, tuned and controls, in one resampling."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy
+
+from prism.errors import MetricError
+from prism.metrics import Metric
+from prism.metrics.overlap import strangers
+from prism.models import cost
+from prism.rows import Example
+from prism.spec import Spec
+from prism.verdicts.intervals import bca, group_sums, over_seeds, resampled_sums, wilson
+from prism.verdicts.record import Control, Record, Score, empty_record
+
+Answers = Sequence[str]
+SHUFFLED = "shuffled_references"
+
+
+@dataclass(frozen=True)
+class _Value:
+    """One metric of one set of answers, as a function of sums (..., d) over all columns."""
+
+    metric: Metric
+    place: slice
+
+    def __call__(self, sums: numpy.ndarray) -> numpy.ndarray:
+        return self.metric.value(sums[..., self.place])
+
+
+@dataclass(frozen=True)
+class _Mean:
+    """The mean over training seeds of the same metric."""
+
+    seeds: Sequence[_Value]
+
+    def __call__(self, sums: numpy.ndarray) -> numpy.ndarray:
+        return sum(value(sums) for value in self.seeds) / len(self.seeds)  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class _Table:
+    """The statistics of every metric and every set of answers side by side, summed by group and resampled once."""
+
+    sums: numpy.ndarray  # (groups, d)
+    totals: numpy.ndarray  # (resamples, d)
+    values: Mapping[tuple[str, str], _Mean]
+    scored: Mapping[str, numpy.ndarray]  # metric: which samples count, the same ones for all answers
+    groups: Sequence[str]
+
+    def alone(self, metric: Metric, value: _Mean) -> Score:
+        """A value with its interval: Wilson's for a proportion of independent samples, else the bootstrap's."""
+        if len(value.seeds) > 1:
+            return self.over_seeds(value)
+        n = int(self.scored[metric.name].sum())
+        found = bca(self.sums, self.totals, value)
+        if metric.right_or_wrong and len(set(self.groups)) == len(self.groups):
+            return Score(found.value, wilson(found.value * n, n))
+        return Score(found.value, (found.low, found.high))
+
+    def over_seeds(self, mean: _Mean) -> Score:
+        found, metric = over_seeds(bca(self.sums, self.totals, mean), self.by_seed(mean)), mean.seeds[0].metric
+        return Score(found.value, (max(found.low, metric.range[0]), min(found.high, metric.range[1])))
+
+    def ahead(self, mean: _Mean, other: _Mean) -> Score:
+        """How far the tuned answers are ahead, pair by pair; p is the chance of that where nothing was gained.
+
+        `other` is as many answers as there are seeds, each beside its own, or one that stands beside all.
+        """
+        metric = mean.seeds[0].metric
+        better = 1 if metric.direction == "higher" else -1
+        difference = bca(self.sums, self.totals, lambda sums: better * (mean(sums) - other(sums)))
+        beside = self.by_seed(other) * (len(mean.seeds) // len(other.seeds))
+        found = over_seeds(difference, [better * (ours - theirs) for ours, theirs in zip(self.by_seed(mean), beside)])
+        span = metric.range[1] - metric.range[0]
+        ends = sorted(better * min(max(end, -span), span) for end in (found.low, found.high))
+        return Score(better * found.value, (ends[0], ends[1]), found.p)
+
+    def by_seed(self, mean: _Mean) -> list[float]:
+        return [float(value(self.sums.sum(0))) for value in mean.seeds]
+
+
+def score(
+    spec: Spec,
+    metrics: Sequence[Metric],
+    examples: Sequence[Example],
+    digest: str,
+    baseline: Answers,
+    tuned: Mapping[int, Answers],
+    controls: Mapping[str, Answers | Mapping[int, Answers]],
+) -> list[Record]:
+    """One record a metric, without verdicts. `digest` is the evaluation's.
+
+    `tuned` maps seeds to answers, and so does a control that the tuned model itself answered. All answers are in the
+    order of `examples`. A sample that any of them leaves unscored is left out for all, so that every difference is of
+    the same samples.
+    """
+    answers: dict[str, Sequence[Answers]] = {"baseline": [baseline], "tuned": list(tuned.values())}
+    answers |= {name: list(said.values()) if isinstance(said, Mapping) else [said] for name, said in controls.items()}
+    measured = [metric for metric in metrics if metric.against in answers]
+    table = _table(measured, examples, answers)
+    records = []
+    for metric in measured:
+        counted = table.scored[metric.name]
+        about = numpy.array([metric.applies(example) for example in examples], bool)
+        record = empty_record(
+            spec,
+            digest,
+            metric.tier,
+            metric.name,
+            int((about & ~counted).sum()),
+            direction=metric.direction,
+            n=int(counted.sum()),
+            groups=len({group for group, counts in zip(table.groups, counted) if counts}),
+            against=metric.against,
+        )
+        records.append(_scored(record, metric, table, tuned, controls) if record.n else record)
+    return records
+
+
+def score_without(
+    left_out: Collection[int],
+    spec: Spec,
+    metrics: Sequence[Metric],
+    examples: Sequence[Example],
+    digest: str,
+    baseline: Answers,
+    tuned: Mapping[int, Answers],
+) -> list[Record]:
+    """`score` of the samples that lie at other places than `left_out`, without controls; no record where none is left."""
+    kept = [place for place in range(len(examples)) if place not in left_out]
+    if not kept:
+        return []
+    before, after = [baseline[i] for i in kept], {seed: [said[i] for i in kept] for seed, said in tuned.items()}
+    return score(spec, metrics, [examples[i] for i in kept], digest, before, after, {})
+
+
+def unjudged(spec: Spec, digest: str, n: int, measured: Collection[str]) -> list[Record]:
+    """A record without a score for each gated metric that no judge has measured, so that its verdict has a place."""
+    missing = {
+        limit.metric: limit.tier for limit in spec.limits() if limit.tier == "tier3" and limit.metric not in measured
+    }
+    return [empty_record(spec, digest, tier, metric, n) for metric, tier in missing.items()]
+
+
+def cost_records(spec: Spec, digest: str, n: int, spent: dict[str, Any]) -> list[Record]:
+    """One record a cost that the spec puts a limit on. A cost is one measurement, so its interval is itself."""
+    found = []
+    for name in spec.gate.get("cost", {}):
+        value = cost.gated(spent, name)
+        exact, measured = Score(value, (value, value)), 0 if math.isnan(value) else n
+        given = {"n": measured, "groups": measured, "direction": cost.COSTS[name], "baseline": exact, "tuned": exact}
+        found.append(empty_record(spec, digest, "cost", name, n - measured, **given, gain=Score(0.0, (0.0, 0.0))))
+    return found
+
+
+def _scored(
+    record: Record,
+    metric: Metric,
+    table: _Table,
+    tuned: Collection[int],
+    controls: Collection[str],
+) -> Record:
+    mean, against = table.values[metric.name, "tuned"], table.values[metric.name, metric.against]
+    beside: list[str] = []
+    if metric.against == "baseline" and metric.beside != "nothing":
+        beside = [*controls, *([SHUFFLED] if _is_shuffled(metric) else [])]
+    return replace(
+        record,
+        seeds={str(seed): value for seed, value in zip(tuned, table.by_seed(mean))},
+        baseline=table.alone(metric, against),
+        tuned=table.alone(metric, mean),
+        gain=table.ahead(mean, against),
+        controls={name: _control(table, metric, mean, name) for name in beside},
+    )
+
+
+def _is_shuffled(metric: Metric) -> bool:
+    return metric.beside == "controls and shuffled references"
+
+
+def _control(table: _Table, metric: Metric, mean: _Mean, name: str) -> Control:
+    value = table.values[metric.name, name]
+    alone = table.alone(metric, value)
+    return Control(alone.value, alone.ci, table.ahead(mean, value))
+
+
+def _table(metrics: Sequence[Metric], examples: Sequence[Example], answers: Mapping[str, Sequence[Answers]]) -> _Table:
+    """`answers` maps the baseline, the tuned model and each control to one set of answers, or to one a seed."""
+    blocks: list[numpy.ndarray] = []
+    values: dict[tuple[str, str], _Mean] = {}
+    scored: dict[str, numpy.ndarray] = {}
+    width = 0
+    for metric in metrics:
+        known = {
+            name: said
+            for name, said in answers.items()
+            if metric.beside != "nothing" or name in ("baseline", "tuned", metric.against)
+        }
+        block = {name: [metric.statistics(examples, once) for once in said] for name, said in known.items()}
+        for name, parts in block.items():
+            for part in parts:
+                if numpy.isinf(part).any():
+                    where = examples[int(numpy.isinf(part).any(1).argmax())].id
+                    raise MetricError(
+                        f"{metric.name}: gives sample {where} ({name}) an infinite score; mend the metric"
+                    )
+        counts = ~numpy.any([numpy.isnan(part).any(1) for parts in block.values() for part in parts], axis=0)
+        if _is_shuffled(metric):
+            # What the tuned answers would score against other rows' references, which only their style can know.
+            others = strangers(examples, counts.tolist())
+            block[SHUFFLED] = [metric.statistics(others, said) for said in answers["tuned"]]
+            counts &= ~numpy.any([numpy.isnan(part).any(1) for part in block[SHUFFLED]], axis=0)
+        scored[metric.name] = counts
+        for name, parts in block.items():
+            seeds = []
+            for part in parts:
+                seeds.append(_Value(metric, slice(width, width + part.shape[1])))
+                width += part.shape[1]
+                blocks.append(numpy.where(counts[:, None], part, 0))
+            values[metric.name, name] = _Mean(seeds)
+    groups = [example.group for example in examples]
+    sums = group_sums(numpy.hstack(blocks), groups)
+    return _Table(sums, resampled_sums(sums), values, scored, groups)
+
+
+def samples(
+    metrics: Sequence[Metric], examples: Sequence[Example], before: Answers, after: Answers
+) -> list[dict[str, Any]]:
+    """One dict a held-out sample: question, reference, both answers, and [before, after] of each metric that lists samples.
+
+    null stands for unscored.
+    """
+    scores: dict[str, list[tuple[float | None, float | None]]] = {}
+    for metric in metrics:
+        if metric.lists_samples:
+            both = (metric.value(metric.statistics(examples, said)).tolist() for said in (before, after))
+            first, second = ([None if math.isnan(value) else value for value in values] for values in both)
+            scores[metric.name] = list(zip(first, second))
+    return [
+        {
+            "id": example.id,
+            "group": example.group,
+            "question": example.question,
+            "reference": example.reference,
+            "baseline": before[i],
+            "tuned": after[i],
+            "scores": {name: list(values[i]) for name, values in scores.items()},
+        }
+        for i, example in enumerate(examples)
+    ]
+
+
+def worst(samples: Sequence[dict[str, Any]]) -> str:
+    """One sample in words: one that was right before and is wrong now, else any that is wrong."""
+    for before in (1, 0):
+        for sample in samples:
+            if any(score == [before, 0] for score in sample["scores"].values()):
+                asked = " ".join(sample["question"].split())[:200]
+                return f"{sample['id']}: {asked!r} → {sample['tuned'][:80]!r}, expected {sample['reference']!r}"
+    return ""
