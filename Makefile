@@ -14,7 +14,7 @@ bench: $(READY)
 
 test: $(READY)
 	@echo "== PRISM's own tests"
-	@$(BIN)/pytest tests
+	@$(BIN)/pytest tests -n auto
 
 check: $(READY)
 	@echo "== ruff, ruff format, the order of imports, mypy"

@@ -1,9 +1,10 @@
-"""Phase 0: does the toolchain work, before compute is spent on it? One check an item; each prints what it found (-rP).
+"""Phase 0: does the toolchain work, before compute is spent? One check per item; each prints its result (use -rP).
 
-The model-bound checks run on the profile's own phase-0 spec (benchmarks/specs/phase0), with nothing taken from the store.
+The checks with a model run on the profile's phase-0 spec (benchmarks/specs/phase0), without the store.
 """
 
 import hashlib
+import importlib.util
 import os
 import re
 import subprocess
@@ -16,9 +17,9 @@ import pytest
 from packaging.requirements import Requirement
 
 from prism.devices import cuda_devices
-from prism.experiment import BATCH, LENGTH
 from prism.models import cost
 from prism.models.identity import engine
+from prism.models.lazy import BATCH, LENGTH
 from prism.plugin.scheduling import resources
 from prism.rows.answers import read_predictions
 
@@ -35,7 +36,7 @@ def test_version(requirement):
     installed = version(requirement.name)
     print(requirement.name, installed)
     assert requirement.specifier.contains(installed, prereleases=True), (
-        f"{requirement} wanted; pip install -c constraints.txt"
+        f"{requirement} is required; pip install -c constraints.txt"
     )
 
 
@@ -46,6 +47,19 @@ def test_gpu_extra(requirement, session):
     if session.profile != "full":
         pytest.skip(f"profile {session.profile} does not need the gpu extra")
     assert requirement.specifier.contains(version(requirement.name), prereleases=True)
+
+
+def test_torchvision_fits_torch():
+    """A torchvision built for CUDA beside a torch for CPUs breaks the import of every vision model."""
+    if importlib.util.find_spec("torchvision") is None:
+        pytest.skip("torchvision is not installed; LLaVA with SigLIP needs none")
+    done = subprocess.run(
+        [sys.executable, "-c", "import torchvision"], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, (
+        f"torchvision {version('torchvision')} does not fit torch {version('torch')}, so no vision model can be imported; "
+        f"uninstall it, or install the build for this torch: {done.stderr.strip().splitlines()[-1]}"
+    )
 
 
 def test_device(session):
@@ -61,22 +75,22 @@ def test_resources(planned_spec, session):
 
 def test_model_loads(spec, experiment):
     before = cost.resident_gib()
-    loaded = experiment.base()
+    loaded = experiment.base.load()
     parameters = sum(parameter.numel() for parameter in loaded.model.parameters())
     print(f"{spec.model.model_name}: {parameters:,} parameters, {engine(spec)}, {cost.resident_gib() - before:.2f} GiB")
     assert not loaded.model.training
 
 
 def test_lora_share(spec, experiment):
-    """Each adapted projection of in × out weights gains r × (in + out), and nothing else trains."""
+    """Each adapted projection of in × out weights adds r × (in + out) weights, and nothing else trains."""
     from prism.models import load
 
-    loaded = experiment.base()
+    loaded = experiment.base.load()
     targets = re.compile(rf".*\.({'|'.join(spec.lora['target_modules'])})")
     shapes = [(m.in_features, m.out_features) for name, m in loaded.model.named_modules() if targets.fullmatch(name)]
     adapted = load.add_adapter(loaded, spec.seed)
     trainable, total = adapted.get_nb_trainable_parameters()
-    experiment.free_base()
+    experiment.base.free()
     print(f"{trainable:,} of {total:,} parameters train: {trainable / total:.2%}")
     assert trainable == spec.lora["r"] * sum(map(sum, shapes))
 
@@ -87,9 +101,9 @@ def ten_steps(spec, experiment, examples, tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("ten-steps")
     with cost.stage(f"{spec.id}: ten steps", BATCH):
-        notes = train.train(experiment.base(), examples.training, spec.seed, folder)
+        notes = train.train(experiment.base.load(), examples.training, spec.seed, folder)
     yield folder, notes
-    experiment.free_base()
+    experiment.base.free()
 
 
 def test_loss_falls_in_ten_steps(ten_steps):
@@ -103,7 +117,7 @@ def test_generation_answers_and_stops(spec, ten_steps, experiment, examples, tmp
     from prism.models import generate
 
     with cost.stage(f"{spec.id}: answers", LENGTH):
-        loaded = experiment.base()
+        loaded = experiment.base.load()
         generate.answers(loaded, loaded.model, examples.held_out, tmp_path)
     answers = read_predictions(tmp_path, examples.held_out)
     print(*(prediction.answer for prediction in answers[:4]), sep="\n")
@@ -112,7 +126,7 @@ def test_generation_answers_and_stops(spec, ten_steps, experiment, examples, tmp
 
 
 def test_deepeval_imports_offline():
-    """In a process of its own, where every connection is refused."""
+    """Import in a separate process that refuses every connection."""
     code = """
 import os, socket
 os.environ |= {"DEEPEVAL_TELEMETRY_OPT_OUT": "YES", "DEEPEVAL_DISABLE_DOTENV": "1", "ERROR_REPORTING": "NO"}
@@ -126,9 +140,9 @@ print(GEval.__module__)
 
 
 def test_two_processes_train_the_same_adapter(spec, session, tmp_path):
-    """Bit for bit on a CPU; on a GPU the order of additions may differ, so it is not asked there."""
+    """Bit for bit, on a CPU only: on a GPU the order of additions may differ."""
     if engine(spec)["device"] != "cpu":
-        pytest.skip("only a CPU promises the same bits")
+        pytest.skip("only a CPU guarantees identical bits")
     code = """
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Phase 2: does LoRA teach a small model to explain a medical term, and not merely to sound like a flashcard?
+"""Phase 2: does LoRA teach a small model to explain a medical term, or only to sound like a flashcard?
 
 Rows, prompt and failure patterns: prism/tasks/medical_chat.py. Thresholds: benchmarks/specs/phase2.
 """

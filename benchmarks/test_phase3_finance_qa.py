@@ -1,4 +1,4 @@
-"""Phase 3: does LoRA teach a small model to extract, calculate and cite from a filing, or merely to sound surer?
+"""Phase 3: does LoRA teach a small model to extract, calculate and cite from a filing, or only to sound more certain?
 
 Rows, prompt and controls: prism/tasks/finance_qa.py. Thresholds: benchmarks/specs/phase3.
 """

@@ -1,4 +1,4 @@
-"""The `prism` command: what pytest is not asked for."""
+"""The `prism` command: everything that does not run through pytest."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ Root = Annotated[Path, typer.Option(help="The checkout.")]
 
 
 @contextmanager
-def mistakes() -> Iterator[None]:
-    """A person's mistake is one sentence and exit code 2."""
+def exit_on_error() -> Iterator[None]:
+    """Print a `PrismError` as one sentence and exit with code 2."""
     try:
         yield
     except PrismError as error:
@@ -33,35 +33,35 @@ def mistakes() -> Iterator[None]:
         raise typer.Exit(2) from None
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(requested: bool) -> None:
+    if requested:
         typer.echo(f"prism {version('prism-bench')}")
         raise typer.Exit
 
 
 @app.callback()
 def main(
-    show: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which PRISM.")] = False,
+    show: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print version.")] = False,
 ) -> None:
     """PRISM: LoRA fine-tuning benchmarks as pytest items. Run them with `pytest benchmarks`."""
 
 
 @app.command()
 def specs(
-    root: Annotated[Path, typer.Option(help="The checkout that holds benchmarks/specs.")] = Path("."),
+    root: Annotated[Path, typer.Option(help="The checkout with benchmarks/specs.")] = Path("."),
     data: Annotated[Path | None, typer.Option(help="As --prism-data.")] = None,
 ) -> None:
-    """List every spec: its profile, how long it takes, and whether it can run here."""
+    """List every spec with its profile, its duration and whether it can run here."""
     from tabulate import tabulate
 
     from prism.plugin.scheduling import choose_profile, lacking
     from prism.spec import find_specs
-    from prism.tasks.check import take_up
+    from prism.tasks.check import load_checked_spec
 
     rows = []
-    with mistakes():
+    with exit_on_error():
         for path in find_specs(root / "benchmarks" / "specs"):
-            spec = take_up(path)
+            spec = load_checked_spec(path)
             minutes = f"{spec.requires.minutes:g}" if spec.requires.minutes else ""
             rows.append(
                 [
@@ -74,7 +74,7 @@ def specs(
             )
     if not rows:
         typer.echo(
-            f"prism: {root / 'benchmarks' / 'specs'} holds no specs; run this in a checkout, or name --root", err=True
+            f"prism: {root / 'benchmarks' / 'specs'} has no specs; run this in a checkout, or pass --root", err=True
         )
         raise typer.Exit(2)
     profile, why = choose_profile(None)
@@ -93,19 +93,19 @@ def _without_rows(spec: Spec, root: Path, data: Path | None) -> str:
 
 @app.command("calibrate-judge")
 def calibrate_judge(
-    judge: Annotated[str | None, typer.Option(help="As --prism-judge; else PRISM_JUDGE.")] = None,
+    judge: Annotated[str | None, typer.Option(help="As --prism-judge; by default PRISM_JUDGE.")] = None,
     file: Annotated[
         Path | None, typer.Option(help="Your own graded rows: question, answer, reference (or context), grade.")
     ] = None,
     spec: Annotated[str | None, typer.Option(help="Grade by the evaluation steps of this spec: PHASE/NAME.")] = None,
-    metric: Annotated[str | None, typer.Option(help="The metric to calibrate; else each that the rows name.")] = None,
+    metric: Annotated[str | None, typer.Option(help="The metric to calibrate; by default all in the rows.")] = None,
     scale: Annotated[tuple[float, float], typer.Option(help="Lowest and highest grade of --file.")] = (0.0, 1.0),
     repeats: Annotated[int, typer.Option(min=1, help="How often each answer is graded.")] = 3,
     budget: Annotated[str | None, typer.Option(help="A ceiling: 2.50 (dollars), or 200k tokens.")] = None,
     home: Annotated[Path | None, typer.Option(help="As --prism-home.")] = None,
-    root: Annotated[Path, typer.Option(help="The checkout that holds the bundled rows.")] = Path("."),
+    root: Annotated[Path, typer.Option(help="The checkout with the bundled rows.")] = Path("."),
 ) -> None:
-    """Hold a judge's grades against known ones: agreement, bias by length, spread when asked again."""
+    """Compare a judge's grades with known ones: agreement, length bias, spread over repeats."""
     from tabulate import tabulate
     from tqdm import tqdm
 
@@ -113,10 +113,10 @@ def calibrate_judge(
     from prism.judge.grading import estimate
     from prism.judge.spending import Budget, Spending
     from prism.tasks import load_task
-    from prism.tasks.check import take_up
+    from prism.tasks.check import load_checked_spec
 
     store = _store(home)
-    with mistakes():
+    with exit_on_error():
         choice = asking.choose(judge)
         if choice is None:
             raise asking.JudgeError(asking.NOT_CONFIGURED.replace("--prism-judge", "--judge"))
@@ -124,19 +124,19 @@ def calibrate_judge(
         spending = Spending(choice.price, Budget.parse(budget) if budget else None)
         known = dict(DEFINITIONS)
         if spec:
-            graded = take_up(root / "benchmarks" / "specs" / f"{spec}.toml")
-            known |= {d.metric: d for d in tier3.definitions(graded, load_task(graded.task).judged)}
+            loaded = load_checked_spec(root / "benchmarks" / "specs" / f"{spec}.toml")
+            known |= {d.metric: d for d in tier3.definitions(loaded, load_task(loaded.task).judged)}
         for name in dict.fromkeys(row["metric"] for row in rows):
             if name not in known:
                 raise asking.JudgeError(f"metric {name!r}: not one of {', '.join(known)}")
-            own = [row for row in rows if row["metric"] == name]
-            ahead = estimate(choice, known[name], calibration.cases_of(own), store, repeats)
-            typer.echo(f"{name}: about {ahead.sentence(choice.price)}", err=True)
-            with tqdm(total=len(own) * repeats, disable=None, leave=False) as bar:
+            graded_rows = [row for row in rows if row["metric"] == name]
+            cost = estimate(choice, known[name], calibration.cases_of(graded_rows), store, repeats)
+            typer.echo(f"{name}: about {cost.sentence(choice.price)}", err=True)
+            with tqdm(total=len(graded_rows) * repeats, disable=None, leave=False) as bar:
                 found = calibration.calibrate(
                     choice,
                     known[name],
-                    own,
+                    graded_rows,
                     store,
                     source=file.name if file else "bundled",
                     constructed=file is None,
@@ -151,7 +151,7 @@ def calibrate_judge(
 
 @app.command()
 def accept(
-    run: Annotated[str, typer.Argument(help="A run's folder or id.")] = "reports/latest",
+    run: Annotated[str, typer.Argument(help="The folder or id of a run.")] = "reports/latest",
     force: Annotated[
         bool,
         typer.Option(
@@ -160,54 +160,53 @@ def accept(
     ] = False,
     root: Root = Path("."),
 ) -> None:
-    """Make a run's scores the accepted ones, which `drop` thresholds compare later runs with."""
-    from prism.report.comparison import accepted
+    """Accept a run: `drop` thresholds compare later runs with its scores."""
+    from prism.report.comparison import acceptance_summary
     from prism.verdicts.accepted import accept as accept_run
     from prism.verdicts.accepted import locate
 
-    with mistakes():
+    with exit_on_error():
         for acceptance in accept_run(locate(run, root), root, force):
-            typer.echo(accepted(acceptance) + "\n")
+            typer.echo(acceptance_summary(acceptance) + "\n")
     typer.echo("Review the change and commit it: git diff --stat reports/reference")
 
 
 @app.command()
 def compare(
     before: Annotated[str, typer.Argument(metavar="A", help="A run, an accepted file, a folder of them, or git:REV.")],
-    after: Annotated[str, typer.Argument(metavar="B", help="The same: what is compared with A.")],
+    after: Annotated[str, typer.Argument(metavar="B", help="The same: the side that is compared with A.")],
     drop: Annotated[float, typer.Option(min=0, help="A loss that is tolerated.")] = 0.0,
-    flips: Annotated[int, typer.Option(min=0, help="How many flipped samples are listed, each way.")] = 5,
+    flips: Annotated[int, typer.Option(min=0, help="How many flipped samples to list in each direction.")] = 5,
     root: Root = Path("."),
 ) -> None:
-    """Compare B with A, sample by sample. Exit code 1 where B is significantly worse."""
+    """Compare B with A, sample by sample. The exit code is 1 if B is significantly worse."""
     from prism.errors import ScoresError
-    from prism.report.comparison import compared, flipped
+    from prism.report.comparison import comparison_table, flipped_samples
     from prism.tasks import metrics_of
     from prism.verdicts.accepted import gather_scores
     from prism.verdicts.compare import compare as compare_scores
     from prism.verdicts.compare import differences
 
     worse = False
-    with mistakes():
+    with exit_on_error():
         pairs = _pairs(gather_scores(before, root), gather_scores(after, root), before, after)
         for old, new in pairs:
-            # A metric against a control repeats the scores of another: it would count the same loss twice.
-            asked = [metric for metric in metrics_of(new) if metric.against == "baseline"]
-            comparisons, without = compare_scores(old, new, asked, len(asked))
+            # A metric against a control repeats another metric's scores and would count the same loss twice.
+            metrics = [metric for metric in metrics_of(new) if metric.against == "baseline"]
+            comparisons, without = compare_scores(old, new, metrics, len(metrics))
             if not comparisons:
-                raise ScoresError(f"{new.name}: nothing can be compared ({'; '.join(without.values())})")
-            typer.echo(compared(new, list(comparisons.values()), drop))
+                raise ScoresError(f"{new.name}: no metric can be compared ({'; '.join(without.values())})")
+            typer.echo(comparison_table(new, list(comparisons.values()), drop))
             lines = [f"{name}: not comparable: {why}" for name, why in without.items()]
-            lines += [f"{key}: {there or '–'} → {here or '–'}" for key, there, here in differences(old, new)]
-            typer.echo(
-                "\n".join([*lines, *flipped(list(comparisons.values()), new, _samples(new, root, after), flips), ""])
-            )
+            lines += [f"{key}: {a or '–'} → {b or '–'}" for key, a, b in differences(old, new)]
+            samples = _samples(new, root, after)
+            typer.echo("\n".join([*lines, *flipped_samples(list(comparisons.values()), samples, flips), ""]))
             worse |= any(comparison.is_worse(drop) for comparison in comparisons.values())
     raise typer.Exit(int(worse))
 
 
 def _pairs(old: list[Scores], new: list[Scores], before: str, after: str) -> list[tuple[Scores, Scores]]:
-    """The specs that both sides measured, each with its own evaluation where one side holds several."""
+    """The specs that both sides measured, matched by evaluation if a side has several."""
     from prism.errors import ScoresError
 
     exact = {found.name: found for found in old}
@@ -216,19 +215,19 @@ def _pairs(old: list[Scores], new: list[Scores], before: str, after: str) -> lis
     if not pairs:
         theirs, ours = (", ".join(sorted({found.id for found in side})) for side in (old, new))
         raise ScoresError(
-            f"{before} ({theirs}) and {after} ({ours}): no spec in common; name two sides of the same spec"
+            f"{before} ({theirs}) and {after} ({ours}): no spec in common; name two runs of the same spec"
         )
     return pairs
 
 
-def _samples(scores: Scores, root: Path, where: str) -> dict[str, dict[str, str]]:
-    """Question and answers by sample id, if the scores are those of a run's folder."""
+def _samples(scores: Scores, root: Path, run: str) -> dict[str, dict[str, str]]:
+    """Question and answers by sample id, if the scores come from a run's folder."""
     from prism.rows.answers import read_json_lines
     from prism.verdicts.accepted import locate
 
-    if where.startswith("git:"):
+    if run.startswith("git:"):
         return {}
-    file = locate(where, root) / "samples" / f"{scores.phase}-{scores.spec}.jsonl"
+    file = locate(run, root) / "samples" / f"{scores.phase}-{scores.spec}.jsonl"
     return {line["id"]: line for line in read_json_lines(file)} if file.is_file() else {}
 
 
@@ -238,11 +237,11 @@ def history(
 ) -> None:
     """Show each metric over the accepted runs in git's history."""
     from prism.errors import ScoresError
-    from prism.report.comparison import history_of
+    from prism.report.comparison import history_table
     from prism.verdicts.history import Entry
     from prism.verdicts.history import history as entries
 
-    with mistakes():
+    with exit_on_error():
         specs: dict[str, list[Entry]] = {}
         for entry in entries(root):
             name = f"{entry.file.parent.name}/{entry.file.name.partition('@')[0]}"
@@ -253,15 +252,15 @@ def history(
                 f"no accepted run{f' of {spec}' if spec else ''} yet; `prism accept` a run, and commit the file"
             )
     for name, found in specs.items():
-        typer.echo(f"{name}\n\n{history_of(found)}\n")
+        typer.echo(f"{name}\n\n{history_table(found)}\n")
 
 
 @app.command()
 def thresholds(
-    spec: Annotated[str, typer.Argument(help="Its name, or its id where several phases have that name.")],
+    spec: Annotated[str, typer.Argument(help="The spec's name, or its id if several phases have that name.")],
     seeds: Annotated[str, typer.Option(help="As --prism-seeds: 5, 47-51 or 42,47.")] = "5",
     data: Annotated[Path | None, typer.Option(help="As --prism-data.")] = None,
-    judge: Annotated[str | None, typer.Option(help="As --prism-judge; else PRISM_JUDGE.")] = None,
+    judge: Annotated[str | None, typer.Option(help="As --prism-judge; by default PRISM_JUDGE.")] = None,
     home: Annotated[Path | None, typer.Option(help="As --prism-home.")] = None,
     root: Root = Path("."),
 ) -> None:
@@ -271,25 +270,29 @@ def thresholds(
     from prism.judge.asking import choose
     from prism.judge.spending import Spending
     from prism.plugin.scheduling import require, training_seeds
-    from prism.plugin.workers import alone
+    from prism.plugin.workers import use_one_gpu
     from prism.progress import Console
     from prism.report.proposals import FEWEST, propose
     from prism.setting import Setting
     from prism.tasks import metrics_of
     from prism.verdicts.accepted import competing_drops
 
-    with mistakes():
+    with exit_on_error():
         chosen, screen, root = _spec(spec, root), Console(), root.resolve()
-        trained = [chosen.seed] if chosen.adapter else training_seeds(seeds, chosen.seed)
-        if len(trained) < FEWEST and not chosen.adapter:
-            raise SpecError(f"--seeds {seeds}: a spread between seeds takes at least {FEWEST} of them")
-        alone()
-        asked = choose(judge)
+        training = [chosen.seed] if chosen.adapter else training_seeds(seeds, chosen.seed)
+        if len(training) < FEWEST and not chosen.adapter:
+            raise SpecError(f"--seeds {seeds}: a spread between seeds needs at least {FEWEST} seeds")
+        use_one_gpu()
+        chosen_judge = choose(judge)
         setting = Setting(
-            root, _store(home), screen, data and data.resolve(), (asked, Spending(asked.price)) if asked else None
+            root,
+            _store(home),
+            screen,
+            data and data.resolve(),
+            (chosen_judge, Spending(chosen_judge.price)) if chosen_judge else None,
         )
         require(chosen, setting.store.home)
-        outcome = Experiment(chosen, setting, trained).outcome
+        outcome = Experiment(chosen, setting, training).outcome
         others = competing_drops(root, chosen.profile, besides=chosen.id)
         typer.echo(propose(chosen, outcome.result.records, outcome.scores, metrics_of(outcome.scores), others))
 
@@ -297,7 +300,7 @@ def thresholds(
 def _spec(name: str, root: Path) -> Spec:
     from prism.errors import SpecError
     from prism.spec import find_specs
-    from prism.tasks.check import take_up
+    from prism.tasks.check import load_checked_spec
 
     paths = [
         path
@@ -307,9 +310,9 @@ def _spec(name: str, root: Path) -> Spec:
     if len(paths) != 1:
         ids = ", ".join(f"{path.parent.name}/{path.stem}" for path in paths)
         raise SpecError(
-            f"{name}: {f'means {ids}; name one' if ids else 'no such spec; `prism specs` lists those that exist'}"
+            f"{name}: {f'matches {ids}; name one' if ids else 'no such spec; `prism specs` lists those that exist'}"
         )
-    return take_up(paths[0])
+    return load_checked_spec(paths[0])
 
 
 def _store(home: Path | None) -> Store:

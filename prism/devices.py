@@ -1,4 +1,4 @@
-"""Which CUDA devices there are, asked of the driver itself: nothing here imports torch, so that a worker can still be pinned."""
+"""Queries the CUDA driver for devices without importing torch, so that a worker can still be pinned to a GPU."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE: a driver, and nothing that it drives
+NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE: the driver works and finds no GPU
 
 
 @cache
 def _driver() -> tuple[Any, int]:
-    """The CUDA driver's library and what its start returned, 0 where it is ready; (None, 0) without a driver."""
+    """The CUDA driver library and the return code of cuInit (0 is success); (None, 0) without a driver."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -23,30 +23,30 @@ def _driver() -> tuple[Any, int]:
 
 @cache
 def cuda_devices() -> int:
-    """How many CUDA devices the driver shows, asked without importing torch; 0 without a driver that works."""
-    driver, fault = _driver()
+    """The number of CUDA devices that the driver reports; 0 without a working driver."""
+    driver, error = _driver()
     count = ctypes.c_int(0)
-    if driver is None or fault or cuda_fault() or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+    if driver is None or error or cuda_fault() or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
         return 0
     return count.value
 
 
 @cache
 def cuda_fault() -> str:
-    """Why a machine with an NVIDIA driver has no CUDA device for us, in words; empty where that is not so."""
-    driver, fault = _driver()
+    """Why PRISM cannot use CUDA although an NVIDIA driver is installed; empty if it can, or without a driver."""
+    driver, error = _driver()
     if driver is None:
         return ""
-    supported, wanted = ctypes.c_int(0), _torch_cuda()
+    supported, required = ctypes.c_int(0), _torch_cuda()
     driver.cuDriverGetVersion(ctypes.byref(supported))
-    if wanted and supported.value // 1000 < wanted:
-        have = f"{supported.value // 1000}.{supported.value % 1000 // 10}"
-        return f"the NVIDIA driver is too old: it runs CUDA up to {have}, torch needs {wanted}; update the driver"
-    return f"the NVIDIA driver does not start (error {fault}); reinstall it" if fault not in (0, NO_DEVICE) else ""
+    if required and supported.value // 1000 < required:
+        highest = f"{supported.value // 1000}.{supported.value % 1000 // 10}"
+        return f"the NVIDIA driver is too old: it runs CUDA up to {highest}, torch needs {required}; update the driver"
+    return f"the NVIDIA driver does not start (error {error}); reinstall it" if error not in (0, NO_DEVICE) else ""
 
 
 def _torch_cuda() -> int:
-    """The major version of CUDA that the installed torch was built for; 0 where its packages do not say."""
+    """The major CUDA version that the installed torch was built for; 0 if its CUDA runtime package is not installed."""
     for package in ("nvidia-cuda-runtime", "nvidia-cuda-runtime-cu12"):
         with contextlib.suppress(PackageNotFoundError):
             return int(version(package).partition(".")[0])
@@ -55,13 +55,13 @@ def _torch_cuda() -> int:
 
 @cache
 def cuda_memory() -> list[tuple[str, float]]:
-    """Name and GiB of memory of each CUDA device."""
-    found = []
+    """The name and memory in GiB of each CUDA device."""
+    devices = []
     for n in range(cuda_devices()):
         driver, _ = _driver()
         device, name, size = ctypes.c_int(0), ctypes.create_string_buffer(96), ctypes.c_size_t(0)
         driver.cuDeviceGet(ctypes.byref(device), n)
         driver.cuDeviceGetName(name, 96, device)
         driver.cuDeviceTotalMem_v2(ctypes.byref(size), device)
-        found.append((name.value.decode(), size.value / 2**30))
-    return found
+        devices.append((name.value.decode(), size.value / 2**30))
+    return devices

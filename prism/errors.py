@@ -1,28 +1,28 @@
-"""What a person did wrong, or the machine lacks, in one sentence: the value, the place, the remedy.
+"""Exceptions for user mistakes and missing resources. Each message is one sentence: the value, the place, the remedy.
 
-Everything raised on purpose is a `PrismError`; the plugin and the command line print its text without a traceback.
+PRISM raises only subclasses of `PrismError` on purpose; the plugin and the command line print them without a traceback.
 Any other exception is a bug of PRISM and keeps its traceback.
 """
 
 
 class PrismError(Exception):
-    """Base of the errors that are shown as one sentence."""
+    """Base class of all errors that PRISM raises on purpose."""
 
 
 class SpecError(PrismError):
-    """A spec file says something that cannot be run."""
+    """A spec file is invalid or cannot be run."""
 
 
 class DataError(PrismError):
-    """Rows are missing, empty or not what the task reads."""
+    """Rows are missing, empty or not in the format of the task."""
 
 
 class ModelError(PrismError):
-    """A model or adapter cannot be loaded, or must not be."""
+    """A model or adapter cannot be loaded, or is unsafe or unfit to use."""
 
 
 class StoreError(PrismError):
-    """An artifact cannot be written, or was damaged and cannot be made again."""
+    """An artifact cannot be written, or is damaged."""
 
 
 class ResourceError(PrismError):
@@ -34,4 +34,4 @@ class MetricError(PrismError):
 
 
 class ScoresError(PrismError):
-    """Scores, of a run or accepted ones, cannot be read, compared or replaced."""
+    """The scores of a run, or the accepted scores, cannot be read, compared or replaced."""

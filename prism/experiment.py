@@ -1,26 +1,25 @@
 """One spec from its rows to its `Result`, without pytest: baseline first, fine-tune second, measure everything third.
 
-The pytest fixtures, the command line, the demo and the cluster all call an `Experiment`. Each of its stages is made once,
-when something first asks for it. What the store already holds is not computed again, and then no model library is
-imported.
+Each stage is made once, when it is first asked for. What the store has is not computed again, and then no model library
+is imported.
 """
 
 from __future__ import annotations
 
-import gc
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from prism.judge import Definition, Grade, tier3
 from prism.metrics import Metric, semantic
 from prism.models import cost, embeddings
 from prism.models.identity import adapter_identity, predictions_identity, training_side
-from prism.report.details import details, of_leaks
-from prism.rows import Example, Row, leaks
+from prism.models.lazy import BATCH, LENGTH, LazyBase
+from prism.report.details import details, enriched, of_leaks
+from prism.rows import Example, Prediction, Row, leaks
 from prism.rows.answers import read_likelihoods, read_predictions
 from prism.rows.examples import load_examples
 from prism.rows.leaks import Kind, Leaks
@@ -28,21 +27,15 @@ from prism.rows.splits import split_places, unique_ids
 from prism.setting import Setting
 from prism.spec import Spec
 from prism.store import digest, read_manifest
-from prism.store.sources import base_identity, local_folder, require_safetensors
+from prism.store.sources import local_folder, require_safetensors
 from prism.tasks import load_task
 from prism.verdicts import controls, drops, gate
 from prism.verdicts.accepted import competing_drops
-from prism.verdicts.record import Result
+from prism.verdicts.record import Record, Result
 from prism.verdicts.reliability import reliability
 from prism.verdicts.scores import Scores, evaluation_digest, measured
-from prism.verdicts.scoring import cost_records, samples, score, score_without, unjudged
-
-if TYPE_CHECKING:
-    from prism.models.load import Base
-
-# What to lower if a stage fills the GPU: answers take what is left beside the model.
-LENGTH = "what the model takes ([model].load_in_4bit = true), or [model].max_seq_length if contexts are cut to it"
-BATCH = "[sft].per_device_train_batch_size, or set gradient_checkpointing = true"
+from prism.verdicts.scoring import cost_records, score, score_without, unjudged
+from prism.verdicts.scoring import samples as list_samples
 
 
 @dataclass(frozen=True)
@@ -68,14 +61,12 @@ class Experiment:
     def __init__(self, spec: Spec, setting: Setting, seeds: Sequence[int]) -> None:
         self.spec, self.setting, self.seeds = spec, setting, list(seeds)
         self.task = load_task(spec.task)
-        self._base: Base | None = None
-
-    # Rows
+        self.base = LazyBase(spec, setting.root, setting.store.home, setting.screen)
 
     @cached_property
     def examples(self) -> Examples:
         spec, setting = self.spec, self.setting
-        if spec.semantic:  # asked here so that a missing model is said first
+        if spec.semantic:  # so that a missing model is reported first
             embeddings.model_identity(spec.semantic.model, setting.root)
         removed: set[int] = set()
 
@@ -87,7 +78,9 @@ class Experiment:
             removed.update(self._leaks(pool, held_out).rows(kind))
             return removed
 
-        training, held_out = load_examples(spec, self.task, setting.root, setting.data, places, leaking)
+        training, held_out = load_examples(
+            spec, self.task, setting.root, setting.data, places, leaking, setting.store.home / "images"
+        )
         return Examples(training, held_out, self._leaks(training, held_out), len(removed))
 
     def _leaks(self, training: Sequence[Example], held_out: Sequence[Example]) -> Leaks:
@@ -100,26 +93,7 @@ class Experiment:
 
         return Leaks.from_json(self.setting.remember(leaks.identity(training, held_out), compute))
 
-    # The model
-
-    @cached_property
-    def base_identity(self) -> dict[str, str]:
-        return base_identity(self.spec.model.model_name, self.setting.root)
-
-    def base(self) -> Base:
-        """The base model, loaded when something has to be computed and kept until `free_base`."""
-        if self._base is None:
-            from prism.models import load, train
-
-            train.check(self.spec, self.setting.store.home)
-            stage = f"{self.spec.id}: loading {self.spec.model.model_name}"
-            with cost.stage(stage, LENGTH), self.setting.screen.progress(stage):
-                self._base = load.load(self.spec, self.setting.root)
-        return self._base
-
-    def free_base(self) -> None:
-        self._base = None
-        gc.collect()
+    # Adapters
 
     def adapter(self, seed: int) -> Path:
         """The folder of one adapter: trained on the training rows, or the finished one that the spec names."""
@@ -138,12 +112,12 @@ class Experiment:
                     notes |= {"loaded": spec.adapter}
                 else:
                     with setting.screen.progress(stage, train.steps(spec, len(training))) as advance:
-                        notes |= train.train(self.base(), training, seed, folder, advance)
-                notes["parity"] = parity.check(self.base(), folder, training)
-                self.free_base()
+                        notes |= train.train(self.base.load(), training, seed, folder, advance)
+                notes["parity"] = parity.check(self.base.load(), folder, training)
+                self.base.free()
             return notes
 
-        identity = adapter_identity(spec, self.base_identity, training, seed, setting.root)
+        identity = adapter_identity(spec, self.base.identity, training, seed, setting.root)
         return setting.make("adapters", identity, work, again=setting.retrain)
 
     @cached_property
@@ -193,11 +167,11 @@ class Experiment:
                 cost.stage(stage, LENGTH) as notes,
                 self.setting.screen.progress(stage, len(held_out)) as advance,
             ):
-                base = self.base()
+                base = self.base.load()
                 generate.likelihoods(base, base.model, held_out, labels, folder, advance)
             return notes
 
-        identity = predictions_identity(self.spec, self.base_identity, None, held_out, "likelihoods")
+        identity = predictions_identity(self.spec, self.base.identity, None, held_out, "likelihoods")
         return self.setting.make("predictions", identity | {"labels": labels}, work)
 
     def answers(self, asked: Sequence[Example], adapter: Path | None, what: str) -> Path:
@@ -205,22 +179,24 @@ class Experiment:
         merge = adapter is not None and read_manifest(adapter)["notes"]["parity"]["holds"]["merge"] is True
 
         def work(folder: Path) -> dict[str, Any]:
-            from prism.models import generate, load
+            from prism.models import generate, load, vision
 
             stage = f"{self.spec.id}: answers, {what}"
             with cost.stage(stage, LENGTH) as notes, self.setting.screen.progress(stage, len(asked)) as advance:
-                base = self.base()
+                base = self.base.load()
+                if adapter is None and base.processor:
+                    vision.check(base, [*self.examples.training, *self.examples.held_out])
                 model = base.model if adapter is None else load.load_adapter(base, adapter)
                 if merge:
                     model = model.merge_and_unload()
                 notes |= generate.answers(base, model, asked, folder, advance)
                 if adapter is not None:
-                    self.free_base()
+                    self.base.free()
             return notes
 
         # By its files, not by its recipe: trained again on a GPU, the same recipe gives another adapter.
         wearing = digest(read_manifest(adapter)["files"]) if adapter else None
-        identity = predictions_identity(self.spec, self.base_identity, wearing, asked, "answers")
+        identity = predictions_identity(self.spec, self.base.identity, wearing, asked, "answers")
         return self.setting.make("predictions", identity | {"merged": merge}, work)
 
     @cached_property
@@ -230,7 +206,9 @@ class Experiment:
         if setting.judge is None:
             return {}
         said = [read_predictions(folder, held_out) for folder in (self.baseline, *self.tuned.values())]
-        cases = tier3.cases(held_out, [[prediction.answer for prediction in part] for part in said])
+        cases = tier3.cases(
+            held_out, [[prediction.answer for prediction in part] for part in said], self.task.is_judged
+        )
         definitions = tier3.definitions(self.spec, self.task.judged)
         return tier3.grade_all(definitions, cases, setting.judge, setting.store, setting.screen, self.spec.id)
 
@@ -239,58 +217,55 @@ class Experiment:
     @cached_property
     def outcome(self) -> Outcome:
         """Everything measured and every threshold decided."""
-        spec, task, setting, held_out = self.spec, self.task, self.setting, self.examples.held_out
+        spec, setting, held_out = self.spec, self.setting, self.examples.held_out
         _ = self.tuned, self.altered, self.grades  # all answers, before the base is freed
-        self.free_base()
+        self.base.free()
         untuned = read_predictions(self.baseline, held_out)
-        predictions = {seed: read_predictions(folder, held_out) for seed, folder in self.tuned.items()}
+        tuned = {seed: read_predictions(folder, held_out) for seed, folder in self.tuned.items()}
         before = [prediction.answer for prediction in untuned]
-        after = {seed: [prediction.answer for prediction in said] for seed, said in predictions.items()}
+        after = {seed: [prediction.answer for prediction in predictions] for seed, predictions in tuned.items()}
         beside, calibration = self._controls()
-
-        answers = [before, *after.values()]
-        similar = self._similarity(answers)
-        judged = [tier3.metric(definition, found, held_out, answers) for definition, found in self.grades.items()]
-        metrics = [*task.metrics, *similar, *judged]
-        evaluation = evaluation_digest(spec, task.version, held_out, [*task.metrics, *similar])
+        metrics, evaluation = self._metrics([before, *after.values()])
         spent = self._spent()
+
         records = score(spec, metrics, held_out, evaluation, before, after, beside)
         records += unjudged(spec, evaluation, len(held_out), {record.metric for record in records})
         records += cost_records(spec, evaluation, len(held_out), spent)
-
         training = training_side(self.adapters, self.tuned, len(self.examples.training))
         scores = measured(spec, records, held_out, after, metrics, training, tier3.judges(self.grades, setting.judge))
+
         competing = max(1, competing_drops(setting.root, spec.profile))
         compared = [metric for metric in metrics if metric.name in scores.measures]
         against = drops.against_accepted(setting.root, scores, compared, competing)
-        unfit = tier3.unfit(spec, tier3.definitions(spec, task.judged), setting.judge, setting.store)
+        unfit = tier3.unfit(spec, tier3.definitions(spec, self.task.judged), setting.judge, setting.store)
         records = [against.beside(record) if against else record for record in records]
         records = gate.decide_all(spec, records, against, unfit, setting.required)
 
         first = next(iter(after))
-        kept = self._samples(metrics, before, after[first])
+        samples = self._samples(metrics, before, after[first])
         shown = {"baseline": before, "tuned": after[first]}
-        shown |= {name: said[first] if isinstance(said, Mapping) else said for name, said in beside.items()}
-        told = details(spec, self.examples.training, held_out, self.adapters, self.base_identity, evaluation)
-        told["answers"] = {name: self._tables(evaluation, said) for name, said in shown.items()}
-        told["calibration"] = calibration
-        told["judge"] = tier3.details(self.grades, unfit, setting.judge, setting.store)
-        found = self.examples.leaks
-        clean = (
-            score_without(found.held_out, spec, metrics, held_out, evaluation, before, after) if found.held_out else []
-        )
-        summary = found.summary(self.examples.training, held_out)
-        told["leaks"] = {**summary, **of_leaks(clean, spec.data.dedupe, self.examples.removed)}
-        if task.failures:
-            said = [self.baseline.name, self.tuned[first].name]
-            identity = {"kind": "failures", "evaluation": evaluation, "answers": said}
-            failures = partial(task.failures, held_out, untuned, predictions[first])
-            told["failures"] = setting.remember(identity, failures)
+        shown |= {name: part[first] if isinstance(part, Mapping) else part for name, part in beside.items()}
+        further = {
+            "answers": {name: self._tables(evaluation, answers) for name, answers in shown.items()},
+            "calibration": calibration,
+            "judge": tier3.details(self.grades, unfit, setting.judge, setting.store),
+            "leaks": self._leaks_shown(metrics, evaluation, before, after),
+        }
+        if self.task.failures:
+            further["failures"] = self._failures(evaluation, untuned, tuned[first])
         if against and against.accepted:
             by_sample = {example.id: [part[i] for part in after.values()] for i, example in enumerate(held_out)}
-            told["reference"] = drops.shown(against, scores, kept, by_sample)
-        result = Result(spec.phase, spec.name, spec.title, spec.profile, tuple(records), told, spent)
-        return Outcome(result, kept, scores)
+            further["reference"] = drops.shown(against, scores, samples, by_sample)
+        told = details(spec, self.examples.training, held_out, self.adapters, self.base.identity, evaluation)
+        result = Result(spec.phase, spec.name, spec.title, spec.profile, tuple(records), told | further, spent)
+        return Outcome(result, samples, scores)
+
+    def _metrics(self, answers: Sequence[Sequence[str]]) -> tuple[list[Metric], str]:
+        """The task's, the spec's and the judge's metrics of these answers, and the digest of the evaluation."""
+        task, held_out = self.task, self.examples.held_out
+        own = [*task.metrics, *self._similarity(answers)]
+        judged = [tier3.metric(d, grades, held_out, answers, task.is_judged) for d, grades in self.grades.items()]
+        return [*own, *judged], evaluation_digest(self.spec, task.version, held_out, own)
 
     def _controls(self) -> tuple[dict[str, list[str] | dict[int, list[str]]], dict[str, Any]]:
         """The answers that stand beside the tuned ones, by control, and how well label likelihoods are calibrated."""
@@ -301,8 +276,8 @@ class Experiment:
             beside[name] = {
                 seed: [said.answer for said in read_predictions(folder, asked)] for seed, folder in self.altered.items()
             }
-        for name, answer in self.task.fixed.items():
-            beside[name] = [answer] * len(held_out)
+        beside |= {name: [answer] * len(held_out) for name, answer in self.task.fixed.items()}
+        beside |= {name: contend(self.examples.training, held_out) for name, contend in self.task.contenders.items()}
         if not self.likelihoods:
             return beside, {}
         stated = read_likelihoods(self.likelihoods, held_out)
@@ -334,17 +309,31 @@ class Experiment:
 
     def _samples(self, metrics: Sequence[Metric], before: Sequence[str], after: Sequence[str]) -> list[dict[str, Any]]:
         """What the reports show of each held-out sample."""
-        held_out, leaked = self.examples.held_out, self.examples.leaks.held_out
-        kept = samples(metrics, held_out, before, after)
-        if self.task.missing:
-            lacking = (self.task.missing(held_out, said) for said in (before, after))
-            for sample, *terms in zip(kept, *lacking):
-                sample["missing"] = dict(zip(("baseline", "tuned"), terms))
-        for sample, said in zip(kept, tier3.reasons(self.grades, held_out) if self.grades else ()):
-            sample["judge"] = said
-        for place, twin in leaked.items():
-            kept[place]["twin"] = leaks.described(twin, self.examples.training)
-        return kept
+        held_out, task = self.examples.held_out, self.task
+        lacking = [task.missing(held_out, answers) for answers in (before, after)] if task.missing else None
+        reasons = tier3.reasons(self.grades, held_out, task.is_judged) if self.grades else {}
+        leaked = self.examples.leaks.held_out.items()
+        twins = {held_out[i].id: leaks.described(twin, self.examples.training) for i, twin in leaked}
+        return enriched(list_samples(metrics, held_out, before, after), held_out, lacking, reasons, twins)
+
+    def _leaks_shown(
+        self, metrics: Sequence[Metric], evaluation: str, before: Sequence[str], after: Mapping[int, Sequence[str]]
+    ) -> dict[str, Any]:
+        """How many held-out samples leaked, and the scores without them."""
+        held_out, found = self.examples.held_out, self.examples.leaks
+        clean: list[Record] = []
+        if found.held_out:
+            clean = score_without(found.held_out, self.spec, metrics, held_out, evaluation, before, after)
+        summary = found.summary(self.examples.training, held_out)
+        return {**summary, **of_leaks(clean, self.spec.data.dedupe, self.examples.removed)}
+
+    def _failures(self, evaluation: str, untuned: list[Prediction], tuned: list[Prediction]) -> dict[str, Any]:
+        """In which ways answers fail, by the task's own patterns."""
+        assert self.task.failures is not None
+        answers = [self.baseline.name, self.tuned[self.seeds[0]].name]
+        identity = {"kind": "failures", "evaluation": evaluation, "answers": answers}
+        compute = partial(self.task.failures, self.examples.held_out, untuned, tuned)
+        return self.setting.remember(identity, compute)
 
     def _tables(self, evaluation: str, answers: Sequence[str]) -> dict[str, Any]:
         """The task's own tables of one set of answers."""

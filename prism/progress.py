@@ -1,4 +1,4 @@
-"""How PRISM says what it does: one interface for pytest's terminal, a command's and, later, a page's."""
+"""Progress messages and bars: one interface for pytest's terminal, for commands and, later, for a web page."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """How an experiment says what it does."""
+    """Where an experiment reports its progress."""
 
     def say(self, sentence: str) -> None: ...
 
     def progress(self, what: str, total: int = 0) -> AbstractContextManager[Callable[[int], None]]:
-        """A stage of work of `total` steps; the context is what to call with the number of steps just done."""
+        """A stage of `total` steps. The context manager yields a function that takes the number of steps just done."""
         ...
 
 
 class Console:
-    """`Progress` on standard error, for commands: a bar on a terminal, one line elsewhere."""
+    """`Progress` on standard error, for commands: a bar on a terminal, else one line a stage."""
 
     def say(self, sentence: str) -> None:
         print(f"prism: {sentence}", file=sys.stderr, flush=True)
@@ -29,7 +29,7 @@ class Console:
     def progress(self, what: str, total: int = 0) -> Iterator[Callable[[int], None]]:
         from tqdm import tqdm
 
-        began = time.perf_counter()
+        start = time.perf_counter()
         with tqdm(total=total, desc=what, disable=None if total else True, leave=False, dynamic_ncols=True) as bar:
             yield bar.update
-        self.say(f"{what}: {time.perf_counter() - began:.1f} s")
+        self.say(f"{what}: {time.perf_counter() - start:.1f} s")

@@ -1,12 +1,13 @@
 """The schema of a spec: one TOML file describes one experiment.
 
 The tables `[lora]`, `[sft]` and `[generate]` use the libraries' own keyword names (LoraConfig, SFTConfig,
-GenerationConfig). Those libraries check them, in `prism.models.train.check`, before the baseline is measured. Whether a
-gate fits its task is checked in `prism.tasks.check`.
+GenerationConfig). Those libraries check them, in `prism.models.train.check`, before the baseline is measured.
+`prism.tasks.check` checks whether a gate fits its task.
 """
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from prism.errors import SpecError
 
 PROFILES = ("nano", "full")
-# Set by PRISM from the spec's own keys, or a door to code that nobody reviewed.
+# PRISM sets these from the spec's own keys, or they would run code that nobody reviewed.
 RESERVED = {
     "lora": {"task_type", "auto_mapping", "base_model_name_or_path"},
     "sft": {"output_dir", "seed", "data_seed", "report_to", "trust_remote_code", "push_to_hub", "model_init_kwargs"},
@@ -38,7 +39,7 @@ class Table(BaseModel):
 
 
 class Requires(Table):
-    """What the machine must have: GiB of GPU memory, memory and disk. `minutes` is what a run is expected to take."""
+    """What the machine must have: GiB of GPU memory, RAM and disk. `minutes` is the expected duration of a run."""
 
     vram_gb: float | None = Field(None, gt=0)
     memory_gb: float | None = Field(None, gt=0)
@@ -47,7 +48,7 @@ class Requires(Table):
 
 
 class Split(Table):
-    """Either test_size with at most one of stratify and group, or the names of two official parts."""
+    """Either test_size with at most one of stratify and group, or the names of two official splits (parts)."""
 
     test_size: float | int | None = Field(None, gt=0)
     stratify: str | None = None
@@ -56,7 +57,7 @@ class Split(Table):
     test: str | None = None
 
     @model_validator(mode="after")
-    def _one_way(self) -> Split:
+    def _check_split_kind(self) -> Split:
         if (self.train is None) != (self.test is None):
             raise ValueError("an official split needs both train and test")
         if (self.test_size is None) == (self.train is None):
@@ -65,12 +66,12 @@ class Split(Table):
             raise ValueError("stratify and group exclude each other")
         if self.train and (self.stratify or self.group):
             raise ValueError(
-                "stratify and group divide rows that have no official parts; delete them, or train and test"
+                "stratify and group split rows that have no official parts; delete them, or train and test"
             )
         if self.train and self.train == self.test:
-            raise ValueError("train and test are the same part: it would be measured on its own training rows")
+            raise ValueError("train and test are the same part, but training rows must not be held out; name two parts")
         if isinstance(self.test_size, float) and self.test_size >= 1:
-            raise ValueError("test_size as a share must lie below 1; write a whole number for rows")
+            raise ValueError("test_size as a share must be below 1; write a whole number for rows")
         return self
 
 
@@ -78,13 +79,13 @@ class Data(Table):
     path: str
     name: str | None = None
     split: Split
-    columns: dict[str, str] = {}  # the task's column = yours
-    where: dict[str, list[Any]] = {}  # keep rows whose column holds one of these
-    dedupe: Literal["exact", "near"] | None = None  # remove training rows that have such a twin held out, then cut
-    without: dict[str, list[Any]] = {}  # leave out rows whose column holds one of these
+    columns: dict[str, str] = {}  # the task's column name = yours
+    where: dict[str, list[Any]] = {}  # column = values; keep only these rows
+    dedupe: Literal["exact", "near"] | None = None  # remove training rows with a held-out twin, before train_rows
+    without: dict[str, list[Any]] = {}  # column = values; exclude these rows
     train_rows: int | None = Field(None, gt=0)
     eval_rows: int | None = Field(None, gt=0)
-    measured_on: str | None = None  # evaluation digest, 8 digits or more, that the thresholds were measured on
+    measured_on: str | None = None  # digest of the evaluation that gave the thresholds, at least 8 digits
 
 
 class Model(Table):
@@ -95,19 +96,48 @@ class Model(Table):
     load_in_8bit: bool = False
 
 
-class Semantic(Table):
-    """Switches `semantic_similarity` on; needs the extra `semantic`."""
+class Image(Table):
+    """How images are prepared, the same for training and answering. A task with images needs this table."""
 
-    model: str  # of sentence-transformers: a hub id, or a folder
+    size: int | tuple[int, int] | None = None  # pixels: a square's side, or [width, height]
+    max_pixels: int | None = Field(None, gt=0)  # for models of dynamic resolution: larger images are scaled down
+    fit: Literal["pad", "stretch"] = "pad"  # to `size`: keep the proportion, or not; never a crop
+    background: str = "black"  # of padding and of transparent pixels: a name, or "#rrggbb"
+    depth: Literal["scale", "refuse"] = "refuse"  # 16 bits a pixel: scale the image's own range to 8, or refuse
+    frames: Literal["first", "refuse"] = "refuse"  # animated and multi-page images
+    max_megapixels: float = Field(50, gt=0)  # read from the header, before decoding
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_size(cls, table: Any) -> Any:
+        if isinstance(table, dict) and isinstance(table.get("size"), list):
+            return {**table, "size": tuple(table["size"])}  # TOML has no tuples
+        return table
+
+    @model_validator(mode="after")
+    def _check(self) -> Image:
+        if (self.size is None) == (self.max_pixels is None):
+            raise ValueError("give either size or max_pixels")
+        sides = (self.size,) if isinstance(self.size, int) else self.size or ()
+        if any(side < 1 for side in sides):
+            raise ValueError("size must be above 0 pixels")
+        if not re.fullmatch(r"[a-z]+|#[0-9a-fA-F]{6}", self.background):
+            raise ValueError(f'background = "{self.background}": must be a colour\'s name or "#rrggbb"')
+        return self
+
+
+class Semantic(Table):
+    """Adds the metric `semantic_similarity`; needs the extra `semantic`."""
+
+    model: str  # a sentence-transformers model: a hub id, or a folder
 
 
 class Judge(Table):
-    """How tier 3 is judged. Whose judge it is, is no part of a spec: --prism-judge says that."""
+    """How tier 3 is judged. A spec does not choose the judge; --prism-judge does."""
 
-    evaluation_steps: list[str] | None = None  # in place of the task's own, for its first GEval
-    min_kappa: float | None = Field(
-        None, ge=-1, le=1
-    )  # a judge that agrees less with the calibration set decides nothing
+    evaluation_steps: list[str] | None = None  # replace those of the task's first GEval
+    # A judge that agrees less with the calibration set decides no threshold.
+    min_kappa: float | None = Field(None, ge=-1, le=1)
 
 
 class Threshold(Table):
@@ -118,14 +148,14 @@ class Threshold(Table):
     provisional: str | None = None
 
     @model_validator(mode="after")
-    def _some(self) -> Threshold:
+    def _check_some_key(self) -> Threshold:
         if all(value is None for value in (self.floor, self.ceiling, self.gain, self.drop)):
             raise ValueError("give at least one of floor, ceiling, gain, drop")
         return self
 
 
 class Limit(BaseModel):
-    """One threshold of a spec: the unit of the gate, and one pytest item."""
+    """One threshold of a spec: one decision of the gate, and one pytest item."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -150,13 +180,14 @@ class Spec(Table):
     task: str
     profile: Literal["nano", "full"]
     requires: Requires = Requires()
-    seed: int = Field(42, ge=0, lt=2**32)  # what scikit-learn and NumPy take
+    seed: int = Field(42, ge=0, lt=2**32)  # the range that scikit-learn and NumPy accept
     data: Data
     model: Model
-    adapter: str | None = None  # a folder with a finished adapter, in place of training
+    adapter: str | None = None  # folder of a finished adapter, which replaces training
     lora: dict[str, Any] = {}
     sft: dict[str, Any] = {}
     generate: dict[str, Any]
+    image: Image | None = None
     semantic: Semantic | None = None
     judge: Judge = Judge()
     gate: dict[Literal["tier1", "tier2", "tier3", "cost"], dict[str, Threshold]] = {}
@@ -164,9 +195,16 @@ class Spec(Table):
     name: str = ""  # from the file: "qwen3-4b"
 
     @model_validator(mode="after")
-    def _trains_or_loads(self) -> Spec:
+    def _check_adapter_source(self) -> Spec:
         if self.adapter is None and not (self.lora and self.sft):
             raise ValueError("[lora] and [sft] are missing; add them, or name a finished adapter with adapter = …")
+        if self.lora and bool(self.image) != ("placement" in self.lora):
+            if self.image is None:
+                raise ValueError("[lora] placement is for vision-language models, which need [image]; delete it")
+            raise ValueError(
+                "[lora] placement is missing: names of target_modules reach the tower of one family and not of "
+                'another\'s; write "language", "projector", "tower", a list of these, or "all"'
+            )
         return self
 
     @property
@@ -186,7 +224,7 @@ class Spec(Table):
 def load_spec(path: Path) -> Spec:
     """Read and check one spec file.
 
-    Raises SpecError with the file, table, key, value and remedy: one sentence, the first thing found wrong.
+    Raises SpecError for the first problem: file, table, key, value and remedy in one sentence.
     """
     place = f"{path.parent.name}/{path.name}"
     try:
@@ -201,27 +239,25 @@ def load_spec(path: Path) -> Spec:
     try:
         spec = Spec(**table, phase=path.parent.name, name=path.stem)
     except ValidationError as error:
-        raise SpecError(f"{place} {_first(error)}") from None
+        raise SpecError(f"{place} {_first_problem(error)}") from None
     for name, keys in RESERVED.items():
         for key in keys & set(getattr(spec, name)):
-            raise SpecError(
-                f"{place} [{name}] {key}: is set by PRISM, or would run code that nobody reviewed; delete it"
-            )
+            raise SpecError(f"{place} [{name}] {key}: is set by PRISM, or would run unreviewed code; delete it")
     stops = spec.generate.get("stop_strings", [])
     if not isinstance(stops, list) or not all(isinstance(stop, str) and stop for stop in stops):
-        raise SpecError(f"{place} [generate] stop_strings = {stops!r}: must be a list of texts, none of them empty")
+        raise SpecError(f"{place} [generate] stop_strings = {stops!r}: must be a list of non-empty strings")
     return spec
 
 
-def _first(error: ValidationError) -> str:
-    """The first problem in TOML's own terms: `[gate.tier1] accuracy.floor = 1.2: must …`."""
+def _first_problem(error: ValidationError) -> str:
+    """The first validation error in TOML notation: `[gate.tier1] accuracy.floor = 1.2: must …`."""
     problem = error.errors()[0]
-    where = [str(part) for part in problem["loc"]]
-    # Unions (float | int) add their branch to the location.
-    where = [part for part in where if part not in ("float", "int")]
-    depth = 2 if where[:1] == ["gate"] else 1 if len(where) > 1 else 0
-    table = f"[{'.'.join(where[:depth])}] " if depth else ""
-    key = ".".join(where[depth:])
+    location = [str(part) for part in problem["loc"]]
+    # Pydantic adds the branch of a union (float | int) to the location.
+    location = [part for part in location if part not in ("float", "int")]
+    depth = 2 if location[:1] == ["gate"] else 1 if len(location) > 1 else 0
+    table = f"[{'.'.join(location[:depth])}] " if depth else ""
+    key = ".".join(location[depth:])
     value = problem["input"]
     shown = "" if problem["type"] == "missing" or isinstance(value, dict) else f" = {value!r}"
     message = {
@@ -232,10 +268,10 @@ def _first(error: ValidationError) -> str:
 
 
 def find_specs(folder: Path, phase: str = "*") -> list[Path]:
-    """The spec files of one phase, or of all, under `folder` (benchmarks/specs), by phase and name."""
+    """The spec files of one phase, or of all, under `folder` (benchmarks/specs), sorted by phase and name."""
     return sorted(folder.glob(f"{phase}/*.toml"))
 
 
 def find_phases(folder: Path) -> list[str]:
-    """The phases: the folders under `folder` (benchmarks/specs)."""
+    """The names of the phases: the folders under `folder` (benchmarks/specs)."""
     return sorted(path.name for path in folder.glob("[!._]*") if path.is_dir())

@@ -102,6 +102,62 @@ def tiny(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_vision(tiny, tmp_path_factory) -> Path:
+    """A LLaVA with random weights: a SigLIP tower of two layers on 32 × 32 pixels, four image tokens, `tiny`'s text part."""
+    import torch
+    from transformers import (
+        AutoConfig,
+        AutoTokenizer,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+        LlavaProcessor,
+        SiglipImageProcessorPil,
+        SiglipVisionConfig,
+    )
+
+    folder = tmp_path_factory.mktemp("tiny-vision")
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|image_pad|>"]})
+    template = (
+        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' }}{% if m['content'] is string %}{{ m['content'] }}"
+        "{% else %}{% for p in m['content'] %}{{ '<|image_pad|>' if p['type'] == 'image' else p['text'] }}{% endfor %}"
+        "{% endif %}{{ '<|im_end|>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+    )
+    text = AutoConfig.from_pretrained(tiny)
+    text.vocab_size = 408
+    tower = SiglipVisionConfig(
+        image_size=32,
+        patch_size=16,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        vision_use_head=False,
+    )
+    config = LlavaConfig(
+        vision_config=tower,
+        text_config=text,
+        image_token_index=tokenizer.convert_tokens_to_ids("<|image_pad|>"),
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+        image_seq_length=4,
+        tie_word_embeddings=True,
+    )
+    torch.manual_seed(0)
+    LlavaForConditionalGeneration(config).save_pretrained(folder)
+    LlavaProcessor(
+        SiglipImageProcessorPil(size={"height": 32, "width": 32}),
+        tokenizer,
+        patch_size=16,
+        vision_feature_select_strategy="full",
+        chat_template=template,
+        image_token="<|image_pad|>",
+        num_additional_image_tokens=0,
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def rows() -> list[dict]:
     """160 rows in three classes, told apart by one word."""
     words = ["holds its meeting", "shares rise", "shares fall"]

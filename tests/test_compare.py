@@ -150,19 +150,19 @@ def test_samples_lie_in_any_order_and_only_those_scored_on_both_sides_count(smal
 
 def test_sides_that_cannot_be_compared(small):
     old = scored(small, {42: answers(40)})
-    with pytest.raises(ScoresError, match=r"other evaluations, with 40 of 40 samples in common"):
+    with pytest.raises(ScoresError, match=r"different evaluations, with 40 of 40 samples in common"):
         compare(old, scored(small, {42: answers(40)}, evaluation="cd" * 32), metrics_of(old))
     strangers = tuple(f"f{name[1:]}" for name in old.ids)
-    with pytest.raises(ScoresError, match=r"other evaluations, with 0 of 40 samples in common"):
+    with pytest.raises(ScoresError, match=r"different evaluations, with 0 of 40 samples in common"):
         compare(old, replace(old, ids=strangers, groups=strangers, evaluation_digest="cd" * 32), metrics_of(old))
     with pytest.raises(ScoresError, match=r"the accepted run lacks 40 of 40 samples"):
         compare(old, replace(old, ids=strangers, groups=strangers), metrics_of(old))
-    with pytest.raises(ScoresError, match=r"the run lacks 10 of 40 samples, 0+1e the first"):
+    with pytest.raises(ScoresError, match=r"the run lacks 10 of 40 samples, first 0+1e"):
         compare(old, scored(small, {42: answers(30)}), metrics_of(old))
 
 
 UNLIKE = {
-    "version": ({"version": 2}, "versions 2 and 1, here 1"),
+    "version": ({"version": 2}, "versions 2 and 1, now 1"),
     "judge": ({"judge": "openai:other"}, "judged by openai:other, now by nobody"),
 }
 

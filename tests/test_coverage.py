@@ -181,7 +181,7 @@ BAD = {
     "lung = heart\nliver = Heart": r"bad.txt:2: 'Heart' already names 'lung'",
     "lung = = heart": "bad.txt:1: '' has no letter",
     "lung\n\n+ = heart": r"bad.txt:3: '\+' has no letter",
-    "# nothing\n": "holds no concept",
+    "# nothing\n": "contains no concept",
 }
 
 

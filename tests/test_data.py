@@ -43,17 +43,17 @@ def test_every_format_gives_the_same_rows(tmp_path, rows):
 BROKEN = {
     "no such file": ("none.jsonl", None, "no such file"),
     "another format": ("rows.xlsx", b"x", "not one of .jsonl.gz, .jsonl, .csv, .parquet"),
-    "empty": ("rows.jsonl", b"", "holds no rows"),
-    "header alone": ("rows.csv", b"tweet,sentiment\n", "holds no rows"),
+    "empty": ("rows.jsonl", b"", "contains no rows"),
+    "header alone": ("rows.csv", b"tweet,sentiment\n", "contains no rows"),
     "broken line": ("rows.jsonl", b'{"tweet": "a"}\n{"tweet": \n', "rows.jsonl:2: not JSON"),
-    "not an object": ("rows.jsonl", b"[1, 2]\n", "rows.jsonl:1: list in place of an object"),
+    "not an object": ("rows.jsonl", b"[1, 2]\n", "rows.jsonl:1: list, not an object"),
     "not UTF-8": ("rows.jsonl", b'{"tweet": "caf\xe9"}\n', "is not UTF-8"),
     "cut gzip": ("rows.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 99)[:-12], "cannot be read"),
     "not gzip": ("rows.jsonl.gz", b"plain", "cannot be read"),
     "damaged gzip": ("rows.jsonl.gz", gzip.compress(b"")[:10] + b"\x07", "cannot be read"),  # no such kind of block
     "comma too many": ("rows.csv", b"tweet,sentiment\nup, they say,1\n", "rows.csv:2: has more values than the header"),
-    "open quotation": ("rows.csv", b'tweet,sentiment\n"' + b"a" * 140_000, "look for a quotation mark"),
-    "half a pair": ("rows.jsonl", b'{"tweet": "\\ud83d"}\n', "rows.jsonl:1: holds half of a surrogate pair"),
+    "open quotation": ("rows.csv", b'tweet,sentiment\n"' + b"a" * 140_000, "look for an unclosed quotation mark"),
+    "half a pair": ("rows.jsonl", b'{"tweet": "\\ud83d"}\n', "rows.jsonl:1: contains half of a surrogate pair"),
     "not parquet": ("rows.parquet", b"plain", "cannot be read"),
 }
 
@@ -122,7 +122,7 @@ def test_one_file_has_no_official_parts(tmp_path, rows):
     data = write_rows(tmp_path / "rows.jsonl", rows)
     text = SPEC.format(data=data, model="fixtures/models/nano-text")
     text = text.replace('test_size = 0.25, stratify = "sentiment"', 'train = "train", test = "test"')
-    with pytest.raises(DataError, match="is one file, which has no parts train and test"):
+    with pytest.raises(DataError, match="is one file without the parts train and test"):
         examples_of(load_spec(write_spec(tmp_path, text)), tmp_path)
 
 
@@ -160,5 +160,7 @@ def test_official_parts_and_prism_data(tmp_path, rows):
 
 
 def test_hub_that_cannot_be_reached(tmp_path):
-    with pytest.raises(DataError, match=r"somebody/nothing: cannot be had from the hub .* pass --prism-data DIR"):
+    with pytest.raises(
+        DataError, match=r"somebody/nothing: cannot be downloaded from the hub .* pass --prism-data DIR"
+    ):
         examples_of(spec_for(tmp_path, "somebody/nothing"), tmp_path)

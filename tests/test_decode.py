@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from prism.errors import SpecError
-from prism.models import decode, generate, load, packing
+from prism.models import decode, generate, layout, load, packing
 from prism.spec import load_spec
 from tests.conftest import ROOT, examples_of
 
@@ -62,7 +62,7 @@ def adapted(request):
 )
 def test_an_adapter_that_does_more_than_add_to_projections_is_left_to_generate(options, why):
     config = LoraConfig(**({"r": 4, "target_modules": "all-linear", "task_type": "CAUSAL_LM"} | options))
-    assert decode.unsupported(get_peft_model(MODELS["qwen3"](), config)) == why
+    assert layout.unsupported(get_peft_model(MODELS["qwen3"](), config)) == why
 
 
 def test_an_old_gpu_is_left_to_generate(monkeypatch):
@@ -70,9 +70,9 @@ def test_an_old_gpu_is_left_to_generate(monkeypatch):
     found = types.SimpleNamespace(config=config, device=torch.device("cuda"), dtype=torch.bfloat16)
     for capability, why in (((8, 0), ""), ((7, 5), "flash attention needs a GPU of compute capability 8.0")):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, capability=capability: capability)
-        assert decode.unsupported(found) == why
+        assert layout.unsupported(found) == why
     found.dtype = torch.float32  # which does without flash attention
-    assert decode.unsupported(found) == ""
+    assert layout.unsupported(found) == ""
 
 
 @pytest.fixture
@@ -85,11 +85,11 @@ def prompts():
 @torch.no_grad()
 def test_logits_and_answers_are_the_models(adapted, prompts):
     """Rows of unequal length, a shared beginning run once, the adapter merged: against one plain pass a prompt."""
-    assert decode.unsupported(adapted) == ""
+    assert layout.unsupported(adapted) == ""
     decoder = decode.Decoder(adapted, len(prompts), max(LENGTHS) + 6)
     assert decode.shared_beginning(prompts) == 5
     wanted = torch.stack([adapted(torch.tensor([prompt])).logits[0, -1] for prompt in prompts])
-    assert torch.allclose(decoder.read(prompts, shared=5), wanted, atol=1e-4)
+    assert torch.allclose(decoder.prefill(prompts, shared=5), wanted, atol=1e-4)
     said = decoder.answer(prompts, 6, [0])
     for prompt, found in zip(prompts, said):
         expected = adapted.generate(torch.tensor([prompt]), max_new_tokens=6, do_sample=False, eos_token_id=0)
@@ -125,7 +125,7 @@ def test_half_precision_is_rounded_where_the_model_rounds_it(family, prompts, mo
     for weight in half.parameters():
         torch.nn.init.normal_(weight, std=0.3)
     wanted = torch.stack([half(torch.tensor([prompt])).logits[0, -1] for prompt in prompts])
-    assert torch.equal(decode.Decoder(half, len(prompts), max(LENGTHS)).read(prompts), wanted)
+    assert torch.equal(decode.Decoder(half, len(prompts), max(LENGTHS)).prefill(prompts), wanted)
 
 
 def test_an_answer_stops_at_its_end_and_a_row_can_be_left_empty(adapted, prompts):
@@ -151,7 +151,7 @@ def test_models_that_are_left_to_generate(changes, why):
     config = Qwen2Config(**SIZES)
     for name, value in changes.items():
         object.__setattr__(config, name, value)
-    assert why in decode.unsupported(type("Model", (), {"config": config}))
+    assert why in layout.unsupported(type("Model", (), {"config": config}))
 
 
 def test_nano_answers_do_not_hang_on_the_path(tmp_path):
@@ -221,11 +221,11 @@ def test_both_paths_end_an_answer_alike(stops, answered):
 
 def test_a_batch_is_over_where_all_its_answers_are(answered):
     assert answered(captured=True)[1] == 23
-    assert answered(" ", captured=True)[1] == decode.LOOK - 1
+    assert answered(" ", captured=True)[1] == decode.CHECK_EVERY - 1
 
 
 def test_a_special_token_is_no_stop_string(answered):
-    with pytest.raises(SpecError, match=r"stop_strings: <\|im_end\|> is a special token, which no answer holds"):
+    with pytest.raises(SpecError, match=r"stop_strings: <\|im_end\|> is a special token, so no answer contains it"):
         answered("<|im_end|>")
 
 
@@ -234,7 +234,7 @@ def test_packed_samples_see_only_themselves(adapted, prompts):
     flat = torch.tensor([[token for prompt in prompts for token in prompt] + [0] * 11])
     places = torch.tensor([[n for length in LENGTHS for n in range(length)] + [0] * 11])
     trained = [weight for weight in adapted.parameters() if weight.requires_grad]
-    with packing.worn(adapted, 23):
+    with packing.packed_attention(adapted, 23):
         packed = adapted(input_ids=flat, position_ids=places, use_cache=False).logits[0]
         together = torch.autograd.grad(packed[: sum(LENGTHS)].square().sum(), trained)
     alone = [adapted(torch.tensor([prompt])).logits[0] for prompt in prompts]

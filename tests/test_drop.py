@@ -29,7 +29,7 @@ def test_run_accept_run_again_weaken(checkout):
     change(checkout, "floor = 0.0, gain = 0.9", "floor = 0.0, drop = 0.05")
     first = run(checkout)
     assert first.ret == 0
-    first.stdout.fnmatch_lines(["*drop ≤ .05 skipped: no accepted reference for evaluation *; `prism accept` a run*"])
+    first.stdout.fnmatch_lines(["*drop ≤ .05 skipped: no accepted run for evaluation *; `prism accept` a run*"])
     assert "no commit is known" in prism(checkout, "accept").stderr
 
     (checkout.path / ".gitignore").write_text(
@@ -56,8 +56,8 @@ def test_run_accept_run_again_weaken(checkout):
     weak.assert_outcomes(passed=2, failed=1)
     weak.stdout.fnmatch_lines(
         [
-            "phase1/tiny accuracy drop = 0.05: fails: these adapters differ? loss * > 0.05, p = *",
-            f"reference * (phase1/{path.name}, 1 seeds) → tuned *",
+            "phase1/tiny accuracy drop ≤ .05 fails: these adapters differ? loss * > 0.05, p = *",
+            f"accepted .* (phase1/{path.name}, 1 seed) → tuned *",
         ]
     )
     record, verdict = drop_of(results(checkout))
@@ -68,8 +68,8 @@ def test_run_accept_run_again_weaken(checkout):
     assert 0.05 < verdict["detectable"] < 1
     report = (checkout.path / "reports" / "latest" / "report.md").read_text()
     assert "sft.learning\\_rate" in report or "sft.learning_rate" in report
-    assert f"Since the reference right → wrong by accuracy: {min(20, record['reference']['worse'])} of" in report
-    assert "Against the accepted reference" in (checkout.path / "reports" / "latest" / "report.html").read_text()
+    assert f"Since the accepted run right → wrong by accuracy: {min(20, record['reference']['worse'])} of" in report
+    assert "Against the accepted run" in (checkout.path / "reports" / "latest" / "report.html").read_text()
     assert "it failed" in prism(checkout, "accept").stderr
 
     compared = prism(checkout, "compare", "git:HEAD", "reports/latest")
@@ -77,7 +77,7 @@ def test_run_accept_run_again_weaken(checkout):
     assert "sft.learning_rate: 0.01 → 0.0001" in compared.stdout
 
     path.write_text(path.read_text().replace('"version":1', '"version":2', 1))
-    run(checkout).stdout.fnmatch_lines(["phase1/tiny accuracy drop = 0.05: fails: *was edited by hand or damaged*"])
+    run(checkout).stdout.fnmatch_lines(["phase1/tiny accuracy drop ≤ .05 fails: *was edited by hand or damaged*"])
 
 
 @pytest.mark.slow
@@ -86,13 +86,13 @@ def test_thresholds_are_proposed_from_seeds_as_toml_that_a_spec_takes(checkout):
     path.write_text(path.read_text().partition("[gate.tier1]")[0])
     few = prism(checkout, "thresholds", "tiny", "--seeds", "2")
     assert few.returncode == 2
-    assert "takes at least 3" in few.stderr
+    assert "needs at least 3 seeds" in few.stderr
     proposed = prism(checkout, "thresholds", "tiny", "--seeds", "3")
     assert proposed.returncode == 0, proposed.stderr
     assert "FAIL" not in proposed.stdout + proposed.stderr, "a spec without a gate has nothing to fail"
     gate = tomllib.loads(proposed.stdout)["gate"]["tier1"]
     assert "drop" not in gate["accuracy"], "40 rows and a base of noise"
-    assert "# accuracy drop: these rows cannot carry one: one seed against 2 shows losses from" in proposed.stdout
+    assert "# accuracy drop: these rows are too few for one: one seed against 2 shows losses from" in proposed.stdout
     path.write_text(path.read_text() + proposed.stdout)
     assert "tier1-accuracy-floor" in {limit.id for limit in load_spec(path).limits()}
     assert not (checkout.path / "reports").exists(), "nothing is accepted from a proposal"

@@ -107,7 +107,7 @@ BAD = {
     "a decimal comma": ({"answer": ["12,5"]}, "in another locale"),
     "no such type": ({"answer_type": "essay"}, "row a: 'essay' is not one of span, multi-span"),
     "no such scale": ({"scale": "lakh"}, "row a: 'lakh' is not one of thousand"),
-    "a count in words": ({"answer": "three", "answer_type": "count"}, "answer 'three' of a count is no number"),
+    "a count in words": ({"answer": "three", "answer_type": "count"}, "answer 'three' of a count is not a number"),
 }
 
 

@@ -47,7 +47,7 @@ CASES = {
     "fall where lower is better": ("gain", 0.1, {"gain": -0.1, "ci": (-0.15, -0.05), "direction": "lower"}, "holds"),
     "rise where lower is better": ("gain", 0.0, {"gain": 0.1, "direction": "lower"}, "fails"),
     "nothing scored": ("floor", 0.0, {"n": 0}, "fails"),
-    "drop without reference": ("drop", 0.01, {}, "skipped"),
+    "drop without an accepted run": ("drop", 0.01, {}, "skipped"),
     "floor under what is no number": ("floor", 0.0, {"tuned": math.nan}, "fails"),
     "ceiling over what is no number": ("ceiling", 1.0, {"tuned": math.nan}, "fails"),
     "gain that is no number": ("gain", 0.0, {"gain": math.nan, "ci": (math.nan, math.nan)}, "fails"),
@@ -87,16 +87,16 @@ DROPS = {
     "no loss": ({"loss": -0.1, "p": 0.99}, "holds", "-0.1000 ≤ 0.01"),
     "loss that is put up with, however sure": ({"loss": 0.01, "p": 1e-9}, "holds", "≤ 0.01"),
     "loss at the level": ({"p": 0.05}, "fails", "+0.0200 > 0.01, p = 0.05 ≤ 0.05"),
-    "loss that may be chance": ({"p": 0.0501}, "holds", "chance may have made it"),
+    "loss that may be chance": ({"p": 0.0501}, "holds", "it may be chance"),
     "five thresholds share the level": ({"p": 0.02, "alpha": 0.05 / 5}, "holds", "p = 0.02 > 0.01"),
     "loss that is no number": ({"loss": math.nan, "p": 0.01}, "fails", "is not a number"),
     "p that is no number": ({"p": math.nan}, "fails", "is not a number"),
     "one group": ({"error": Error(math.inf)}, "inconclusive", "one group"),
-    "damaged reference": ({"fault": "x.json: was edited by hand"}, "fails", "was edited by hand"),
-    "metric that the reference lacks": (
-        {"comparisons": {}, "without": {"accuracy": "the reference has no accuracy"}},
+    "damaged file": ({"fault": "x.json: was edited by hand"}, "fails", "was edited by hand"),
+    "metric that the accepted run lacks": (
+        {"comparisons": {}, "without": {"accuracy": "the accepted run has no accuracy"}},
         "not_comparable",
-        "the reference has no accuracy",
+        "the accepted run has no accuracy",
     ),
 }
 

@@ -16,8 +16,8 @@ from prism import devices
 from prism.errors import ModelError, ResourceError, SpecError
 from prism.models import cost, generate, identity, layout, load, train
 from prism.plugin import scheduling, workers
-from prism.spec import find_specs, load_spec
-from prism.tasks.check import take_up
+from prism.spec import load_spec
+from prism.tasks.check import load_checked_spec
 from prism.verdicts.scoring import cost_records
 from tests.conftest import ROOT, SPEC, examples_of, write_rows, write_spec
 
@@ -39,15 +39,17 @@ def without_gpu_key(spec, **sft):
     return spec.model_copy(update={"sft": {k: v for k, v in spec.sft.items() if k != "use_cpu"} | sft})
 
 
-@pytest.mark.parametrize("path", find_specs(ROOT / "benchmarks" / "specs"), ids=lambda path: path.stem)
-def test_both_paths_receive_the_same_options(path, tmp_path, monkeypatch):
+@pytest.mark.parametrize("accumulated_rows", [None, 2], ids=["one row a step", "two rows accumulated"])
+def test_both_paths_receive_the_same_options(accumulated_rows, spec_file, tmp_path, monkeypatch):
     """Whatever either library's defaults are: batch, schedule, loss and targets are written down for both."""
-    spec = load_spec(path)
+    accumulated = f"gradient_accumulation_steps = {accumulated_rows}" if accumulated_rows else ""
+    spec_file.write_text(spec_file.read_text().replace("gradient_accumulation_steps = 1", accumulated))
+    spec = load_spec(spec_file)
     given: dict = {}
     monkeypatch.setattr(train, "SFTConfig", lambda **options: given.update(options))
     train.sft_config(spec, tmp_path, seed=7)
     assert given.keys() >= REPLACED | SCHEDULE
-    batch = spec.sft.get("per_device_train_batch_size", 8) * spec.sft["gradient_accumulation_steps"]
+    batch = spec.sft["per_device_train_batch_size"] * (accumulated_rows or 1)
     assert given["per_device_train_batch_size"] * given["gradient_accumulation_steps"] == batch
     asked: dict = {}
     fake = types.SimpleNamespace(get_peft_model=lambda model, **options: asked.update(options))
@@ -172,13 +174,15 @@ def test_a_gpu_in_use_and_a_bitsandbytes_without_cuda(spec_file, monkeypatch):
     spec = load_spec(spec_file)
     spec = spec.model_copy(update={"requires": spec.requires.model_copy(update={"vram_gb": 12.0})})
     with pytest.raises(
-        ModelError, match=r"torch .* cannot use it; install a build for CUDA .* or set \[sft\]\.use_cpu"
+        ModelError, match=r"torch .* cannot use the CUDA device; install a CUDA build .* or set \[sft\]\.use_cpu"
     ):
         load._require_gpu(spec, "cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 0)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (3 * 2**30, 80 * 2**30))
-    with pytest.raises(ResourceError, match=r"needs 12 GiB on the GPU, and 3\.0 of 80\.0 are free: another process"):
+    with pytest.raises(
+        ResourceError, match=r"needs 12 GiB on the GPU, but only 3\.0 of 80\.0 are free because of another process"
+    ):
         load._require_gpu(spec, "cuda")
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (70 * 2**30, 80 * 2**30))
     load._require_gpu(spec, "cuda")
@@ -354,7 +358,7 @@ def test_a_dead_workers_item_fails_with_its_reason_and_the_run_ends(checkout):
     assert len(failed) == 3
     text = out.stdout.str()
     assert re.search(r"worker 'gw\d' crashed while running '.*\[other-tier1-accuracy-floor\]'", text)
-    died = set(re.findall(r"worker 'gw\d' died of '.*\[other-tier1-accuracy-floor\]', whose spec", text))
+    died = set(re.findall(r"worker 'gw\d' died running '.*\[other-tier1-accuracy-floor\]', which", text))
     assert len(died) == 1
     found = json.loads((checkout.path / "reports" / "latest" / "results.json").read_text())
     assert [spec["spec"] for spec in found["specs"]] == ["tiny"]
@@ -378,7 +382,7 @@ def test_a_full_gpu_is_one_sentence_and_the_next_spec_runs(checkout):
     out = checkout.runpytest_subprocess("benchmarks", "-m", "phase1", "--prism-profile", "nano", "-rA")
     text = out.stdout.str()
     assert re.search(
-        r"ResourceError: phase1/large: training, seed 42: the GPU's memory is full \(.* GiB were free as it began\); "
+        r"ResourceError: phase1/large: training, seed 42: the GPU's memory is full \(.* GiB were free at the start\); "
         r"lower \[sft\]\.per_device_train_batch_size",
         text,
     )
@@ -410,12 +414,12 @@ def test_answers_stay_within_the_specs_memory(spec_file, monkeypatch):
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda *_: 4 * 2**30)
     free = types.SimpleNamespace(spec=spec)
     bound = types.SimpleNamespace(spec=types.SimpleNamespace(gate=gate))
-    assert generate._budget(free, large) == generate.BATCH_TOKENS["cuda"]
-    assert generate._budget(bound, large) * 2 * 36 * 8 * 128 * 2 < (12 - 4) / 2 * 2**30
+    assert generate._token_budget(free, large) == generate.BATCH_TOKENS["cuda"]
+    assert generate._token_budget(bound, large) * 2 * 36 * 8 * 128 * 2 < (12 - 4) / 2 * 2**30
     # What the allocator keeps for reuse is free; a pass over many prompts needs more than their cache.
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (2 * 2**30, 24 * 2**30))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda *_: 12 * 2**30)
-    assert generate._room(free, large) == pytest.approx(0.8 * (2 + 12 - 4) * 2**30)
+    assert generate._available_bytes(free, large) == pytest.approx(0.8 * (2 + 12 - 4) * 2**30)
     monkeypatch.setattr(layout, "unsupported", lambda _: "")
     encoded = [[1] * 400] * 512
     decoder, notes = generate._decoder(free, large, encoded, 64)
@@ -434,13 +438,15 @@ def test_cost_gates_are_ratios_and_unknown_ones_are_refused(spec_file):
         assert cost.utilization(notes | {"device": name}) is None
     assert cost.utilization(notes | {"device": ""}) is None
     spent = {"utilization": {}, "tokens_per_second": {"baseline": 200.0, "tuned, seed 42": 150.0}}
-    assert cost.gated(spent, "generation_ratio") == 0.75
+    assert cost.gate_value(spent, "generation_ratio") == 0.75
     spec_file.write_text(spec_file.read_text() + "\n[gate.cost]\nutilization = { floor = 0.2 }\n")
     record = cost_records(load_spec(spec_file), "e" * 8, 40, spent)[0]
     assert (record.direction, record.n, record.unscored) == ("higher", 0, 40)
     spec_file.write_text(spec_file.read_text().replace("utilization = ", "speed = "))
-    with pytest.raises(SpecError, match=r"\[gate\.cost\] speed: not a cost; there are peak_memory_gib, utilization"):
-        take_up(spec_file)
+    with pytest.raises(
+        SpecError, match=r"\[gate\.cost\] speed: not a cost; the costs are peak_memory_gib, utilization"
+    ):
+        load_checked_spec(spec_file)
 
 
 @pytest.mark.parametrize(("name", "parameters"), [("Qwen2.5-1.5B", 1_543_714_304), ("Qwen3-4B", 4_022_468_096)])
@@ -450,6 +456,25 @@ def test_twins_have_the_published_sizes(name, parameters):
     with torch.device("meta"):
         built = AutoModelForCausalLM.from_config(twin.CONFIGS[name])
     assert sum(parameter.numel() for parameter in built.parameters()) == parameters
+
+
+def test_the_twin_that_sees_has_the_published_parts():
+    from transformers import AutoModelForImageTextToText
+
+    from prism.models import anatomy
+
+    with torch.device("meta"):
+        built = AutoModelForImageTextToText.from_config(twin.CONFIGS["Qwen2-VL-2B"])
+    found = anatomy.parameters(built)
+    assert found == {"tower": 631_183_360, "projector": 34_087_936, "language": 1_543_714_304, "other": 0}
+    assert anatomy.visual_tokens(built.config, 448, 448) == 256
+    assert anatomy.visual_tokens(built.config, 450, 300) == 16 * 11
+    with pytest.raises(
+        SpecError, match="none of target_modules is in the projector of Qwen2VLForConditionalGeneration"
+    ):
+        anatomy.placed(built, "projector", ["q_proj", "v_proj"])
+    assert len(anatomy.placed(built, "tower", None)) == 32 * 4
+    assert all(".merger." in name for name in anatomy.placed(built, "projector", None))
 
 
 def test_a_twin_of_two_layers_loads_and_answers(tmp_path, monkeypatch, spec_file):

@@ -286,7 +286,7 @@ class TestAsking:
             assert [body.get("logprobs") for body in server.bodies] == [True, None]
             assert {body["temperature"] for body in server.bodies} == {0}
 
-    @pytest.mark.parametrize(("key", "says"), [("", "it wants a key, and none is set"), ("bad", "the key was refused")])
+    @pytest.mark.parametrize(("key", "says"), [("", "it needs a key, and none is set"), ("bad", "the key was refused")])
     def test_a_refused_key(self, store, key, says):
         with Loopback(key="right") as server:
             with pytest.raises(JudgeError, match=f"{says} .401: Incorrect API key provided.; set PRISM_JUDGE_API_KEY"):
@@ -294,7 +294,7 @@ class TestAsking:
             assert not server.asked
 
     def test_an_unknown_model(self, store):
-        with Loopback() as server, pytest.raises(JudgeError, match=r"knows no model 'nope' \(404: The model `nope`"):
+        with Loopback() as server, pytest.raises(JudgeError, match=r"has no model 'nope' \(404: The model `nope`"):
             grade(replace(choose(server.judge, {}), model="nope"), MEDICAL_CORRECTNESS, cases(3), store)
 
     def test_a_connection_that_is_dropped_is_tried_again(self, store):
@@ -352,9 +352,7 @@ grade(replace(choose(sys.argv[1]), in_flight=4), judge.MEDICAL_CORRECTNESS, case
             log = next(store.home.glob("judgements/*/judgements.jsonl"))
             lines = log.read_bytes().splitlines(keepends=True)
             log.write_bytes(lines[0] + lines[1].replace(b'"score": ', b'"score": 0') + lines[2] + lines[3][:-20])
-            with pytest.warns(
-                UserWarning, match=r"lines that were not written so \(1\); set aside as judgements.damaged-"
-            ):
+            with pytest.warns(UserWarning, match=r"damaged lines \(1\); the file is set aside as judgements.damaged-"):
                 assert grade(choice, MEDICAL_CORRECTNESS, cases(4), store) == first
             assert server.asked.total() == 6
             assert grade(choice, MEDICAL_CORRECTNESS, cases(4), store) == first
@@ -378,7 +376,7 @@ class TestSpending:
             done = [g for g in found if g.score is not None]
             assert 2 <= len(done) < 10
             assert {g.reason for g in found if g.score is None} == {
-                f"budget reached: {budget}; the next run goes on here"
+                f"budget reached: {budget}; the next run continues here"
             }
             assert spending.spent.prompt + spending.spent.completion <= budget.amount
             assert grading.estimate(choice, MEDICAL_CORRECTNESS, cases(10), store).requests == 10 - len(done)
@@ -429,7 +427,7 @@ def test_no_torch_no_telemetry_no_dotenv(tmp_path):
 def test_a_local_model_judges_in_its_folder(store, tiny, tmp_path):
     choice = choose(f"local:{tiny}", {})
     found = grade(choice, SENTIMENT_CORRECTNESS, cases(1), store)[0]
-    assert found.reason.startswith("the judge's window of 512 tokens does not hold this prompt")
+    assert found.reason.startswith("the judge's window of 512 tokens is too short for a prompt of")
     wide = shutil.copytree(tiny, tmp_path / "wide")
     config = json.loads((wide / "config.json").read_text())
     (wide / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 8192}))
@@ -498,7 +496,7 @@ class TestCalibration:
         assert (found.n, found.unscored, found.kappa.value) == (90, {"why": 10}, 1.0)
         nothing = self.measured([[None] * len(self.ROWS)])
         assert (nothing.kappa, nothing.length, nothing.n) == (None, None, 0)
-        assert nothing.sentence() == "not one of 100 calibration answers could be graded"
+        assert nothing.sentence() == "none of 100 calibration answers could be graded"
 
     def test_the_command_writes_what_the_report_reads(self, store):
         with Loopback() as server:

@@ -47,7 +47,7 @@ def test_squares_are_added_up_in_pytorchs_order(width, kind, alone, monkeypatch)
     x, weight = torch.randn(400, width, device=DEVICE).to(kind), torch.randn(width, device=DEVICE).to(kind)
     monkeypatch.setattr(kernels, "_fused", lambda _: True)
     found = kernels.add_norm(x, None, weight, 1e-6, alone)[1]
-    rows = x.split(1) if alone and width in kernels.WIDTHS else [x]
+    rows = x.split(1) if alone and width in kernels.WARP_WIDTHS else [x]
     assert torch.equal(found, torch.cat([kernels._normed(row, weight, 1e-6) for row in rows]))
 
 

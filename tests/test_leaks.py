@@ -91,7 +91,7 @@ def test_the_pairs_are_those_of_an_exhaustive_comparison():
         for place in drawn.sample(range(14), drawn.randrange(6)):
             words[place] = drawn.choice(WORDS)
         held_out[i] = " ".join(words)
-    pieces = [[leaks._pieces(text, set()) for text in texts] for texts in (training, held_out)]
+    pieces = [[leaks._shingles(text, set()) for text in texts] for texts in (training, held_out)]
     expected = {}
     for j, mine in enumerate(pieces[1]):
         for i, other in enumerate(pieces[0]):
@@ -136,7 +136,7 @@ def test_images_are_twins_by_what_they_show(tmp_path):
 def test_an_image_that_cannot_be_read(tmp_path):
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n")
     broken = examples("?", images=[(tmp_path / "broken.png",)])
-    with pytest.raises(DataError, match=r"broken\.png: no image that can be read .* restore the file"):
+    with pytest.raises(DataError, match=r"broken\.png: the image cannot be read .* restore the file"):
         find_twins(broken, broken)
 
 
@@ -186,7 +186,7 @@ def test_rows_and_names_without_dedupe_are_as_they_were(tmp_path, rows):
 
 def test_a_dedupe_that_leaves_nothing_and_one_that_is_misspelt(tmp_path):
     rows = [{"tweet": "Same text", "sentiment": n % 3} for n in range(160)]
-    with pytest.raises(DataError, match=r'dedupe = "near": each of 120 training rows has a twin'):
+    with pytest.raises(DataError, match=r'dedupe = "near": each of 120 training rows has a held-out twin'):
         examples_of(dedupe_spec(tmp_path, rows, "near"), tmp_path, leaking=leaking_places)
     with pytest.raises(SpecError, match=r"\[data\] dedupe = 'fuzzy': must be 'exact' or 'near'"):
         dedupe_spec(tmp_path, rows, "fuzzy")

@@ -9,7 +9,7 @@ from prism.metrics import coverage
 from prism.rows import Prediction
 from prism.spec import load_spec
 from prism.tasks import medical_chat as task
-from prism.tasks.check import take_up
+from prism.tasks.check import load_checked_spec
 from prism.verdicts.scoring import samples
 from tests.conftest import ROOT
 
@@ -71,14 +71,14 @@ def test_the_bundled_lexicons_load_and_know_their_false_friends():
 
 @pytest.mark.parametrize(
     ("limit", "message"),
-    [("rougeL = { floor = 1.5 }", "must lie in"), ("rouge3 = { floor = 0.1 }", "there are rouge1, rouge2")],
+    [("rougeL = { floor = 1.5 }", "must be in"), ("rouge3 = { floor = 0.1 }", "those are rouge1, rouge2")],
 )
 def test_thresholds_of_a_spec_are_checked(tmp_path, limit, message):
     path = tmp_path / "phase2" / "own.toml"
     path.parent.mkdir()
     path.write_text(SPEC + limit, encoding="utf-8")
     with pytest.raises(Exception, match=message):
-        take_up(path)
+        load_checked_spec(path)
 
 
 def test_the_published_columns_are_mapped(tmp_path):

@@ -66,5 +66,5 @@ def test_values_of_many_sums_at_once():
 def test_an_infinite_score_is_named_and_never_summed(tmp_path):
     spec = tiny_spec(tmp_path)
     broken = Metric("depth", "tier3", lambda examples, answers: numpy.full((len(examples), 2), numpy.inf), mean)
-    with pytest.raises(MetricError, match=r"depth: gives sample 0+ \(baseline\) an infinite score; mend the metric"):
+    with pytest.raises(MetricError, match=r"depth: gives sample 0+ \(baseline\) an infinite score; fix the metric"):
         score(spec, [broken], made(10), "ab" * 32, answers(10), {42: answers(10)}, {})

@@ -31,21 +31,21 @@ def test_missing_folder(tmp_path):
 
 def test_folder_without_a_model(tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ModelError, match="holds no config.json"):
+    with pytest.raises(ModelError, match="contains no config.json"):
         base_identity("./empty", tmp_path)
 
 
 def test_remote_code(base_copy, tmp_path):
     config = json.loads((base_copy / "config.json").read_text())
     (base_copy / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModel": "evil.Model"}}))
-    with pytest.raises(ModelError, match=r"config\.json: asks for remote code \(auto_map\), which PRISM never runs"):
+    with pytest.raises(ModelError, match=r"config\.json: needs remote code \(auto_map\), which PRISM never runs"):
         load.load(spec_on(base_copy, tmp_path), tmp_path)
 
 
 def test_pickled_base(base_copy, tmp_path):
     (base_copy / "model.safetensors").unlink()
     torch.save({}, base_copy / "pytorch_model.bin")
-    with pytest.raises(ModelError, match="a pickled model, which can run code; convert it to safetensors"):
+    with pytest.raises(ModelError, match="a pickled model can run any code; convert it to safetensors"):
         load.load(spec_on(base_copy, tmp_path), tmp_path)
 
 
@@ -58,14 +58,14 @@ def test_base_cut_short(base_copy, tmp_path):
 
 def test_no_chat_template(base_copy, tmp_path):
     (base_copy / "chat_template.jinja").unlink()
-    with pytest.raises(ModelError, match="its tokenizer has no chat template"):
+    with pytest.raises(ModelError, match="the tokenizer has no chat template"):
         load.load(spec_on(base_copy, tmp_path), tmp_path)
 
 
 def test_padding_that_is_the_end(base_copy, tmp_path):
     table = json.loads((base_copy / "tokenizer_config.json").read_text())
     (base_copy / "tokenizer_config.json").write_text(json.dumps(table | {"pad_token": "<|im_end|>"}))
-    with pytest.raises(ModelError, match="would never learn to stop"):
+    with pytest.raises(ModelError, match="the model never learns to stop"):
         load.load(spec_on(base_copy, tmp_path), tmp_path)
 
 
@@ -80,7 +80,7 @@ def test_adapter_that_is_a_pickle(tiny, tmp_path):
     load.add_adapter(base, 42).save_pretrained(adapter)
     (adapter / "adapter_model.safetensors").unlink()
     torch.save({}, adapter / "adapter_model.bin")
-    with pytest.raises(ModelError, match=r"adapter_model\.bin: a pickled adapter, which can run code"):
+    with pytest.raises(ModelError, match=r"adapter_model\.bin: a pickled adapter can run any code"):
         load.load_adapter(load.load(spec_on(tiny, tmp_path), tmp_path), adapter)
 
 
@@ -95,7 +95,7 @@ def test_adapter_of_another_base(tiny, tmp_path):
 
 
 def test_no_adapter_there(tiny, tmp_path):
-    with pytest.raises(ModelError, match="holds no adapter_config.json"):
+    with pytest.raises(ModelError, match="contains no adapter_config.json"):
         load.load_adapter(load.load(spec_on(tiny, tmp_path), tmp_path), tmp_path)
 
 

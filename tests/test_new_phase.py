@@ -81,4 +81,4 @@ def test_a_test_without_its_phases_mark_is_told_which_there_are(checkout):
     text = (checkout.path / "benchmarks" / "test_support_refunds.py").read_text()
     (checkout.path / "benchmarks" / "test_support_refunds.py").write_text(text.replace("pytestmark", "unused"))
     out = checkout.runpytest_subprocess("benchmarks", "--collect-only", "-q")
-    assert "asks for a spec but has no mark of a phase" in out.stdout.str() + out.stderr.str()
+    assert "uses `spec` without a phase mark" in out.stdout.str() + out.stderr.str()

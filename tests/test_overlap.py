@@ -6,7 +6,7 @@ import numpy
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
-from prism.metrics.overlap import METRICS, rouge, strangers
+from prism.metrics.overlap import METRICS, rouge, shuffle_references
 from prism.rows import Example
 
 TEXT = """the a of in is and blood cell cells pressure heart hearts artery arteries running ran runs inflammation
@@ -70,7 +70,7 @@ def test_no_row_meets_a_reference_of_its_own_group(seed):
     random = numpy.random.default_rng(seed)
     names = random.choice(list("abcdefgh"), 60, p=[0.3, *[0.1] * 7]).tolist()
     rows = examples([f"{name} {i}" for i, name in enumerate(names)], names)
-    found = strangers(rows)
+    found = shuffle_references(rows)
     assert all(other.reference.split()[0] != row.group for row, other in zip(rows, found))
     assert Counter(row.reference for row in found) == Counter(row.reference for row in rows)
     assert [row.id for row in found] == [row.id for row in rows]
@@ -78,26 +78,26 @@ def test_no_row_meets_a_reference_of_its_own_group(seed):
 
 def test_the_pairing_does_not_depend_on_the_order_of_rows():
     rows = examples([f"reference {i}" for i in range(40)], [f"group {i // 3}" for i in range(40)])
-    expected = {row.id: row.reference for row in strangers(rows)}
+    expected = {row.id: row.reference for row in shuffle_references(rows)}
     shuffled = [rows[i] for i in numpy.random.default_rng(0).permutation(40)]
-    assert {row.id: row.reference for row in strangers(shuffled)} == expected
+    assert {row.id: row.reference for row in shuffle_references(shuffled)} == expected
 
 
-def test_a_set_that_one_group_dominates_has_no_strangers():
+def test_a_set_that_one_group_dominates_has_no_shuffled_references():
     rows = examples(["one", "two", "three"], ["a", "a", "b"])
-    assert {row.reference for row in strangers(rows)} == {""}
+    assert {row.reference for row in shuffle_references(rows)} == {""}
     assert numpy.isnan(METRIC["content_gain"].statistics(rows, ["one", "two", "three"])).all()
-    assert strangers([]) == []
+    assert shuffle_references([]) == []
 
 
 def test_rows_left_out_neither_give_nor_get_a_reference():
     rows = examples(["one", "", "two", "three"])
-    found = strangers(rows, [True, False, True, True])
+    found = shuffle_references(rows, [True, False, True, True])
     assert found[1].reference == ""
     assert sorted(row.reference for row in found) == ["", "one", "three", "two"]
 
 
-def test_content_gain_is_the_gain_less_that_against_strangers():
+def test_content_gain_is_the_gain_less_that_against_shuffled_references():
     rows, before, after = examples(texts(80, 6)), texts(80, 7), texts(80, 8)
     rows = [row for row in rows if row.reference]
     before, after = before[: len(rows)], after[: len(rows)]
@@ -106,7 +106,7 @@ def test_content_gain_is_the_gain_less_that_against_strangers():
         first, second = (value(METRIC[name], METRIC[name].statistics(against, said)) for said in (before, after))
         return second - first
 
-    assert gain("content_gain", rows) == pytest.approx(gain("rougeL", rows) - gain("rougeL", strangers(rows)))
+    assert gain("content_gain", rows) == pytest.approx(gain("rougeL", rows) - gain("rougeL", shuffle_references(rows)))
 
 
 def test_style_alone_is_no_content():

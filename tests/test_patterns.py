@@ -60,7 +60,7 @@ def answers_with(ulna):
 @pytest.mark.parametrize(("answer", "found"), ANSWERS.items(), ids=lambda value: repr(value)[:40])
 def test_patterns(examples, lexicon, answer, found):
     findings = patterns.find_patterns(examples, predictions(answers_with(answer)), lexicon)
-    assert findings[1].found == found
+    assert findings[1].patterns == found
     assert findings[1].main == (found[0] if found else "no_pattern")
     assert {finding.main for i, finding in enumerate(findings) if i != 1} == {"no_pattern"}
 
@@ -82,7 +82,7 @@ def test_an_answer_cut_off_is_truncated_unless_it_loops(examples, lexicon):
     cut = predictions(answers_with("The medial bone of"), finish="length")
     assert patterns.find_patterns(examples, cut, lexicon)[1].main == "truncated"
     loop = predictions(answers_with("bone and bone and bone and bone and"), finish="length")
-    assert patterns.find_patterns(examples, loop, lexicon)[1].found == ("repeats", "truncated")
+    assert patterns.find_patterns(examples, loop, lexicon)[1].patterns == ("repeats", "truncated")
 
 
 def test_nothing_is_held_against_an_empty_reference(examples, lexicon):

@@ -86,7 +86,7 @@ def test_a_judge_that_is_not_calibrated_decides_nothing_where_a_kappa_is_asked_f
     with Loopback() as server:
         out = run(medical, "--prism-judge", server.judge, "-rs")
     out.assert_outcomes(passed=2, failed=1, skipped=1)
-    out.stdout.fnmatch_lines(["*the judge is not calibrated; run prism calibrate-judge*"])
+    out.stdout.fnmatch_lines(["*the judge is not calibrated*run prism calibrate-judge*"])
 
 
 def test_a_budget_ends_judging_cleanly(medical):

@@ -9,7 +9,7 @@ from scipy.stats import t
 
 from prism.report.proposals import propose
 from prism.tasks import load_task, metrics_of
-from prism.tasks.check import take_up
+from prism.tasks.check import load_checked_spec
 from prism.verdicts.scoring import score
 from tests.conftest import SPEC, write_spec
 from tests.scored import EVALUATION, answers, examples, scored, tiny_spec
@@ -61,7 +61,7 @@ def test_one_drop_a_tier_that_five_of_the_profile_share(measured):
 
 def test_what_is_proposed_is_a_good_spec(measured, tmp_path):
     bare = SPEC.partition("[gate.tier1]")[0].format(data="rows.jsonl", model="fixtures/models/nano-text")
-    limits = take_up(write_spec(tmp_path, bare + measured[1])).limits()
+    limits = load_checked_spec(write_spec(tmp_path, bare + measured[1])).limits()
     assert {limit.id for limit in limits} >= {"tier1-accuracy-drop", "tier1-macro_f1-floor"}
 
 
@@ -69,7 +69,7 @@ def test_rows_that_see_only_a_loss_as_large_as_the_gain_carry_no_drop(tmp_path):
     said = {42 + i: answers(12, wrong=range(9 - i)) for i in range(3)}
     _, text = proposed(tiny_spec(tmp_path), said, 12)
     assert "drop" not in tomllib.loads(text)["gate"]["tier1"].get("accuracy", {})
-    assert "# accuracy drop: these rows cannot carry one: one seed against 2 shows losses from " in text
+    assert "# accuracy drop: these rows are too few for one: one seed against 2 shows losses from " in text
     assert "and the whole gain is +.333; hold out more rows" in text
 
 

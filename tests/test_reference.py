@@ -88,13 +88,13 @@ def mended(text, **changes):
 
 
 FAULTS = {
-    "another schema": (lambda text: mended(text, schema=2), "has schema 2 where this PRISM reads 1"),
+    "another schema": (lambda text: mended(text, schema=2), "has schema 2, but this PRISM reads 1"),
     "edited by hand": (lambda text: text.replace('"value":0.8875', '"value":0.8'), "was edited by hand or damaged"),
     "a sample left out": (lambda text: re.sub(r'"000000000007":.*\n', "", text), "was edited by hand or damaged"),
-    "cut off": (lambda text: text[: len(text) // 2], "is no file of scores"),
-    "not a number": (lambda text: text.replace("0.8875", "NaN"), "NaN is no score"),
-    "a list": (lambda text: "[]", "is no file of scores"),
-    "no seeds": (lambda text: mended(text, rows=[]), "is no whole file of scores"),
+    "cut off": (lambda text: text[: len(text) // 2], "is not a file of scores"),
+    "not a number": (lambda text: text.replace("0.8875", "NaN"), "NaN is not a score"),
+    "a list": (lambda text: "[]", "is not a file of scores"),
+    "no seeds": (lambda text: mended(text, rows=[]), "is an incomplete file of scores"),
     "other samples than its name says": (
         lambda text: mended(text, evaluation_digest="cd" * 32),
         "contains phase1/tiny@cdcdcdcd but is named differently; rename it to tiny@cdcdcdcd.json",
@@ -131,7 +131,7 @@ def test_a_reference_that_lacks_samples_fails_the_gate(tmp_path, scores):
         against_accepted(tmp_path, scores, metrics_of(scores), 1),
     )
     assert verdict.state == "fails"
-    assert "lacks 3 of 40 samples, 000000000000 the first" in verdict.reason
+    assert "lacks 3 of 40 samples, first 000000000000" in verdict.reason
 
 
 # Accepting
@@ -170,7 +170,7 @@ DOUBTS = {
         "it is partial (2 of 3 thresholds",
     ),
     "failed": ({"verdict": "fail", "reason": "1 of 3 thresholds do not hold"}, "it failed (1 of 3"),
-    "changed tree": ({"provenance": {"dirty": True}}, "its tree had changes that no commit holds"),
+    "changed tree": ({"provenance": {"dirty": True}}, "its working tree had uncommitted changes"),
     "no commit": ({"provenance": {"commit": None}}, "no commit is known"),
 }
 
@@ -186,7 +186,7 @@ def test_doubtful_runs_are_refused_unless_forced(tmp_path, scores, told, sentenc
 
 
 def test_what_cannot_be_accepted_at_all(tmp_path, scores):
-    with pytest.raises(ScoresError, match="is no finished run"):
+    with pytest.raises(ScoresError, match="is not a finished run"):
         accept(tmp_path, tmp_path)
     bad = replace(scores, measures={"accuracy": replace(scores.measures["accuracy"], value=numpy.nan)})
     with pytest.raises(ScoresError, match="accuracy is not a number"):

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from prism import report
-from prism.report import findings, plots, tables, terminal, words
+from prism.report import findings, plots, tables, terminal, vision, words
 from prism.report.markdown import code, prose, render
-from prism.report.samples import asked, changes
+from prism.report.samples import changes, without_shared_prefix
 from prism.store import Store
 from prism.verdicts.record import Control, Record, Result, Run, Score, Verdict, from_json, to_json
 
@@ -326,14 +326,14 @@ def test_a_loss_since_the_reference_is_shown_everywhere(tmp_path):
     assert cells[7] == "41 / 22"
     for page in (markdown, html):
         assert "loss [98 %]" in re.sub(r"\s+", " ", page)
-        assert "2 seeds and here 3. Asked: is this recipe worse" in page
+        assert "2 seeds and here 3. Question: is this recipe worse" in page
         assert "sft.learning" in page
-        assert "Since the reference right → wrong by accuracy: 1 of 41" in page
+        assert "Since the accepted run right → wrong by accuracy: 1 of 41" in page
     assert "\x1b" not in markdown
     assert "<script>alert" not in (tmp_path / "report.html").read_text(encoding="utf-8")
     assert from_json(to_json(referenced())).records[0].reference == run.results[0].records[0].reference
     shown = "\n".join(terminal.lines(run))
-    assert "reference .765 → .734" in shown
+    assert "accepted .765 → .734" in shown
     assert "loss +.031 [+.004, +.058]" in shown
     assert "it catches a loss of .045 with 80 % power" in " ".join(shown.split())
     assert "too small" not in shown
@@ -344,7 +344,7 @@ def test_a_comparison_that_could_not_have_seen_the_loss_says_so():
     accuracy = result.records[0]
     held = replace(accuracy.verdicts[-1], state="holds")
     result = replace(result, records=(replace(accuracy, verdicts=(held,)), *result.records[1:]))
-    cells = next(row for row in tables.reference(result).rows if row[0] == "accuracy")
+    cells = next(row for row in tables.against_accepted(result).rows if row[0] == "accuracy")
     assert ".045 (n too small for drop ≤ .01)" in cells
 
 
@@ -388,7 +388,7 @@ def test_markdown_tables_have_constant_column_counts(markdown):
         "⚠️ inconclusive: **knowledge_gain gain ≥ +.01**",
         "FinGPT v3.1 on TFNS, F1 .875",
         "Medical Correctness [GEval] 600 of 600",
-        "it catches a loss of .041 with 80 % power: n is too small to see this",
+        "it catches a loss of .041 with 80 % power: n is too small for this threshold",
         "with merge, the adapter of seed 42 answers differently (a logit moved by 0.31, tolerance 0.001)",
         "90 → 201",
         "1 h 10 min",
@@ -426,8 +426,8 @@ def test_markdown_fits_a_pull_request_comment():
     long = [sample | {"question": "why? " * 300, "tuned": "`|é" * 300} for sample in made_up_samples(50)]
     page = render(made_up_run(results=results), {result.id: changes(result, long) for result in results})
     assert len(page.encode()) <= 60_000, "GitHub takes 65,536 characters"
-    cut = next(line for line in page.splitlines() if "Cut to what GitHub takes" in line)
-    assert int(re.search(r"(\d+) parts left out; report.html holds all", cut)[1]) > 10
+    cut = next(line for line in page.splitlines() if "Cut to the length of a GitHub comment" in line)
+    assert int(re.search(r"(\d+) parts left out; report.html has everything", cut)[1]) > 10
     assert all(f"## phase{i}" in page for i in range(8))
     assert page.count("<details>") == page.count("</details>") < 16 * 5
     short = render(made_up_run(), {})
@@ -439,7 +439,7 @@ def test_markdown_is_cut_to_its_verdict_where_nothing_else_fits():
     page = render(made_up_run(results=(many,)), {})
     assert len(page.encode()) <= 60_000
     assert page.startswith("# ❌ FAIL: 4 of 9 thresholds do not hold")
-    assert "Cut to what GitHub takes" in page
+    assert "Cut to the length of a GitHub comment" in page
 
 
 def test_a_title_tells_reports_apart(tmp_path):
@@ -618,9 +618,12 @@ def test_flips_are_counted_and_unscored_samples_left_out():
 
 def test_questions_are_shown_without_the_words_that_all_begin_with():
     samples = [{"question": f"Is this tweet bullish?\n{text}"} for text in ("Up we go", "Down", "Up")]
-    assert [sample["question"] for sample in asked(samples)] == ["…Up we go", "…Down", "…Up"]
-    assert asked(samples[:1]) == samples[:1]
-    assert asked([{"question": "What is a rib?"}, {"question": "What is a toe?"}])[1]["question"] == "What is a toe?"
+    assert [sample["question"] for sample in without_shared_prefix(samples)] == ["…Up we go", "…Down", "…Up"]
+    assert without_shared_prefix(samples[:1]) == samples[:1]
+    assert (
+        without_shared_prefix([{"question": "What is a rib?"}, {"question": "What is a toe?"}])[1]["question"]
+        == "What is a toe?"
+    )
 
 
 def test_a_control_that_is_ahead_by_another_metric_is_named():
@@ -718,6 +721,7 @@ function look(frame) {
     width: root.clientWidth, content: root.scrollWidth, verdict: bottom("h1"), reason: bottom(".reason"),
     headings: all("h1, h2, h3").map(e => e.tagName), pictures: all("svg").map(e => e.getBoundingClientRect().width),
     first: focusable[0] === skip, shown, tabs: all("[tabindex]").map(e => e.tabIndex),
+    loaded: all("img").map(e => e.naturalWidth),
     reached: focusable.filter(e => (e.focus(), page.activeElement === e)).length, focusable: focusable.length,
   };
 }
@@ -733,14 +737,16 @@ onload = () => {
 def seen(html: str, tmp_path_factory: pytest.TempPathFactory) -> dict:
     """What headless Chromium makes of the page on a phone and on a desktop: measures, and the picture of each.
 
-    A third frame holds the page with something too wide in it, to show that the measure would notice.
+    A third frame holds the page with something too wide in it, to show that the measure would notice, and a picture.
     """
     if CHROMIUM is None:
         pytest.skip("chromium is not installed; apt-get install chromium")
     from matplotlib.image import imread
+    from PIL import Image
 
     folder = tmp_path_factory.mktemp("browser")
-    broken = html.replace("</main>", "<p style='width: 500px'>too wide</p></main>")
+    asked_about = f"<img src='{vision._encoded(Image.new('L', (24, 24)))}'>"
+    broken = html.replace("</main>", f"<p style='width: 500px'>too wide</p>{asked_about}</main>")
     frames = "".join(
         f'<iframe id="{name}" style="width: {width}px" srcdoc="{escape(text)}"></iframe>'
         for name, width, text in [*((name, width, html) for name, width in WIDTHS.items()), ("broken", 390, broken)]
@@ -775,6 +781,12 @@ def test_page_fits_the_screen_and_begins_with_the_verdict(seen, where):
 
 
 @pytest.mark.slow
+def test_page_shows_the_pictures_that_it_holds(seen):
+    assert seen["broken"]["loaded"] == [24], "its own Content-Security-Policy lets data URIs through"
+    assert seen["desktop"]["loaded"] == []
+
+
+@pytest.mark.slow
 def test_page_is_walked_by_keyboard_and_by_headings(seen):
     page = seen["desktop"]
     assert page["first"], "the first thing that Tab reaches is the link that skips to the results"
@@ -802,11 +814,11 @@ def leaks(**given) -> dict:
             leaks(),
             "have an exact twin among the training rows and 1 more a near one; without these accuracy is .714, with them .734.",
         ),
-        (leaks(exact=600, near=0, clean=[]), "and 0 more a near one; no sample is left without one."),
+        (leaks(exact=600, near=0, clean=[]), "and 0 more a near one; every held-out sample has a twin."),
         (
             leaks(exact=0, near=0, clean=[], pairs=[], dedupe="near", removed=1234),
             "Leaks: 0 of 600 held-out samples have an exact twin among the training rows and 0 more a near one; dedupe = near "
-            + "had removed 1,234 training rows before.",
+            + "removed 1,234 training rows before this check.",
         ),
     ],
     ids=["some", "all", "removed"],

@@ -12,7 +12,7 @@ from prism.metrics import semantic
 from prism.models import embeddings
 from prism.rows import Example
 from prism.tasks import metrics_of
-from prism.tasks.check import take_up
+from prism.tasks.check import load_checked_spec
 from tests.conftest import SPEC, write_spec
 
 
@@ -65,15 +65,17 @@ def test_other_weights_are_another_version_and_another_place_is_not(embedder, tm
 
 
 def test_a_model_that_is_not_there_or_cannot_be_loaded(embedder, tmp_path):
-    with pytest.raises(ModelError, match=r"\./none: no sentence-transformers model under .* \[semantic\]\.model"):
+    with pytest.raises(
+        ModelError, match=r"\./none: there is no sentence-transformers model under .* \[semantic\]\.model"
+    ):
         embeddings.model_identity("./none", tmp_path)
     with pytest.raises(ModelError, match=r"nobody/nothing: the model hub cannot be reached .* \[semantic\]\.model"):
         embeddings.model_identity("nobody/nothing", tmp_path)
     (tmp_path / "modules.json").write_text("[]")
     (tmp_path / "weights.bin").write_bytes(b"pickle")
-    with pytest.raises(ModelError, match="a pickled model, which can run code"):
+    with pytest.raises(ModelError, match="a pickled model can run any code"):
         embeddings.model_identity(str(tmp_path), tmp_path)
-    with pytest.raises(ModelError, match="no sentence-transformers model can be loaded"):
+    with pytest.raises(ModelError, match="the sentence-transformers model cannot be loaded"):
         embeddings.similarities("./none", tmp_path, [("a", "b")])
 
 
@@ -86,9 +88,11 @@ def test_the_package_is_missing(monkeypatch, tmp_path):
 def test_the_metric_is_there_only_where_the_spec_names_a_model(tmp_path):
     gate = "\n[gate.tier2]\nsemantic_similarity = { gain = 0.0 }\n"
     with pytest.raises(SpecError, match="semantic_similarity: not a tier2 metric of financial_sentiment"):
-        take_up(write_spec(tmp_path, SPEC.format(data="x", model="y") + gate))
+        load_checked_spec(write_spec(tmp_path, SPEC.format(data="x", model="y") + gate))
     text = SPEC.format(data="x", model="y") + gate + '[semantic]\nmodel = "sentence-transformers/all-MiniLM-L6-v2"\n'
-    assert "tier2-semantic_similarity-gain" in [limit.id for limit in take_up(write_spec(tmp_path, text)).limits()]
+    assert "tier2-semantic_similarity-gain" in [
+        limit.id for limit in load_checked_spec(write_spec(tmp_path, text)).limits()
+    ]
 
 
 def test_a_reference_that_holds_it_is_compared_by_it():

@@ -90,7 +90,7 @@ def test_full_disk(tmp_path):
         return {}
 
     with pytest.raises(
-        StoreError, match=r"the disk is full \(.* GiB free\); free some space or name another --prism-home"
+        StoreError, match=r"the disk is full \(.* GiB free\); free some space or set another --prism-home"
     ):
         Store(tmp_path).make("adapters", IDENTITY, fill)
     assert Store(tmp_path).find("adapters", IDENTITY) is None

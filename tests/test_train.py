@@ -102,7 +102,7 @@ def test_adapter_that_changes_nothing_is_refused(loaded, tmp_path):
     _, training, _, base = loaded
     base.model = load.add_adapter(base, 42)  # LoRA starts as no change
     base.model.save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match="the adapter changes no answer of the base"):
+    with pytest.raises(ModelError, match="the adapter does not change the base's logits"):
         parity.check(base, tmp_path, training)
 
 
@@ -174,7 +174,7 @@ def test_unknown_library_option(spec_file, tmp_path, table, options, sentence):
     [
         ("lora", {"target_modules": ["q_prj"]}, r"phase1/tiny\.toml \[lora\]: .*q_prj"),
         ("lora", {"lora_alpha": "8"}, r"phase1/tiny\.toml \[lora\]: "),
-        ("sft", {"eval_strategy": "steps"}, r"phase1/tiny\.toml \[sft\]: .*mend or delete that option"),
+        ("sft", {"eval_strategy": "steps"}, r"phase1/tiny\.toml \[sft\]: .*correct or delete that option"),
         ("sft", {"chat_template_path": "none.jinja"}, r"phase1/tiny\.toml \[sft\]: .*none\.jinja"),
     ],
 )

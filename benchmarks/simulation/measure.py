@@ -1,4 +1,4 @@
-"""Simulated runs, and what PRISM makes of them, by the functions of prism.stats that `drop` is decided by."""
+"""Simulate runs and evaluate them with the functions of prism.verdicts that decide `drop`."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from prism.verdicts.losses import detectable, difference, flips, mcnemar_midp, r
 SEED = 20261123
 RUNS = {1: 10_000, 8: 10_000, 40: 2_000}  # equal models: simulated runs, by thresholds a profile
 CASES = 2_000  # comparisons behind each coverage and each power
-DROP = 0.01  # the threshold of the power columns; alarms are counted at drop = 0, where most are raised
-K_REF = 5
+DROP = 0.01  # the threshold of the power columns; alarms are counted at drop = 0, which raises most
+K_ACCEPTED = 5  # seeds of the accepted run
 SEED_SPREAD = 0.01  # standard deviation of the true score between seeds of one recipe
-COPIES = math.sqrt(0.3)  # chance that a sample is the copy of its group: ICC .3
+COPIES = math.sqrt(0.3)  # chance that a sample copies its group: ICC .3
 ACCURACY = 0.75
 SCORE = 0.2  # mean of the continuous score, u⁴ of a uniform u: skewness 1.4, a third of all below .01
-ANSWERS = 200_000  # simulated at a time: they fit a core's cache
+ANSWERS = 200_000  # simulated at a time, to fit a core's cache
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Setting:
     n: int
     metric: Literal["right/wrong", "continuous"]
     size: int = 1  # samples a group
-    seeds: int = 0  # of the new run, against K_REF of the reference; 0: one adapter each, no spread between seeds
-    shared: float = 0.8  # chance that an adapter gives a sample the answer that every adapter would
-    unlike: bool = False  # equal means, other distributions
+    seeds: int = 0  # of the new run, against K_ACCEPTED; 0: one adapter each, no spread between seeds
+    shared: float = 0.8  # chance that an adapter gives a sample the answer that all adapters share
+    unlike: bool = False  # equal means, different distributions
 
     @property
     def groups(self) -> int:
@@ -44,7 +44,7 @@ class Setting:
 
     @property
     def adapters(self) -> int:
-        return (K_REF if self.seeds else 1) + self.new
+        return (K_ACCEPTED if self.seeds else 1) + self.new
 
     @property
     def mean(self) -> float:
@@ -61,7 +61,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Share:
-    """How many of `cases` came out so, in percent."""
+    """The share of `cases` with one result, in percent."""
 
     percent: float
     cases: int
@@ -79,18 +79,18 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Found:
+class Outcome:
     setting: Setting
-    covered: dict[str, Share]  # "score", "loss": 95 % intervals that hold the truth
+    covered: dict[str, Share]  # "score", "loss": 95 % intervals that contain the truth
     alarms: dict[int, Share]  # whole runs of equal models with an alarm, by thresholds a profile
-    bootstrap: dict[int, Share]  # the same, had a bootstrap decided; where the swap test does, up to 500 groups
+    bootstrap: dict[int, Share]  # the same if a bootstrap decided; only where the swap test decides, up to 500 groups
     stated: dict[int, float]  # the detectable loss that these runs state
-    power: dict[int, Share]  # true losses of that size that are caught
+    power: dict[int, Share]  # true losses of that size that are detected
     seconds: float  # of one core
 
 
 def settings() -> list[Setting]:
-    """Those that issue and design ask for, and then some that are harder."""
+    """The settings that the design requires, and some that are harder."""
     grid = [
         Setting(n, metric, size, seeds)
         for seeds in (0, 1, 5)
@@ -111,24 +111,24 @@ def simulate(
 ) -> Iterator[numpy.ndarray]:
     """Sums of scores (comparisons, adapters, groups), in batches; the last adapters, the new run's, lose `loss`.
 
-    An answer is a uniform number of 16 bits, the one that all adapters share or the adapter's own. It is right if it
-    lies below the adapter's accuracy; the continuous score is its fourth power, scaled to the adapter's mean.
+    An answer is a uniform 16-bit number, shared by all adapters or the adapter's own. It is right if it is below the
+    adapter's accuracy; the continuous score is its fourth power, scaled to the adapter's mean.
     """
     k = setting.adapters
     new = numpy.arange(k) >= k - setting.new
 
     def scores(samples: int, means: numpy.ndarray) -> numpy.ndarray:
-        everyone = _uniform(random, (len(means), 1, samples))
+        shared = _uniform(random, (len(means), 1, samples))
         own, coin = _uniform(random, (2, len(means), k, samples))
-        answer = numpy.where(coin < int(setting.shared * 2**16), everyone, own)
+        answer = numpy.where(coin < int(setting.shared * 2**16), shared, own)
         if setting.metric == "right/wrong":
             return (answer < numpy.rint(means * 2**16).astype(numpy.uint16)[..., None]).astype(numpy.float32)
-        found = (answer / numpy.float32(2**16)) ** 2
-        found *= found
+        score = (answer / numpy.float32(2**16)) ** 2
+        score *= score
         if setting.unlike:
-            found[:, new] = answer[:, new] < int(SCORE * 2**16)
-        found *= (means / SCORE).astype(numpy.float32)[..., None]
-        return found
+            score[:, new] = answer[:, new] < int(SCORE * 2**16)
+        score *= (means / SCORE).astype(numpy.float32)[..., None]
+        return score
 
     batch = max(1, ANSWERS // (k * setting.n))
     for start in range(0, comparisons, batch):
@@ -145,13 +145,13 @@ def simulate(
 
 
 def _uniform(random: numpy.random.Generator, shape: tuple[int, ...]) -> numpy.ndarray:
-    """16-bit numbers, four to a draw."""
+    """Uniform 16-bit numbers, four per draw."""
     count = math.prod(shape)
     drawn = random.integers(0, 2**64, -(-count // 4), dtype=numpy.uint64)
     return drawn.view(numpy.uint16)[:count].reshape(shape)
 
 
-# What PRISM makes of them
+# Evaluation by PRISM
 
 
 def mean(sums: numpy.ndarray) -> numpy.ndarray:
@@ -159,34 +159,36 @@ def mean(sums: numpy.ndarray) -> numpy.ndarray:
 
 
 def coverage(setting: Setting, cases: int, random: numpy.random.Generator) -> tuple[dict[str, Share], Error]:
-    """How often 95 % intervals of equal models hold the new run's score and its loss, 0; and the typical error."""
+    """How often 95 % intervals of equal models contain the new run's score and its loss, 0; and the mean error."""
     right_or_wrong = setting.metric == "right/wrong"
     scores: list[tuple[numpy.ndarray, list[float]]] = []
     losses, errors = [], []
     for batch in simulate(setting, cases, 0.0, random):
         for sums in numpy.stack([batch, numpy.full_like(batch, setting.size)], -1).astype(float):
-            reference, new = sums[: -setting.new], sums[-setting.new :]
+            accepted, new = sums[: -setting.new], sums[-setting.new :]
             if setting.seeds:
-                loss = recipes(reference, new, mean, right_or_wrong=right_or_wrong)
+                loss = recipes(accepted, new, mean, right_or_wrong=right_or_wrong)
             elif setting.binomial:
-                change = new[0, :, 0] - reference[0, :, 0]
+                change = new[0, :, 0] - accepted[0, :, 0]
                 loss = flips(int((change > 0).sum()), int((change < 0).sum()), setting.n)
             else:
-                loss = difference(reference, new, mean, right_or_wrong=right_or_wrong)
+                loss = difference(accepted, new, mean, right_or_wrong=right_or_wrong)
             assert loss.error
             losses.append(loss.low <= 0 <= loss.high)
             errors.append(astuple(loss.error))
             scores.append((new[..., 0].mean(0), mean(new.sum(-2)).tolist()))
     covered = {"loss": Share.of(losses)}
-    if setting.seeds != 1:  # a single seed tells nothing of its recipe's score
-        covered["score"] = Share.of([low <= setting.mean <= high for low, high in _of_scores(setting, scores)])
+    if setting.seeds != 1:  # a single seed gives no interval of its recipe's score
+        covered["score"] = Share.of([low <= setting.mean <= high for low, high in _score_intervals(setting, scores)])
     return covered, Error(*(float(part) for part in numpy.mean(errors, axis=0)))
 
 
-def _of_scores(setting: Setting, scores: list[tuple[numpy.ndarray, list[float]]]) -> Iterator[tuple[float, float]]:
+def _score_intervals(
+    setting: Setting, scores: list[tuple[numpy.ndarray, list[float]]]
+) -> Iterator[tuple[float, float]]:
     """Intervals of single scores, from sums over groups and the score of each seed.
 
-    The bootstrap's are of 2,000 resamples, plenty for tails of 2.5 %.
+    The bootstrap uses 2,000 resamples, plenty for tails of 2.5 %.
     """
     if setting.binomial:
         yield from (wilson(sums.sum(), setting.n) for sums, _ in scores)
@@ -194,21 +196,21 @@ def _of_scores(setting: Setting, scores: list[tuple[numpy.ndarray, list[float]]]
     sizes = numpy.full(setting.groups, setting.size)
     resampled = resampled_sums(numpy.stack([*(sums for sums, _ in scores), sizes], 1), 2_000)
     for i, (sums, values) in enumerate(scores):
-        found = over_seeds(bca(numpy.stack([sums, sizes], 1), resampled[:, [i, -1]], mean), values)
-        yield found.low, found.high
+        estimate = over_seeds(bca(numpy.stack([sums, sizes], 1), resampled[:, [i, -1]], mean), values)
+        yield estimate.low, estimate.high
 
 
 @dataclass(frozen=True)
 class Compared:
-    """Estimated losses, and what decides each: p, or with seeds the error."""
+    """Estimated losses, and the p that decides each, or with seeds the error."""
 
     loss: numpy.ndarray
     p: numpy.ndarray
     error: Error | None = None
-    bootstrap: numpy.ndarray | None = None  # p by the share of resamples without a loss, in place of the swap test's
+    bootstrap: numpy.ndarray | None = None  # p as the share of resamples without a loss, instead of the swap test's
 
     def fails(self, drop: float, alpha: float) -> numpy.ndarray:
-        if self.error:  # the loss is beyond its reach exactly where p is below alpha
+        if self.error:  # the loss exceeds its reach exactly if p is below alpha
             return (self.loss > drop) & (self.loss > self.error.reach(alpha))
         return (self.loss > drop) & (self.p <= alpha)
 
@@ -218,11 +220,11 @@ def compare(
 ) -> Compared:
     """Simulate comparisons and test them, all at once.
 
-    The swap test runs only where its p may be small enough to matter: t above 1.2 in the first `single` comparisons,
-    which are held to .05, above 1.9 in the others, which are held to .05/8 at most. Elsewhere p is left at 1.
+    The swap test runs only if its p may be small enough to matter: t above 1.2 in the first `single` comparisons,
+    whose level is .05, above 1.9 in the others, whose level is at most .05/8. Otherwise p stays 1.
     """
-    losses, ps, values, products, kept = [], [], [], [], []
-    done = 0
+    losses, ps, values, products, tested = [], [], [], [], []
+    simulated = 0
     for sums in simulate(setting, cases, true_loss, random):
         value = sums.sum(-1, dtype=float) / (setting.groups * setting.size)
         if setting.seeds:
@@ -235,43 +237,43 @@ def compare(
             p = mcnemar_midp((change < 0).sum(-1), (change > 0).sum(-1))[0]
         else:
             t = loss / (change.std(-1, ddof=1) / setting.size / math.sqrt(setting.groups))
-            p = numpy.where(t > numpy.where(done + numpy.arange(len(t)) < single, 1.2, 1.9), numpy.nan, 1.0)
-            kept.append(sums[numpy.isnan(p)])
+            p = numpy.where(t > numpy.where(simulated + numpy.arange(len(t)) < single, 1.2, 1.9), numpy.nan, 1.0)
+            tested.append(sums[numpy.isnan(p)])
         losses.append(loss)
         ps.append(p)
-        done += len(loss)
+        simulated += len(loss)
     if setting.seeds:
         all_values = numpy.concatenate(values)
         covariance = numpy.concatenate(products) - all_values[..., None] * all_values[..., None, :]
-        loss, error = recipe_error(all_values, covariance / (setting.groups - 1), K_REF, setting.groups)
+        loss, error = recipe_error(all_values, covariance / (setting.groups - 1), K_ACCEPTED, setting.groups)
         return Compared(loss, numpy.empty(0), error)
     loss, p = numpy.concatenate(losses), numpy.concatenate(ps)
     if setting.binomial:
         return Compared(loss, p)
-    matter, pairs = numpy.isnan(p), numpy.concatenate(kept)
+    undecided, pairs = numpy.isnan(p), numpy.concatenate(tested)
     bootstrap = None
     if true_loss == 0 and setting.groups <= 500:
         bootstrap = p.copy()
         resampled = resampled_sums((pairs[:, 0] - pairs[:, 1]).T.astype(float))
-        bootstrap[matter] = (1 + (resampled <= 0).sum(0)) / (1 + len(resampled))
-    p[matter] = swap(setting, pairs)
+        bootstrap[undecided] = (1 + (resampled <= 0).sum(0)) / (1 + len(resampled))
+    p[undecided] = swap(setting, pairs)
     return Compared(loss, p, bootstrap=bootstrap)
 
 
 def swap(setting: Setting, pairs: numpy.ndarray, at_once: int = 1_000) -> numpy.ndarray:
-    """The swap test's p of (comparisons, 2, groups); they share their coins, as PRISM's runs all do."""
+    """The swap test's p of (comparisons, 2, groups); they share their swaps, as all of PRISM's runs do."""
     ps = []
     for start in range(0, len(pairs), at_once):
-        reference, new = pairs[start : start + at_once].astype(float).transpose(1, 2, 0)
-        swapped = swapped_sums(reference, new)
-        for i in range(reference.shape[1]):
+        accepted, new = pairs[start : start + at_once].astype(float).transpose(1, 2, 0)
+        swapped = swapped_sums(accepted, new)
+        for i in range(accepted.shape[1]):
             one = slice(i, i + 1)
-            ps.append(swap_p(reference[:, one], new[:, one], swapped[:, one], lambda sums: sums[..., 0] / setting.n))
+            ps.append(swap_p(accepted[:, one], new[:, one], swapped[:, one], lambda sums: sums[..., 0] / setting.n))
     return numpy.array(ps)
 
 
-def measure(setting: Setting, number: int, scale: float) -> Found:
-    """All figures of one setting. `number` seeds it, so that they depend on neither the process nor the order."""
+def measure(setting: Setting, number: int, scale: float) -> Outcome:
+    """All figures of one setting. `number` seeds it, so that they do not depend on the process or the order."""
     start = time.process_time()
     random = numpy.random.default_rng([SEED, number])
     runs = {m: int(count * scale) for m, count in RUNS.items()}
@@ -285,4 +287,4 @@ def measure(setting: Setting, number: int, scale: float) -> Found:
             bootstrap[m] = Share.of((equal.bootstrap <= 0.05 / m)[: m * count].reshape(count, m).any(1))
         stated[m] = detectable(DROP, error, 0.05 / m)
         power[m] = Share.of(compare(setting, cases, stated[m], random, single=cases).fails(DROP, 0.05 / m))
-    return Found(setting, covered, alarms, bootstrap, stated, power, time.process_time() - start)
+    return Outcome(setting, covered, alarms, bootstrap, stated, power, time.process_time() - start)

@@ -1,7 +1,7 @@
-"""How long phase 3 takes to score: `python -m benchmarks.speed.finance_scoring [ANSWERS]`, on one core.
+"""How long does scoring phase 3 take? `python -m benchmarks.speed.finance_scoring [ANSWERS]`, on one core.
 
-Answers to the bundled questions, right and wrong in turn, each different from all others so that no cache helps; scored
-once by every metric of tiers 1 and 2, loading included.
+The answers to the bundled questions alternate between right and wrong, and are all different, so that no cache helps.
+Every metric of tiers 1 and 2 scores them once, including its loading.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def main(n: int) -> None:
     examples = [replace(known[i % len(known)], id=str(i)) for i in range(n)]
     answers = []
     for i, example in enumerate(examples):
-        said, _, quote = (example if i % 2 else examples[i - 1]).reference.partition("\n")
-        answers.append(f"{said} \n{quote}{' ' * (i // len(known))}\nin {i}" if i % 3 else f"{i} - {said}\n{quote}")
+        text, _, quote = (example if i % 2 else examples[i - 1]).reference.partition("\n")
+        answers.append(f"{text} \n{quote}{' ' * (i // len(known))}\nin {i}" if i % 3 else f"{i} - {text}\n{quote}")
     began = time.process_time()
     for metric in finance_qa.METRICS:
         start = time.process_time()

@@ -1,11 +1,11 @@
-"""PRISM's path, plain TRL and transformers, and Unsloth's notebook defaults, side by side on the GPU at hand.
+"""Compare the speed of PRISM, plain TRL and transformers, and Unsloth's notebook defaults on this machine's GPU.
 
     python -m benchmarks.speed.gpu --out FILE
 
-Each contender runs in a process of its own on a random-weight twin (fixtures/make/twin.py) and bundled flashcards, and
-says one line of JSON; the Markdown table is made of those. Training is counted from the fourth step on, generation from
-the second pass on, so that compiling and loading stay out; what they cost are columns of their own: seconds of the first
-step or pass in a new process, and of one more pass with all that PRISM sets up for it.
+Each contender runs in its own process on a random-weight twin (fixtures/make/twin.py) and bundled flashcards, and
+prints one line of JSON; the Markdown table is made from these lines. Training counts from the fourth step, generation
+from the second pass, to exclude compiling and loading. Their cost has its own columns: seconds of the first step or
+pass in a new process, and of one more pass with all of PRISM's set-up.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from prism.store.provenance import versions
 ROOT = Path(__file__).resolve().parents[2]
 STEP_TOKENS, STEPS, WARM = 16_384, 9, 3
 PROMPTS, NEW_TOKENS = 512, 64
-QUESTIONS = 17  # asked in one prompt: about 190 tokens, as long as a published task's with its instructions
+QUESTIONS = 17  # in one prompt: about 190 tokens, as long as a prompt of a published task with its instructions
 LORA = {
     "r": 16,
     "lora_alpha": 32,
@@ -39,7 +39,7 @@ LORA = {
 PACKED = {"packing": True, "per_device_train_batch_size": STEP_TOKENS // 1024}
 PADDED = {"packing": False, "per_device_train_batch_size": 16, "gradient_accumulation_steps": 15}
 FAST = {
-    "optim": "adamw_torch_fused",  # adamw_8bit launches a kernel a matrix: 27 ms of a step of 318
+    "optim": "adamw_torch_fused",  # adamw_8bit launches one kernel per matrix: 27 ms of a step of 318 ms
     "torch_compile": True,
     "use_liger_kernel": True,
     "liger_kernel_config": {"rope": False, "rms_norm": False, "swiglu": False, "fused_linear_cross_entropy": True},
@@ -49,7 +49,7 @@ FOUR, EIGHT, HALF = {"load_in_4bit": True}, {"load_in_8bit": True}, {}
 LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "unsloth", "liger-kernel")
 SMALL_MODEL, LARGE_MODEL = "Qwen2.5-1.5B", "Qwen3-4B"
 
-# name: (what, whose, twin, [model] options, options of the work)
+# name: (job, library, twin, [model] options, options of the job)
 CONTENDERS: dict[str, tuple[str, str, str, dict[str, Any], dict[str, Any]]] = {
     "PRISM: 4-bit, packed, compiled, fused loss": ("train", "prism", SMALL_MODEL, FOUR, PACKED | FAST),
     "plain TRL: 4-bit, padded, checkpointing": (
@@ -124,11 +124,11 @@ def spec_for(folder: str, options: dict[str, Any], sft: dict[str, Any], rows: in
 
 
 def run(name: str, twin: str) -> dict[str, Any]:
-    """One contender, in this process, on one GPU."""
-    workers.alone()
-    what, whose, _, options, work = CONTENDERS[name]
-    if whose != "unsloth":
-        sys.modules["unsloth"] = None  # type: ignore[assignment]  # as if it were not installed
+    """Run one contender in this process on one GPU."""
+    workers.use_one_gpu()
+    what, library, _, options, work = CONTENDERS[name]
+    if library != "unsloth":
+        sys.modules["unsloth"] = None  # type: ignore[assignment]  # as if it was not installed
     from prism.models import load, packing
     from prism.rows.examples import load_examples
     from prism.tasks import load_task
@@ -136,21 +136,21 @@ def run(name: str, twin: str) -> dict[str, Any]:
     # ruff: isort: split
     import torch
 
-    if what == "train" and whose == "plain":
-        packing.worn = lambda *_: nullcontext()  # type: ignore[assignment]  # TRL as it comes
+    if what == "train" and library == "plain":
+        packing.packed_attention = lambda *_: nullcontext()  # type: ignore[assignment]  # unpatched TRL
     spec = spec_for(twin, options, work if what == "train" else {"gradient_checkpointing": False}, 1_000)
     cards = load_examples(spec, load_task(spec.task), ROOT)[0]
-    began = time.perf_counter()
+    start = time.perf_counter()
     base = load.load(spec, ROOT)
     torch.cuda.synchronize()
-    found: dict[str, Any] = {"load_s": time.perf_counter() - began, "load_gib": torch.cuda.memory_allocated() / 2**30}
+    found: dict[str, Any] = {"load_s": time.perf_counter() - start, "load_gib": torch.cuda.memory_allocated() / 2**30}
     torch.cuda.reset_peak_memory_stats()
-    found |= train(base, cards) if what == "train" else answer(base, cards, whose, work, options)
+    found |= train(base, cards) if what == "train" else answer(base, cards, library, work, options)
     return found | {"peak_gib": torch.cuda.max_memory_allocated() / 2**30, "gpu": torch.cuda.get_device_name()}
 
 
 def train(base: Any, cards: list[Any]) -> dict[str, Any]:
-    """Real (unpadded) tokens a second, counted from step WARM on."""
+    """Real (unpadded) tokens per second, from step WARM."""
     from prism.models import train
 
     times = [time.perf_counter()]
@@ -166,13 +166,13 @@ def train(base: Any, cards: list[Any]) -> dict[str, Any]:
     }
 
 
-def answer(base: Any, cards: list[Any], whose: str, work: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-    """New tokens a second in steady state; seconds of the first pass, and of one more with all that a pass sets up."""
+def answer(base: Any, cards: list[Any], library: str, work: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    """New tokens per second in steady state; seconds of the first pass, and of one more with its set-up."""
     import torch
 
     from prism.models import decode, generate, load
 
-    if options and whose == "prism":
+    if options and library == "prism":
         base.model = load.add_adapter(base, 42)
         for name, weight in base.model.named_parameters():
             if "lora_B" in name:
@@ -180,42 +180,42 @@ def answer(base: Any, cards: list[Any], whose: str, work: dict[str, Any], option
     cards = [_longer(cards, n, work.get("questions", QUESTIONS)) for n in range(PROMPTS)]
     encoded = sorted((generate.encode(base, card) for card in cards), key=len, reverse=True)
     widths: dict[str, Any] = {"prompt_tokens": [min(map(len, encoded)), max(map(len, encoded))]}
-    if whose == "prism":
+    if library == "prism":
         passes = []
         for _ in range(2):
             with tempfile.TemporaryDirectory() as folder:
-                began = time.perf_counter()
+                start = time.perf_counter()
                 notes = generate.answers(base, base.model, cards, Path(folder))
-                passes.append(time.perf_counter() - began)
+                passes.append(time.perf_counter() - start)
         if many := work.get("many"):
             more = [cards[n % PROMPTS] for n in range(many)]
             with tempfile.TemporaryDirectory() as folder:
-                began = time.perf_counter()
+                start = time.perf_counter()
                 generate.answers(base, base.model, more, Path(folder))
-                widths |= {"many": many, "many_rate": many * NEW_TOKENS / (time.perf_counter() - began)}
+                widths |= {"many": many, "many_rate": many * NEW_TOKENS / (time.perf_counter() - start)}
         decoder = decode.Decoder(base.model, PROMPTS, max(map(len, encoded)) + NEW_TOKENS)
         rates = []
         for _ in range(3):
-            began = time.perf_counter()
-            said = decoder.answer(encoded, NEW_TOKENS, [base.tokenizer.pad_token_id])
-            rates.append(sum(map(len, said)) / (time.perf_counter() - began))
+            start = time.perf_counter()
+            answers = decoder.answer(encoded, NEW_TOKENS, [base.tokenizer.pad_token_id])
+            rates.append(sum(map(len, answers)) / (time.perf_counter() - start))
         return widths | notes | {"rate": rates[-1], "start_s": passes[0], "again_s": passes[1]}
-    if whose == "unsloth":
+    if library == "unsloth":
         from unsloth import FastLanguageModel
 
         FastLanguageModel.for_inference(base.model)
     seconds = []
     with torch.no_grad():
         for _ in range(2):
-            began, produced = time.perf_counter(), 0
-            for start in range(0, PROMPTS, work["batch"]):
-                prompt = generate.pad(base, encoded[start : start + work["batch"]])
+            start, produced = time.perf_counter(), 0
+            for offset in range(0, PROMPTS, work["batch"]):
+                prompt = generate.pad(base, encoded[offset : offset + work["batch"]])
                 whole = base.model.generate(
                     **prompt, do_sample=False, min_new_tokens=NEW_TOKENS, max_new_tokens=NEW_TOKENS
                 )
                 produced += (whole.shape[1] - prompt["input_ids"].shape[1]) * len(whole)
             torch.cuda.synchronize()
-            seconds.append(time.perf_counter() - began)
+            seconds.append(time.perf_counter() - start)
     return widths | {"rate": produced / seconds[1], "start_s": seconds[0], "again_s": seconds[1]}
 
 
@@ -226,7 +226,7 @@ def _longer(cards: list[Any], n: int, questions: int) -> Any:
 
 
 def table(found: dict[str, dict[str, Any]]) -> str:
-    """The contenders by what they do; of PRISM's line with the same base and questions, how much faster it is."""
+    """The contenders by job, and how much faster PRISM is with the same base and questions."""
 
     def work(name: str) -> tuple[Any, ...]:
         what, _, twin, options, asked = CONTENDERS[name]
@@ -261,7 +261,7 @@ def table(found: dict[str, dict[str, Any]]) -> str:
 
 
 def page(found: dict[str, dict[str, Any]]) -> str:
-    """The tables, under the machine and the libraries, and over what many prompts took with all set-up."""
+    """The machine and libraries, the tables, then the speed with many prompts including set-up."""
     gpu = next((line["gpu"] for line in found.values() if "gpu" in line), "no GPU")
     libraries = ", ".join(f"{name} {number}" for name, number in versions(LIBRARIES).items())
     many = "".join(
@@ -274,10 +274,10 @@ def page(found: dict[str, dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed.gpu", description=__doc__)
-    parser.add_argument("--only", action="append", help="contenders whose name holds this; may be given several times")
-    parser.add_argument("--layers", type=int, help="twins of fewer layers; only to try it")
-    parser.add_argument("--twins", type=Path, help="where the twins are, or are to be written")
-    parser.add_argument("--out", type=Path, help="write the table there, too")
+    parser.add_argument("--only", action="append", help="run only contenders with this in their name (repeatable)")
+    parser.add_argument("--layers", type=int, help="use twins with fewer layers, for a quick trial")
+    parser.add_argument("--twins", type=Path, help="the folder of the twins; missing ones are written there")
+    parser.add_argument("--out", type=Path, help="also write the table to this file")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     given = parser.parse_args()
     twins = given.twins or Path(tempfile.mkdtemp())
@@ -293,15 +293,15 @@ def main() -> None:
 
             make(twin, twins / twin, given.layers)
         command = [sys.executable, "-m", "benchmarks.speed.gpu", "--one", name, "--twins", str(twins)]
-        began = time.perf_counter()
+        start = time.perf_counter()
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
         try:
             found[name] = json.loads(done.stdout.strip().splitlines()[-1])
         except (IndexError, ValueError):
             found[name] = {"error": (done.stderr.strip().splitlines() or ["no output"])[-1][:200]}
             print(done.stderr[-3000:], file=sys.stderr)
-        print(f"{time.perf_counter() - began:6.1f} s  {name}: {json.dumps(found[name])}", flush=True)
-        if given.out:  # after each: a lease may end before the last
+        print(f"{time.perf_counter() - start:6.1f} s  {name}: {json.dumps(found[name])}", flush=True)
+        if given.out:  # after each contender, because a GPU lease may end early
             given.out.write_text(page(found), encoding="utf-8")
     print(page(found))
 

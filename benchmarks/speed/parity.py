@@ -1,10 +1,10 @@
-"""Do answers hang on the path that gives them? The nano model's, by the captured step and by transformers' `generate`.
+"""Do answers of the nano model depend on the path: the captured step or transformers' `generate`?
 
     python -m benchmarks.speed.parity
 
-Greedy answers of at most 24 tokens by the untrained base to held-out questions of three phases (of phase 1 a label's
-length, of phase 2 sentences), in float32 and bfloat16; each path against `generate` asked one question at a time. Runs on
-a CPU as well, where the step is not captured.
+The untrained base gives greedy answers of at most 24 tokens to held-out questions of three phases (labels in phase 1,
+sentences in phase 2), in float32 and bfloat16; each path is compared with `generate` on one question at a time. It runs
+on a CPU, too, but does not capture the step there.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from prism.verdicts.intervals import wilson
 
 ROOT = Path(__file__).resolve().parents[2]
 NEW_TOKENS = 24
-sys.modules["unsloth"] = None  # type: ignore[assignment]  # its patches change the model that is compared with
+sys.modules["unsloth"] = None  # type: ignore[assignment]  # its patches would change the model
 
 
 def cut(ids: list[int], ends: list[int]) -> list[int]:
     return ids[: next((n for n, token in enumerate(ids) if token in ends), len(ids))]
 
 
-def said(base: Any, encoded: list[list[int]], batch: int) -> list[list[int]]:
+def generated(base: Any, encoded: list[list[int]], batch: int) -> list[list[int]]:
     """Token ids by `generate`, `batch` questions at a time."""
     from prism.models import generate
 
@@ -43,7 +43,7 @@ def said(base: Any, encoded: list[list[int]], batch: int) -> list[list[int]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed.parity", description=__doc__)
-    parser.add_argument("--questions", type=int, default=500, help="of each phase, at most")
+    parser.add_argument("--questions", type=int, default=500, help="the maximum per phase")
     given = parser.parse_args()
 
     import torch
@@ -65,15 +65,15 @@ def main() -> None:
         encoded = sorted((generate.encode(base, example) for example in held_out), key=len, reverse=True)
         ends = numpy.atleast_1d(base.model.generation_config.eos_token_id).tolist()
         with torch.no_grad(), sdpa_kernel(generate.ATTENTION):
-            alone = [cut(ids, ends) for ids in said(base, encoded, 1)]
+            alone = [cut(ids, ends) for ids in generated(base, encoded, 1)]
             paths = {
                 "captured step": decode.Decoder(base.model, len(encoded), len(encoded[0]) + NEW_TOKENS).answer(
                     encoded, NEW_TOKENS, ends
                 ),
-                "generate, batch 128": said(base, encoded, 128),
+                "generate, batch 128": generated(base, encoded, 128),
             }
         for name, found in paths.items():
-            same = sum(cut(ids, ends) == wanted for ids, wanted in zip(found, alone))
+            same = sum(cut(ids, ends) == expected for ids, expected in zip(found, alone))
             low, high = wilson(same, len(alone))
             share, interval = f"{same / len(alone):.1%}", f"{low:.1%} to {high:.1%}"
             rows.append([dtype, phase, name, f"{same} of {len(alone)}", share, interval])

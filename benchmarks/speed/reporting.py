@@ -1,7 +1,7 @@
-"""How long does a report take? Ten phases of 10,000 samples each, and again with the pictures in the store.
+"""How long does a report take? Ten phases of 10,000 samples each, and again with the figures in the store.
 
-The aim: at most 15 seconds, report.html at most 5 MB. Rows are the bundled headlines, repeated; answers are drawn, then
-scored by the code that scores a run's. What is timed is what a run does after its last test.
+The target: at most 15 seconds, and report.html at most 5 MB. The rows are the bundled headlines, repeated; the answers
+are random, and scored by the code of a real run. The time covers everything that a run does after its last test.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TUNED = dict.fromkeys((42, 43, 44), (0.75, 0.01))
 
 
 def made_up(n: int) -> tuple[Result, list[dict]]:
-    """A spec's result and its samples, with every part that a report shows."""
+    """The result and samples of a spec, with every part that a report shows."""
     spec = load_spec(ROOT / "benchmarks" / "specs" / "phase1" / "nano.toml")
     task, random = load_task(spec.task), numpy.random.default_rng(spec.seed)
     rows = load_examples(spec, task, ROOT)[1]
@@ -43,17 +43,17 @@ def made_up(n: int) -> tuple[Result, list[dict]]:
         other = {"unparsable": ["I cannot say"], "any": task.labels}
         return [e.reference if what == "right" else random.choice(other[what]) for e, what in zip(asked, chosen)]
 
-    said = {name: answers(*shares) for name, shares in KINDS.items()}
+    controls = {name: answers(*shares) for name, shares in KINDS.items()}
     tuned = {seed: answers(*shares) for seed, shares in TUNED.items()}
-    before = said.pop("baseline")
-    shown = {"baseline": before, "tuned": tuned[42], **said}
-    stated = [dict(zip(task.labels, row)) for row in numpy.log(random.dirichlet([1, 1, 1], n))]
+    before = controls.pop("baseline")
+    shown = {"baseline": before, "tuned": tuned[42], **controls}
+    likelihoods = [dict(zip(task.labels, row)) for row in numpy.log(random.dirichlet([1, 1, 1], n))]
     details = {
         "answers": {name: task.details(asked, found) for name, found in shown.items()},
         "loss": {str(seed): [[i, 3 * math.exp(-i / 300) + random.random()] for i in range(2000)] for seed in tuned},
-        "calibration": {"baseline": reliability(stated, [example.reference for example in asked])},
+        "calibration": {"baseline": reliability(likelihoods, [example.reference for example in asked])},
     }
-    records = tuple(score(spec, task.metrics, asked, "0" * 64, before, tuned, said))
+    records = tuple(score(spec, task.metrics, asked, "0" * 64, before, tuned, controls))
     result = Result(spec.phase, spec.name, spec.title, spec.profile, records, details, {"seconds": {"baseline": 1.0}})
     return result, samples(task.metrics, asked, before, tuned[42])
 
@@ -63,14 +63,14 @@ def main() -> None:
     parser.add_argument("--phases", type=int, default=10)
     parser.add_argument("--samples", type=int, default=10_000)
     options = parser.parse_args()
-    result, kept = made_up(options.samples)
+    result, sample_rows = made_up(options.samples)
     results = tuple(replace(result, phase=f"phase{i}") for i in range(options.phases))
     run = Run("speed", results, True, "", "pass", "made up", "python -m benchmarks.speed.reporting", {})
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for what in ("first", "with its pictures in the store"):
+        for what in ("first", "with its figures in the store"):
             wall, processor = time.perf_counter(), time.process_time()
-            report.write(Path(folder), run, {found.id: kept for found in results}, Store(Path(folder) / "home"))
+            report.write(Path(folder), run, {found.id: sample_rows for found in results}, Store(Path(folder) / "home"))
             spent = [time.perf_counter() - wall, time.process_time() - processor]
             sizes = [(Path(folder) / name).stat().st_size / 1e6 for name in ("report.html", "report.md")]
             rows.append([what, *spent, *sizes, peak_memory_gib()])

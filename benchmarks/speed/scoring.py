@@ -1,17 +1,17 @@
-"""How long do 2,000 answers take on tiers 1 and 2? Generated text; fails above the budget.
+"""How long does scoring 2,000 generated answers on tiers 1 and 2 take? The exit code is 1 above the budget.
 
     python -m benchmarks.speed.scoring
 
-Seconds are of one core's time, so that other work on the machine does not count. Two figures a tier: one set of answers
-scored by every metric, which the budget is for; and what a run does, which is baseline and tuned answers, shuffled
-references and bootstrap intervals.
+Seconds are CPU time of one core, so that other load does not count. There are two figures per tier: every metric on one
+set of answers, which the budget limits; and a whole run's scoring, with baseline and tuned answers, shuffled references
+and bootstrap intervals.
 """
 
 from __future__ import annotations
 
 import os
 
-os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"  # read when numpy is imported
+os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"  # numpy reads them on import
 
 import random
 import sys
@@ -51,7 +51,7 @@ def main() -> int:
 
 
 def labels(chance: random.Random) -> tuple[list[Example], list[str], list[str]]:
-    """Long answers, of which most name a label."""
+    """Long answers; most name a label."""
     examples = [example(i, chance.choice(LABELS)) for i in range(ANSWERS)]
     answers = [[f"{chance.choice([*LABELS, 'unsure'])} {text(chance)}" for _ in examples] for _ in range(2)]
     return examples, *answers
@@ -67,7 +67,7 @@ def example(place: int, reference: str) -> Example:
 
 
 def text(chance: random.Random) -> str:
-    """5 to 60 words, of the lexicon, common or made up, so that stemming and the search for terms have work to do."""
+    """5 to 60 words from the lexicon, common or made up, so that stemming and term search have work to do."""
     words: list[str] = []
     length = chance.randint(5, WORDS)
     while len(words) < length:

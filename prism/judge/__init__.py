@@ -1,6 +1,6 @@
-"""What a language model is asked to grade: the metrics' definitions, the answers, and the grades.
+"""What a judge (a language model) grades: the metrics' definitions, the answers, and the grades.
 
-Light to import, since tasks name their definitions here; the asking is in `grading` and `asking`.
+Cheap to import, since tasks name their definitions here; `grading` and `asking` send the requests.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Definition:
-    """What is graded. With steps it is a GEval of that name, without steps DeepEval's own metric of that name.
+    """A metric that a judge grades: a GEval of this name if it has steps, else DeepEval's own metric of this name.
 
-    `reads` says what an answer is held against: the reference, the context that it should come from, or neither.
+    `reads` is what an answer is compared with: the reference, the context that it should come from, or neither.
     """
 
     name: str
     steps: tuple[str, ...] = ()
-    version: int = 1  # raise it when the same answers should be graded anew
+    version: int = 1  # raise it to grade the same answers again
     reads: Literal["reference", "context", "nothing"] = "reference"
 
     @property
@@ -28,12 +28,12 @@ class Definition:
 
     @property
     def requests(self) -> int:
-        """Requests a sample. DeepEval's own metrics first ask for statements (or truths and claims), then for verdicts."""
+        """Requests per sample. DeepEval's own metrics ask for statements (or truths and claims), then for verdicts."""
         return 1 if self.steps else 3 if self.reads == "context" else 2
 
 
 def _steps(text: str) -> tuple[str, ...]:
-    """One step a paragraph."""
+    """One step per paragraph."""
     return tuple(" ".join(step.split()) for step in text.strip().split("\n\n"))
 
 
@@ -91,8 +91,8 @@ SUPPORTED = Definition(
 ANSWER_RELEVANCY = Definition("Answer Relevancy", reads="nothing")
 FAITHFULNESS = Definition("Faithfulness", reads="context")
 DEFINITIONS = {
-    found.metric: found
-    for found in (MEDICAL_CORRECTNESS, SENTIMENT_CORRECTNESS, SUPPORTED, ANSWER_RELEVANCY, FAITHFULNESS)
+    definition.metric: definition
+    for definition in (MEDICAL_CORRECTNESS, SENTIMENT_CORRECTNESS, SUPPORTED, ANSWER_RELEVANCY, FAITHFULNESS)
 }
 
 
@@ -104,12 +104,12 @@ class Case:
     question: str
     answer: str
     reference: str
-    context: str = ""  # what the answer should come from, where that is graded
+    context: str = ""  # what the answer should come from, if that is graded
 
 
 @dataclass(frozen=True)
 class Grade:
-    """A score in [0, 1] with the judge's reason, or None with the reason why there is none."""
+    """A score in [0, 1] with the judge's reason, or None with the reason why there is no score."""
 
     id: str
     score: float | None

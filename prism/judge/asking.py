@@ -1,7 +1,7 @@
-"""Ask a judge model one prompt at a time: an OpenAI-compatible endpoint, or a transformers model in a local folder.
+"""Send prompts to a judge: an OpenAI-compatible endpoint, or a transformers model in a local folder.
 
-Which judge it is, is said in words and never guessed from the environment. Patience, retries and the rate limit live
-here, so that `grading` may speak of grades alone.
+The judge is named explicitly, never guessed from the environment. Timeouts, retries and the rate limit are handled
+here, so that `grading` handles only grades.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ NOT_CONFIGURED = (
     "--prism-judge local:FOLDER, or set PRISM_JUDGE"
 )
 OPENAI = "https://api.openai.com/v1"
-SHORTEST_WAIT = 2.0  # seconds: no request is given up sooner, however fast the others are
-CONNECT = 10.0  # seconds for a connection; an answer may take longer
-KNOWN_AFTER = 10  # answers, from which on their median says how long an answer takes
-REPLY_TOKENS = 512  # a local judge's reply: a score and two sentences fit four times
+MIN_TIMEOUT = 2.0  # seconds, however fast the other requests are
+CONNECT_TIMEOUT = 10.0  # seconds; an answer may take longer
+KNOWN_AFTER = 10  # answers; after so many, their median sets the timeout
+REPLY_TOKENS = 512  # of a local judge's reply: four times a score and two sentences
 
 
 class JudgeError(PrismError):
-    """The judge cannot be asked at all: no key, no endpoint, no such model."""
+    """The judge cannot be used at all: no key, no endpoint, no such model."""
 
 
 class NotGraded(Exception):
-    """One sample got no grade. `final`: the judge has answered, and asking again would only cost again."""
+    """One sample got no grade. `final`: the judge has answered, so asking again would only cost more."""
 
     def __init__(self, reason: str, *, final: bool) -> None:
         super().__init__(reason)
@@ -52,7 +52,7 @@ class NotGraded(Exception):
 
 @dataclass(frozen=True)
 class Choice:
-    """The judge that somebody chose, and how hard it may be asked."""
+    """The chosen judge and its request limits."""
 
     kind: Literal["openai", "endpoint", "local"]
     model: str
@@ -69,11 +69,11 @@ class Choice:
         return f"{self.kind}:{Path(self.model).name if self.kind == 'local' else self.model}"
 
     def identity(self) -> dict[str, str]:
-        """What determines its grades. The address does not: the same model elsewhere is the same judge."""
+        """What determines its grades. The address does not: the same model at another address is the same judge."""
         return _local_identity(self.model) if self.kind == "local" else {"kind": self.kind, "model": self.model}
 
 
-@cache  # a judge's weights are some gigabytes, and every set of grades asks for this
+@cache  # hashes gigabytes of weights, and every set of grades needs it
 def _local_identity(folder: str) -> dict[str, str]:
     from prism.store.provenance import versions
     from prism.store.sources import base_identity
@@ -82,10 +82,10 @@ def _local_identity(folder: str) -> dict[str, str]:
 
 
 def choose(text: str | None, environ: Mapping[str, str] = os.environ) -> Choice | None:
-    """The judge that an option or PRISM_JUDGE names, or None where neither does.
+    """The judge that an option or PRISM_JUDGE names, or None if neither does.
 
-    `openai:MODEL` takes its key from OPENAI_API_KEY, `http://HOST:PORT/v1#MODEL` from PRISM_JUDGE_API_KEY (none is
-    needed where the server asks for none), `local:FOLDER` needs no key. PRISM_JUDGE_PRICE sets a price.
+    `openai:MODEL` takes its key from OPENAI_API_KEY, `http://HOST:PORT/v1#MODEL` from PRISM_JUDGE_API_KEY (if the
+    server needs one), `local:FOLDER` needs no key. PRISM_JUDGE_PRICE sets a price.
     """
     text = text or environ.get("PRISM_JUDGE")
     if not text:
@@ -107,10 +107,10 @@ def choose(text: str | None, environ: Mapping[str, str] = os.environ) -> Choice 
 
 @dataclass(frozen=True)
 class Reply:
-    """What the judge said. `raw` is the chat completion with its fields as attributes, as DeepEval reads it."""
+    """The judge's reply. `raw` is the chat completion with its fields as attributes, as DeepEval reads it."""
 
     text: str
-    model: str  # as the endpoint names it: an alias such as gpt-4o-mini moves
+    model: str  # as the endpoint names it, because an alias such as gpt-4o-mini can change
     raw: Any = None
 
 
@@ -120,17 +120,17 @@ class Judge(Protocol):
 
 @contextlib.asynccontextmanager
 async def connect(choice: Choice, spending: Spending) -> AsyncIterator[Judge]:
-    """The judge, ready to be asked. Raises JudgeError or ModelError where it cannot be."""
+    """Open the judge for requests. Raises JudgeError or ModelError if that fails."""
     if choice.kind == "local":
-        yield await asyncio.to_thread(Folder, choice, spending)
+        yield await asyncio.to_thread(LocalJudge, choice, spending)
         return
-    import aiohttp  # httpx takes 8 ms of CPU a request where 32 are in flight, aiohttp 1
+    import aiohttp  # with 32 requests in flight, httpx takes 8 ms of CPU per request, aiohttp 1
 
     session = aiohttp.ClientSession(
         headers={"Authorization": f"Bearer {choice.key}"} if choice.key else {},
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT),
         connector=aiohttp.TCPConnector(limit=choice.in_flight),
-        # A proxy of the environment is right for the outer world and wrong for a server on this machine.
+        # Use the environment's proxy for other hosts, but not for a server on this machine.
         trust_env=urlsplit(choice.address).hostname not in ("localhost", "127.0.0.1", "::1"),
     )
     async with session:
@@ -139,7 +139,7 @@ async def connect(choice: Choice, spending: Spending) -> AsyncIterator[Judge]:
 
 @dataclass(frozen=True)
 class Response:
-    """What came back over HTTP."""
+    """An HTTP response."""
 
     status: int
     text: str
@@ -147,24 +147,24 @@ class Response:
 
 
 class Endpoint:
-    """One OpenAI-compatible server, asked over and over."""
+    """An OpenAI-compatible server."""
 
     def __init__(self, choice: Choice, spending: Spending, session: Any) -> None:
         self.choice = choice
         self.spending = spending
         self.session = session
-        self.seconds: deque[float] = deque(maxlen=200)  # how long the latest answers took
+        self.seconds: deque[float] = deque(maxlen=200)  # durations of the latest answers
         self.reached = False
-        self.next_turn = 0.0
+        self.next_start = 0.0
 
     async def ask(self, prompt: str, **options: Any) -> Reply:
-        """The reply to one prompt, after retries on 429, 5xx, lost connections and hangs.
+        """Send one prompt, with retries after 429, 5xx, lost connections and timeouts.
 
-        Raises JudgeError where no request can ever succeed, and NotGraded where this one did not.
+        Raises JudgeError if no request can ever succeed, and NotGraded if this one failed.
         """
         import aiohttp
 
-        never = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL)
+        permanent = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL)
         message = {"role": "user", "content": prompt}
         body = {"model": self.choice.model, "messages": [message], "temperature": 0, **options}
         body = {name: value for name, value in body.items() if value is not None}
@@ -172,62 +172,62 @@ class Endpoint:
         for attempt in range(self.choice.attempts):
             if attempt:
                 self.spending.retries += 1
-            await self._turn()
+            await self._wait_for_rate_limit()
             pause = 0.0
-            began = time.monotonic()
+            start = time.monotonic()
             try:
-                response = await self._in_time(self._post(body), attempt)
+                response = await self._with_timeout(self._post(body), attempt)
             except aiohttp.ClientError as error:
                 problem = f"{self.choice.address} cannot be reached ({error or type(error).__name__})"
-                if not self.reached and isinstance(error, never):
+                if not self.reached and isinstance(error, permanent):
                     raise JudgeError(f"judge {problem}; start the server, or name another judge") from None
             except TimeoutError:
-                problem = f"no answer within {time.monotonic() - began:.0f} s"
+                problem = f"no answer within {time.monotonic() - start:.0f} s"
             else:
                 self.reached = True
-                self._raise_for(response)
+                self._raise_if_permanent(response)
                 if response.status == 200 and (reply := self._read(response, prompt)):
-                    self.seconds.append(time.monotonic() - began)
+                    self.seconds.append(time.monotonic() - start)
                     return reply
                 problem = f"HTTP {response.status}" + (" without a chat completion" if response.status == 200 else "")
                 pause = response.retry_after
             if attempt + 1 < self.choice.attempts:
-                backoff = min(30.0, 0.5 * 2**attempt) * random.uniform(0.5, 1.0)  # jitter keeps 32 from coming at once
+                backoff = min(30.0, 0.5 * 2**attempt) * random.uniform(0.5, 1.0)  # jitter, so 32 do not retry at once
                 await asyncio.sleep(max(backoff, pause))
         raise NotGraded(f"no answer in {self.choice.attempts} attempts, the last one: {problem}", final=False)
 
-    async def _turn(self) -> None:
-        """Wait for this request's place under the rate limit."""
+    async def _wait_for_rate_limit(self) -> None:
+        """Wait until the rate limit allows this request."""
         now = time.monotonic()
-        self.next_turn = max(self.next_turn, now)
-        wait = self.next_turn - now
-        self.next_turn += 60 / self.choice.per_minute
+        self.next_start = max(self.next_start, now)
+        wait = self.next_start - now
+        self.next_start += 60 / self.choice.per_minute
         if wait:
             await asyncio.sleep(wait)
 
     def patience(self, attempt: int) -> float:
-        """How long to wait for an answer: five times what answers take here, twice that at each further attempt.
+        """The timeout of an answer: five times the median, doubled at each further attempt.
 
-        A fixed limit is either too short for a model on a CPU or lets every hang of a fast server cost minutes.
+        A fixed timeout is either too short for a model on a CPU, or every hang of a fast server costs minutes.
         """
         if len(self.seconds) < KNOWN_AFTER:
             return self.choice.timeout
-        return min(self.choice.timeout, max(SHORTEST_WAIT, 5 * median(self.seconds) * 2**attempt))
+        return min(self.choice.timeout, max(MIN_TIMEOUT, 5 * median(self.seconds) * 2**attempt))
 
     async def _post(self, body: Mapping[str, Any]) -> Response:
         async with self.session.post(f"{self.choice.address}/chat/completions", json=body) as response:
             try:
                 retry_after = min(60.0, float(response.headers.get("Retry-After", 0)))
-            except ValueError:  # a date: the backoff has to do
+            except ValueError:  # it is a date: use the backoff alone
                 retry_after = 0.0
             return Response(response.status, await response.text(errors="replace"), retry_after)
 
-    async def _in_time(self, request: Coroutine[Any, Any, Response], attempt: int) -> Response:
-        """Await a request no longer than patience lasts, which may shorten while it is under way."""
+    async def _with_timeout(self, request: Coroutine[Any, Any, Response], attempt: int) -> Response:
+        """Await a request up to its timeout, which may shorten while the request runs."""
         task = asyncio.ensure_future(request)
-        began = time.monotonic()
+        start = time.monotonic()
         try:
-            while (left := began + self.patience(attempt) - time.monotonic()) > 0:
+            while (left := start + self.patience(attempt) - time.monotonic()) > 0:
                 await asyncio.wait({task}, timeout=min(left, 1.0))
                 if task.done():
                     return task.result()
@@ -235,26 +235,28 @@ class Endpoint:
         finally:
             task.cancel()
 
-    def _raise_for(self, response: Response) -> None:
-        """Raise where asking again cannot help. What is left (200, 408, 409, 429, 5xx) is the caller's."""
-        status, said = response.status, _error(response)
+    def _raise_if_permanent(self, response: Response) -> None:
+        """Raise if a retry cannot help. The caller handles the rest (200, 408, 409, 429, 5xx)."""
+        status, detail = response.status, _error_detail(response)
         at = f"judge {self.choice.address}"
         if status in (401, 403):
             variable = "OPENAI_API_KEY" if self.choice.kind == "openai" else "PRISM_JUDGE_API_KEY"
-            state = "the key was refused" if self.choice.key else "it wants a key, and none is set"
-            raise JudgeError(f"{at}: {state} ({status}{said}); set {variable} to a valid one")
+            state = "the key was refused" if self.choice.key else "it needs a key, and none is set"
+            raise JudgeError(f"{at}: {state} ({status}{detail}); set {variable} to a valid one")
         if status == 404:
             raise JudgeError(
-                f"{at}: knows no model {self.choice.model!r} (404{said}); check the model's name and that the address "
-                f"ends as the server wants it, mostly in /v1"
+                f"{at}: has no model {self.choice.model!r} (404{detail}); check the model's name and that the address "
+                f"ends as the server expects, usually in /v1"
             )
         if status == 429 and "insufficient_quota" in response.text:
-            raise JudgeError(f"{at}: the account has no quota left (429{said}); what is graded is kept")
+            raise JudgeError(
+                f"{at}: the account has no quota left (429{detail}); add quota and run again, the grades are kept"
+            )
         if 300 <= status < 500 and status not in (408, 409, 429):
-            raise NotGraded(f"the judge's endpoint refused the request (HTTP {status}{said})", final=False)
+            raise NotGraded(f"the judge's endpoint refused the request (HTTP {status}{detail})", final=False)
 
     def _read(self, response: Response, prompt: str) -> Reply | None:
-        """The reply in a response, its tokens counted; None where the response is no chat completion."""
+        """The reply in a response, its tokens counted; None if the response is not a chat completion."""
         try:
             raw = json.loads(response.text, object_hook=lambda table: SimpleNamespace(**table))
             first = raw.choices[0]
@@ -274,18 +276,18 @@ class Endpoint:
         return Reply(text, str(getattr(raw, "model", "") or self.choice.model), raw)
 
 
-def _error(response: Response) -> str:
-    """What the server says went wrong, as it stands in a sentence; servers differ in where they put it."""
+def _error_detail(response: Response) -> str:
+    """The server's error message as part of a sentence; servers differ in where they put it."""
     with contextlib.suppress(ValueError):
-        found = json.loads(response.text)
+        message = json.loads(response.text)
         for name in ("error", "message"):
-            found = found.get(name, found) if isinstance(found, dict) else found
-        return f": {' '.join(str(found).split())[:200]}"
+            message = message.get(name, message) if isinstance(message, dict) else message
+        return f": {' '.join(str(message).split())[:200]}"
     return ""
 
 
-class Folder:
-    """A chat model in a local folder, asked one prompt at a time."""
+class LocalJudge:
+    """A chat model in a local folder. It answers one prompt at a time."""
 
     def __init__(self, choice: Choice, spending: Spending) -> None:
         from prism.store.sources import base_identity
@@ -300,10 +302,10 @@ class Folder:
         self.tokenizer: Any = AutoTokenizer.from_pretrained(choice.model)
         self.model: Any = AutoModelForCausalLM.from_pretrained(choice.model, dtype="auto").eval()
         self.model.to(self.device)
-        self.turn = asyncio.Lock()
+        self.lock = asyncio.Lock()
 
     async def ask(self, prompt: str, **_: Any) -> Reply:
-        async with self.turn:
+        async with self.lock:
             return Reply(await asyncio.to_thread(self._generate, prompt), self.choice.name)
 
     def _generate(self, prompt: str) -> str:
@@ -317,7 +319,7 @@ class Folder:
         length = chat["input_ids"].shape[1]
         window = getattr(self.model.config, "max_position_embeddings", None)
         if window and length + REPLY_TOKENS > window:
-            raise NotGraded(f"the judge's window of {window} tokens does not hold this prompt of {length}", final=True)
+            raise NotGraded(f"the judge's window of {window} tokens is too short for a prompt of {length}", final=True)
         answer = self.model.generate(**chat, max_new_tokens=REPLY_TOKENS, do_sample=False)[0, length:]
         self.spending.add(length, len(answer))
         return self.tokenizer.decode(answer, skip_special_tokens=True)

@@ -1,7 +1,7 @@
-"""How far a judge can be trusted: its grades held against answers whose grades are known, before anyone reads a score.
+"""Calibrate a judge: compare its grades of answers with their known grades, before anyone relies on its scores.
 
-The bundled answers have their grades by construction, which measures whether the judge follows its instructions and not
-whether it agrees with people. For that, people grade answers of their own and pass them in.
+The bundled answers have their grades by construction, which measures whether the judge follows its instructions, not
+whether it agrees with people. For that, people can grade answers of their own and pass them in.
 """
 
 from __future__ import annotations
@@ -29,32 +29,32 @@ from prism.verdicts.intervals import bca, group_sums, resampled_sums
 from prism.verdicts.record import Score
 
 BUNDLED = Path("fixtures/data/judge-calibration/rows.jsonl")
-MOST_LEVELS = 11
+MAX_LEVELS = 11
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What is known of one judge at one metric. `kappa` and `length` are None where nothing could be graded."""
+    """The measurements of one judge on one metric. `kappa` and `length` are None if nothing could be graded."""
 
     judge: str
     metric: str
     source: str
-    constructed: bool  # grades fixed by construction; False: graded by whoever made the file
+    constructed: bool  # grades are fixed by construction; False: the file's authors graded
     n: int
     unscored: dict[str, int]
     levels: tuple[float, ...]
     kappa: Score | None  # quadratic-weighted, 95 % interval over groups
-    length: Score | None  # change in score for twice the length, among answers of one grade and wording
+    length: Score | None  # change in score for twice the length, among answers of the same grade and wording
     repeats: int
-    retest_deviation: float | None  # standard deviation of the score of one answer, asked again
-    retest_changed: float | None  # share of answers that a repetition moves to another level
+    retest_deviation: float | None  # standard deviation of an answer's score over repetitions
+    retest_changed: float | None  # share of answers whose level changes over repetitions
     kinds: tuple[dict[str, Any], ...]  # kind, n, grade, mean score, mean length
     made: str
 
     def sentence(self) -> str:
-        """What a report says beside a figure of this judge."""
+        """The sentence that a report shows with a figure of this judge."""
         if self.kappa is None or self.length is None:
-            return f"not one of {sum(self.unscored.values())} calibration answers could be graded"
+            return f"none of {sum(self.unscored.values())} calibration answers could be graded"
         what = "answers graded by construction (not by people)" if self.constructed else f"answers of {self.source}"
         low, high = self.kappa.ci
         parts = [
@@ -69,9 +69,9 @@ class Calibration:
 
 
 def read_graded(path: Path, scale: tuple[float, float] = (0.0, 1.0), metric: str | None = None) -> list[Row]:
-    """Rows of question, answer, reference and grade, each grade moved from `scale` into [0, 1].
+    """Read rows of question, answer, reference and grade, and scale each grade from `scale` to [0, 1].
 
-    A row may hold the `context` that some metrics read. `metric` says which metric the rows are for where they have no such
+    A row may have the `context` that some metrics read. `metric` is the rows' metric; without it, each row needs the
     column. Raises DataError naming the row.
     """
     rows = read_rows(path)
@@ -88,9 +88,9 @@ def read_graded(path: Path, scale: tuple[float, float] = (0.0, 1.0), metric: str
                 f"{path}, row {number}: grade {row['grade']!r} is not on a scale of {low:g} to {high:g}; "
                 f"name the file's scale with --scale"
             )
-        if not (of := metric or row.get("metric")):
-            raise DataError(f'{path}, row {number}: no column "metric" says what is graded; name it with --metric')
-        graded.append({**row, "grade": value, "metric": of})
+        if not (graded_metric := metric or row.get("metric")):
+            raise DataError(f'{path}, row {number}: no column "metric"; add it, or name it with --metric')
+        graded.append({**row, "grade": value, "metric": graded_metric})
     return graded
 
 
@@ -111,23 +111,25 @@ def calibrate(
     spending: Spending | None = None,
     advance: Callable[[int], object] = lambda _: None,
 ) -> Calibration:
-    """Have the judge grade the rows, `repeats` times each, and keep what that says of it for the report and the gate."""
+    """Have the judge grade the rows `repeats` times; store the result for the report and the gate."""
     grades = sorted({row["grade"] for row in rows})
-    if not 2 <= len(grades) <= MOST_LEVELS:
-        raise DataError(f"{source}: {len(grades)} different grades; agreement needs 2 to {MOST_LEVELS}")
+    if not 2 <= len(grades) <= MAX_LEVELS:
+        raise DataError(f"{source}: {len(grades)} different grades; agreement needs 2 to {MAX_LEVELS}")
     cases = cases_of(rows)
     spending = spending or Spending(choice.price)
-    asked = [
+    repetitions = [
         grade(choice, definition, cases, store, spending=spending, advance=advance, repeat=repeat)
         for repeat in range(repeats)
     ]
-    found = measure(rows, asked, judge=choice.name, metric=definition.metric, source=source, constructed=constructed)
-    write_text(_path(choice, definition, store), json.dumps(asdict(found), ensure_ascii=False, indent=1))
-    return found
+    result = measure(
+        rows, repetitions, judge=choice.name, metric=definition.metric, source=source, constructed=constructed
+    )
+    write_text(_path(choice, definition, store), json.dumps(asdict(result), ensure_ascii=False, indent=1))
+    return result
 
 
 def load_calibration(choice: Choice, definition: Definition, store: Store) -> Calibration | None:
-    """The latest calibration of this judge at this metric, or None."""
+    """Read the latest calibration of this judge on this metric, or None."""
     path = _path(choice, definition, store)
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
@@ -146,34 +148,34 @@ def _path(choice: Choice, definition: Definition, store: Store) -> Path:
 
 
 def measure(
-    rows: Sequence[Row], asked: Sequence[Sequence[Grade]], *, judge: str, metric: str, source: str, constructed: bool
+    rows: Sequence[Row], repeated: Sequence[Sequence[Grade]], *, judge: str, metric: str, source: str, constructed: bool
 ) -> Calibration:
-    """Agreement, bias by length and test-retest spread of the grades in `asked`, one list a repetition."""
-    scores = numpy.array([[math.nan if g.score is None else g.score for g in once] for once in asked])
+    """Agreement, length bias and test-retest spread of the grades, one list per repetition."""
+    scores = numpy.array([[math.nan if g.score is None else g.score for g in grades] for grades in repeated])
     levels = sorted({row["grade"] for row in rows})
     scored = ~numpy.isnan(scores[0])
-    kept = [row for row, graded in zip(rows, scored) if graded]
+    graded_rows = [row for row, is_scored in zip(rows, scored) if is_scored]
     first = scores[0][scored]
-    known = numpy.array([levels.index(row["grade"]) for row in kept], dtype=int)
-    lengths = numpy.array([len(str(row["answer"])) for row in kept], dtype=float)
-    groups = [str(row.get("group") or name) for name, row in zip(unique_ids(kept), kept)]
+    known = numpy.array([levels.index(row["grade"]) for row in graded_rows], dtype=int)
+    lengths = numpy.array([len(str(row["answer"])) for row in graded_rows], dtype=float)
+    groups = [str(row.get("group") or name) for name, row in zip(unique_ids(graded_rows), graded_rows)]
     deviation, changed = _retest(scores, levels)
     return Calibration(
         judge=judge,
         metric=metric,
         source=source,
         constructed=constructed,
-        n=len(kept),
-        unscored=unscored_reasons(asked[0]),
+        n=len(graded_rows),
+        unscored=unscored_reasons(repeated[0]),
         levels=tuple(levels),
-        kappa=_kappa(known, _nearest(first, levels), len(levels), groups) if kept else None,
-        length=_length_bias(first, lengths, [(row["grade"], row.get("wording")) for row in kept], groups)
-        if kept
+        kappa=_kappa(known, _nearest(first, levels), len(levels), groups) if graded_rows else None,
+        length=_length_bias(first, lengths, [(row["grade"], row.get("wording")) for row in graded_rows], groups)
+        if graded_rows
         else None,
-        repeats=len(asked),
+        repeats=len(repeated),
         retest_deviation=deviation,
         retest_changed=changed,
-        kinds=_kinds(kept, first, lengths),
+        kinds=_kinds(graded_rows, first, lengths),
         made=time.strftime("%Y-%m-%d"),
     )
 
@@ -195,21 +197,21 @@ def _kappa(known: numpy.ndarray, judged: numpy.ndarray, levels: int, groups: Seq
         chance = table.sum(-1)[..., :, None] * table.sum(-2)[..., None, :]
         missed = (weights * table).sum((-1, -2)) * table.sum((-1, -2))
         expected = (weights * chance).sum((-1, -2))
-        # A resample in which all is of one level has no agreement beyond chance to show.
+        # A resample with a single level shows no agreement beyond chance.
         return numpy.where(expected > 0, 1 - missed / numpy.where(expected > 0, expected, 1), 0.0)
 
     sums = group_sums(cells, groups)
-    found = bca(sums, resampled_sums(sums), kappa)
+    estimate = bca(sums, resampled_sums(sums), kappa)
     value = cohen_kappa_score(known, judged, labels=range(levels), weights="quadratic")
-    return Score(float(value) if math.isfinite(value) else found.value, (found.low, found.high))
+    return Score(float(value) if math.isfinite(value) else estimate.value, (estimate.low, estimate.high))
 
 
 def _length_bias(
     scores: numpy.ndarray, lengths: numpy.ndarray, strata: Sequence[object], groups: Sequence[str]
 ) -> Score:
-    """The slope of the score on log2 of the length, within strata: answers of one grade and, where told, one wording.
+    """The slope of the score on log2 of the length, within strata of one grade and, if rows have it, one wording.
 
-    Across grades it would mix up length with correctness (wrong answers can only be graded too high, right ones only
+    Across grades it would confound length with correctness (wrong answers can only be graded too high, right ones only
     too low), and across wordings with how well the judge reads synonyms.
     """
     x = numpy.log2(lengths)
@@ -224,21 +226,21 @@ def _length_bias(
         return numpy.where(spread > 1e-9, (xy - x * y / n).sum(-1) / numpy.where(spread > 1e-9, spread, 1), 0.0)
 
     sums = group_sums(columns, groups)
-    found = bca(sums, resampled_sums(sums), slope)
-    return Score(found.value, (found.low, found.high))
+    estimate = bca(sums, resampled_sums(sums), slope)
+    return Score(estimate.value, (estimate.low, estimate.high))
 
 
 def _retest(scores: numpy.ndarray, levels: Sequence[float]) -> tuple[float | None, float | None]:
-    """Spread and changes of level over the repetitions, of the answers that were graded every time."""
-    always = scores[:, ~numpy.isnan(scores).any(0)]
-    if len(scores) < 2 or not always.size:
+    """Spread and changes of level over the repetitions, for the answers that were graded every time."""
+    complete = scores[:, ~numpy.isnan(scores).any(0)]
+    if len(scores) < 2 or not complete.size:
         return None, None
-    deviation = math.sqrt(always.var(0, ddof=1).mean())
-    return deviation, float(numpy.ptp(_nearest(always, levels), axis=0).astype(bool).mean())
+    deviation = math.sqrt(complete.var(0, ddof=1).mean())
+    return deviation, float(numpy.ptp(_nearest(complete, levels), axis=0).astype(bool).mean())
 
 
 def _kinds(rows: Sequence[Row], scores: numpy.ndarray, lengths: numpy.ndarray) -> tuple[dict[str, Any], ...]:
-    """Mean score by kind of answer; a file without kinds is told apart by its grades."""
+    """Mean score by kind of answer; rows without a kind are grouped by grade."""
     by_kind: dict[str, list[int]] = {}
     for index, row in enumerate(rows):
         by_kind.setdefault(str(row.get("kind") or f"grade {row['grade']:g}"), []).append(index)

@@ -1,7 +1,7 @@
-"""A language model grades answers: DeepEval's metrics, asked concurrently, each judgement paid for once.
+"""Grade answers by a judge: DeepEval's metrics, with concurrent requests, each judgement paid for once.
 
-The question, the answer and the reference are text that somebody else wrote. They reach the judge fenced as data, and
-what the judge could not grade is unscored with its reason, never 0.
+Others wrote the question, the answer and the reference, so the judge gets them fenced as data. A sample that the judge
+could not grade is unscored with its reason, never 0.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from prism.judge.asking import Choice, Judge, NotGraded, Reply, connect
 from prism.judge.fencing import (
     FENCE_STEP,
     FENCING,
-    LONGEST,
+    MAX_LENGTH,
     Lines,
     clean,
     faithfulness_template,
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
     from deepeval.metrics import BaseMetric
     from deepeval.models import DeepEvalBaseLLM
 
-    Asked = Callable[[list[Reply]], DeepEvalBaseLLM]
+    ModelClass = Callable[[list[Reply]], DeepEvalBaseLLM]
 
-EMPTY = "empty answer"  # why one is graded 0 unasked
-TOP_LOGPROBS = 20  # G-Eval weighs the score by the likelihoods of the numbers; OpenAI tells of 20
-PARTS = {ANSWER_RELEVANCY.metric: "statements", FAITHFULNESS.metric: "claims"}  # what each verdict is about
+EMPTY = "empty answer"  # the reason of a 0 without a request
+TOP_LOGPROBS = 20  # G-Eval weights the score by the likelihoods of the numbers; OpenAI returns 20
+PARTS = {ANSWER_RELEVANCY.metric: "statements", FAITHFULNESS.metric: "claims"}  # what each verdict is on
 REFUSAL = re.compile(r"(?i)\b(?:I(?:'m| am) sorry|I can(?:'|no)t|I am unable|I'm unable|as an AI)\b")
 
 
@@ -53,62 +53,62 @@ def grade(
     advance: Callable[[int], object] = lambda _: None,
     repeat: int = 0,
 ) -> list[Grade]:
-    """One grade a case, in their order, each asked for once in the store's life.
+    """Return one grade per case, in their order; each is requested once in the store's life.
 
-    What the judge answered is kept at once, graded or unscored, so a killed run goes on where it was. What it did not
-    answer (no reply in all attempts, budget reached) is unscored in this run and asked for again by the next. An empty
-    answer is 0 without asking: were it unscored, a model would gain by falling silent.
-    `spending` holds budget and account, over several calls if it is shared. `repeat` tells apart the askings of a
-    test-retest. Raises JudgeError where the judge cannot be asked at all.
+    The ledger stores a judgement immediately, graded or unscored, so that a killed run continues where it stopped. A
+    case without a judgement (no reply in all attempts, budget reached) is unscored in this run, and the next run asks
+    again. An empty answer gets 0 without a request: if it were unscored, a model would gain by not answering.
+    `spending` has the budget and the amount spent, over several calls if it is shared. `repeat` numbers the repetitions
+    of a test-retest. Raises JudgeError if the judge cannot be used at all.
     """
     spending = spending or Spending(choice.price)
     identity = judgement_identity(choice, definition)
     keys = [_key(case, definition, repeat) for case in cases]
     unscored = {key: reason for key, case in zip(keys, cases) if (reason := _ungradable(definition, case))}
-    with ledger.held(store, identity, f"{definition.metric} by {choice.name}") as kept:
-        asked = {key: case for key, case in zip(keys, cases) if key not in unscored and not _is_empty(case)}
-        left = {key: case for key, case in asked.items() if key not in kept.entries}
-        advance(len(cases) - len(left))
-        if left:
+    with ledger.locked(store, identity, f"{definition.metric} by {choice.name}") as log:
+        gradable = {key: case for key, case in zip(keys, cases) if key not in unscored and not _is_empty(case)}
+        missing = {key: case for key, case in gradable.items() if key not in log.entries}
+        advance(len(cases) - len(missing))
+        if missing:
             _opt_out()
-            unscored |= asyncio.run(_grade_all(choice, definition, left, kept, spending, advance))
-        found = kept.entries
+            unscored |= asyncio.run(_grade_all(choice, definition, missing, log, spending, advance))
+        entries = log.entries
 
     def graded(key: str, case: Case) -> Grade:
         if key in unscored:
             return Grade(case.id, None, unscored[key])
         if _is_empty(case):
             return Grade(case.id, 0.0, EMPTY)
-        return Grade(case.id, found[key]["score"], _reason(found[key]))
+        return Grade(case.id, entries[key]["score"], _reason(entries[key]))
 
     return [graded(key, case) for key, case in zip(keys, cases)]
 
 
 def estimate(choice: Choice, definition: Definition, cases: Sequence[Case], store: Store, repeats: int = 1) -> Tokens:
-    """What grading these is likely to take; what the store already holds costs nothing."""
-    found = ledger.read(store, judgement_identity(choice, definition))
-    asked = [case for case in cases if not _ungradable(definition, case) and not _is_empty(case)]
-    left = {_key(case, definition, repeat): case for repeat in range(repeats) for case in asked}
-    return sum((_expected(definition, case) for key, case in left.items() if key not in found), Tokens())
+    """Estimate the tokens to grade these cases; judgements in the store cost nothing."""
+    entries = ledger.read(store, judgement_identity(choice, definition))
+    gradable = [case for case in cases if not _ungradable(definition, case) and not _is_empty(case)]
+    by_key = {_key(case, definition, repeat): case for repeat in range(repeats) for case in gradable}
+    return sum((_expected(definition, case) for key, case in by_key.items() if key not in entries), Tokens())
 
 
 def unscored_reasons(grades: Sequence[Grade]) -> dict[str, int]:
-    """How many grades are missing for which reason, the reasons without what is particular to a sample."""
+    """Count the missing grades by reason, without the part of a reason that is specific to a sample."""
     counts: dict[str, int] = {}
-    for found in grades:
-        if found.score is None:
-            kind = found.reason.split(":")[0]
+    for each in grades:
+        if each.score is None:
+            kind = each.reason.split(":")[0]
             counts[kind] = counts.get(kind, 0) + 1
     return dict(sorted(counts.items(), key=lambda item: -item[1]))
 
 
 def judgement_identity(choice: Choice, definition: Definition) -> dict[str, Any]:
-    """What determines a judgement, besides the texts judged: the judge, the metric, and DeepEval, whose prompts it is."""
+    """What determines a judgement besides the texts: the judge, the metric, and DeepEval, whose prompts it uses."""
     return {
         "judge": choice.identity(),
         "metric": [definition.metric, definition.version, definition.steps],
         "deepeval": version("deepeval"),
-        "fencing": [FENCING, FENCE_STEP, LONGEST],
+        "fencing": [FENCING, FENCE_STEP, MAX_LENGTH],
     }
 
 
@@ -119,7 +119,7 @@ def _key(case: Case, definition: Definition, repeat: int) -> str:
 
 
 def _ungradable(definition: Definition, case: Case) -> str:
-    """Why there is nothing to ask the judge; empty where there is."""
+    """Why the judge cannot be asked about this case; empty if it can."""
     if definition.reads != "nothing" and not getattr(case, definition.reads).strip():
         return f"empty {definition.reads}"
     return ""
@@ -134,8 +134,8 @@ def _reason(entry: Mapping[str, Any]) -> str:
 
 
 def _expected(definition: Definition, case: Case) -> Tokens:
-    """A token is about four characters of English; DeepEval's own words around a sample are about 1,200."""
-    texts = sum(min(len(text), LONGEST) for text in (case.question, case.answer, case.reference, case.context))
+    """A token is about four characters of English; DeepEval's own prompt text is about 1,200 characters."""
+    texts = sum(min(len(text), MAX_LENGTH) for text in (case.question, case.answer, case.reference, case.context))
     characters = 1_200 + len(FENCE_STEP) + sum(map(len, definition.steps)) + texts
     return Tokens(definition.requests, definition.requests * characters // 4, definition.requests * 100)
 
@@ -143,54 +143,54 @@ def _expected(definition: Definition, case: Case) -> Tokens:
 async def _grade_all(
     choice: Choice,
     definition: Definition,
-    left: Mapping[str, Case],
-    kept: Ledger,
+    cases: Mapping[str, Case],
+    log: Ledger,
     spending: Spending,
     advance: Callable[[int], object],
 ) -> dict[str, str]:
-    """Ask for every case, and return why some have no judgement in the ledger. As many workers as may be in flight."""
-    queue = iter(left.items())
+    """Grade every case, with `in_flight` workers. Return why some have no judgement in the ledger."""
+    queue = iter(cases.items())
     reasons: dict[str, str] = {}
 
-    async def work(asked: Asked) -> None:
+    async def work(model_class: ModelClass) -> None:
         for key, case in queue:
             expected = _expected(definition, case)
             if not spending.allows(expected):
-                reasons[key] = f"budget reached: {spending.budget}; the next run goes on here"
+                reasons[key] = f"budget reached: {spending.budget}; the next run continues here"
             else:
                 with spending.reserve(expected):
                     try:
-                        kept.add(key, **await _judgement(definition, asked, case))
+                        log.add(key, **await _judgement(definition, model_class, case))
                     except NotGraded as error:
                         reasons[key] = error.reason
             advance(1)
 
     async with connect(choice, spending) as judge:
-        asked = _asked(choice, judge)
+        model_class = _model_class(choice, judge)
         try:
             async with asyncio.TaskGroup() as workers:
-                for _ in range(min(choice.in_flight, len(left))):
-                    workers.create_task(work(asked))
+                for _ in range(min(choice.in_flight, len(cases))):
+                    workers.create_task(work(model_class))
         except ExceptionGroup as group:
-            raise group.exceptions[0] from None  # 32 workers meet the same locked door
+            raise group.exceptions[0] from None  # all workers fail for the same reason
     return reasons
 
 
-async def _judgement(definition: Definition, asked: Asked, case: Case) -> dict[str, Any]:
-    """What is kept of one sample: score, reason and note. Raises NotGraded where the judge has not answered."""
+async def _judgement(definition: Definition, model_class: ModelClass, case: Case) -> dict[str, Any]:
+    """The ledger's entry of one sample: score, reason and note. Raises NotGraded if the judge has not answered."""
     from deepeval.errors import ContextWindowExceededError
     from deepeval.test_case import LLMTestCase
 
-    shown, note = fence(case)
+    fenced, note = fence(case)
     replies: list[Reply] = []
-    metric = _metric(definition, asked(replies))
+    metric = _metric(definition, model_class(replies))
     test = LLMTestCase(
-        input=shown.question,
-        actual_output=shown.answer,
-        expected_output=shown.reference,
+        input=fenced.question,
+        actual_output=fenced.answer,
+        expected_output=fenced.reference,
     )
-    test.retrieval_context = Lines([shown.context]) if shown.context else None  # type: ignore[assignment]
-    test.multimodal = False  # DeepEval would take "[DEEPEVAL:IMAGE:…]" in an answer for an image to load
+    test.retrieval_context = Lines([fenced.context]) if fenced.context else None  # type: ignore[assignment]
+    test.multimodal = False  # else DeepEval loads an image for "[DEEPEVAL:IMAGE:…]" in an answer
     score: float | None = None
     try:
         await metric.a_measure(test, _show_indicator=False)
@@ -202,26 +202,26 @@ async def _judgement(definition: Definition, asked: Asked, case: Case) -> dict[s
         if not error.final:
             raise
         reason = error.reason
-    except Exception as error:  # over a malformed reply DeepEval raises what it stumbles on, or a bare Exception
+    except Exception as error:  # DeepEval raises any type of error for a malformed reply
         if not replies:
-            raise  # the judge has said nothing yet, so it is not its reply that cannot be read
-        said = " ".join(replies[-1].text.split())
-        kind = "refused by the judge" if REFUSAL.search(said) and "{" not in said else "invalid JSON from the judge"
-        reason = f"{kind}: {said[:120]!r} ({type(error).__name__})"
+            raise  # the judge has not replied, so its reply is not the cause
+        reply = " ".join(replies[-1].text.split())
+        kind = "refused by the judge" if REFUSAL.search(reply) and "{" not in reply else "invalid JSON from the judge"
+        reason = f"{kind}: {reply[:120]!r} ({type(error).__name__})"
     else:
         score, reason = _read(metric)
     return {"score": score, "reason": clean(reason), "note": note, "judge": replies[-1].model if replies else ""}
 
 
 def _read(metric: BaseMetric) -> tuple[float | None, str]:
-    """A measured metric's score and reason. What DeepEval would round into a score without grounds is unscored."""
+    """A measured metric's score and reason. A score that DeepEval gives without verdicts on all parts is unscored."""
     reason = str(metric.reason or "")
     if parts := PARTS.get(metric.__name__):
-        said, verdicts = getattr(metric, parts), metric.verdicts  # type: ignore[attr-defined]
-        if not said:
-            return None, f"the judge found no {parts.removesuffix('s')} in the answer"  # DeepEval: 1.0
-        if len(verdicts) != len(said):
-            return None, f"the judge left {parts} without a verdict: {len(verdicts)} of {len(said)}"
+        extracted, verdicts = getattr(metric, parts), metric.verdicts  # type: ignore[attr-defined]
+        if not extracted:
+            return None, f"the judge found no {parts.removesuffix('s')} in the answer"  # DeepEval gives 1.0
+        if len(verdicts) != len(extracted):
+            return None, f"the judge left {parts} without a verdict: {len(verdicts)} of {len(extracted)}"
         reason = "; ".join(verdict.reason for verdict in verdicts if verdict.reason)
     score = float(metric.score)  # type: ignore[arg-type]
     if not math.isfinite(score) or not 0 <= score <= 1:
@@ -230,7 +230,7 @@ def _read(metric: BaseMetric) -> tuple[float | None, str]:
 
 
 def _metric(definition: Definition, model: DeepEvalBaseLLM) -> BaseMetric:
-    """DeepEval's metric. Its threshold is not read: the gate decides, by the spec's `[gate.tier3]`."""
+    """DeepEval's metric. Its threshold is unused: the gate decides, by the spec's `[gate.tier3]`."""
     from deepeval.metrics import AnswerRelevancyMetric, FaithfulnessMetric, GEval
     from deepeval.test_case import SingleTurnParams
 
@@ -248,28 +248,28 @@ def _metric(definition: Definition, model: DeepEvalBaseLLM) -> BaseMetric:
         return FaithfulnessMetric(
             model=model,
             threshold=0.5,
-            include_reason=False,  # a fourth request a sample, for prose
+            include_reason=False,  # saves a fourth request per sample, for prose
             eval_mode="llm",
             evaluation_template=faithfulness_template(),
         )
     return AnswerRelevancyMetric(
         model=model,
         threshold=0.5,
-        include_reason=False,  # a third request a sample, for prose
+        include_reason=False,  # saves a third request per sample, for prose
         eval_mode="llm",  # else DEEPEVAL_EVAL_MODE decides
         evaluation_template=relevancy_template(),
     )
 
 
-def _asked(choice: Choice, judge: Judge) -> Asked:
-    """The judge as DeepEval sees it: its documented class for models of one's own, noting what was replied."""
+def _model_class(choice: Choice, judge: Judge) -> ModelClass:
+    """The judge as a DeepEval custom model, which also records the replies."""
     from deepeval.models import DeepEvalBaseLLM
     from deepeval.models.llms.constants import OPENAI_MODELS_DATA
 
     known = OPENAI_MODELS_DATA.get(choice.model) if choice.kind == "openai" else None
     options = {"temperature": None} if known and known.supports_temperature is False else {}
 
-    class Asked(DeepEvalBaseLLM):
+    class JudgeModel(DeepEvalBaseLLM):
         def __init__(self, replies: list[Reply]) -> None:
             self.replies = replies
             super().__init__(choice.model)
@@ -289,14 +289,14 @@ def _asked(choice: Choice, judge: Judge) -> Asked:
 
         async def a_generate_raw_response(self, prompt: str, top_logprobs: int) -> tuple[Any, None]:
             if not (known and known.supports_log_probs):
-                raise AttributeError("no log-probabilities")  # what GEval waits for before it asks for plain text
+                raise AttributeError("no log-probabilities")  # after this GEval asks for plain text
             self.replies.append(await judge.ask(prompt, logprobs=True, top_logprobs=top_logprobs, **options))
             return self.replies[-1].raw, None
 
-    return Asked
+    return JudgeModel
 
 
 def _opt_out() -> None:
-    """DeepEval reports its use and reads .env files at its import, unless it is told not to before."""
+    """Keep DeepEval from reporting its use and reading .env files. It reads these variables when it is imported."""
     os.environ["DEEPEVAL_TELEMETRY_OPT_OUT"] = "1"
     os.environ["DEEPEVAL_DISABLE_DOTENV"] = "1"

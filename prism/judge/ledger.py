@@ -1,8 +1,8 @@
-"""Judgements that are paid for once: an append-only log, a line each, that outlives a kill at any moment.
+"""Store judgements, so that each is paid for once: an append-only log of one per line, which survives any kill.
 
-The store's folder an artifact (lock, manifest, checksum, rename) suits an adapter; a judgement is a score and a
-sentence, and ten thousand of them would be ten thousand folders and lock files. So there is one log for each judge and
-metric, named by their digest, and each line carries its own checksum.
+The store's folder per artifact (lock, manifest, checksum, rename) suits an adapter; a judgement is a score and a
+sentence, and ten thousand of them would be ten thousand folders and lock files. So there is one log per judge and
+metric, named by their digest, and each line has its own checksum.
 """
 
 from __future__ import annotations
@@ -23,34 +23,34 @@ from prism.store import Store, digest, unwritable, write_text
 
 
 class Ledger:
-    """What was judged so far, by the digest of what was judged. Open it under its lock only."""
+    """The judgements so far, by the digest of what was judged. Open it only under its lock."""
 
     def __init__(self, home: Path, path: Path) -> None:
         self.home = home
         self.entries: dict[str, dict[str, Any]] = {}
         lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
         if lines and not lines[-1].endswith(b"\n"):
-            os.truncate(path, sum(map(len, lines[:-1])))  # a kill cut the last line off
+            os.truncate(path, sum(map(len, lines[:-1])))  # a kill cut off the last line
             del lines[-1]
-        whole = [line for line in lines if self._holds(line)]
-        if damaged := len(lines) - len(whole):
+        valid = [line for line in lines if self._add_if_valid(line)]
+        if damaged := len(lines) - len(valid):
             aside = path.with_name(f"judgements.damaged-{time.time_ns()}.jsonl")
             os.replace(path, aside)
-            path.write_bytes(b"".join(whole))
+            path.write_bytes(b"".join(valid))
             warnings.warn(
-                f"{path}: holds lines that were not written so ({damaged}); set aside as {aside.name}, and "
-                f"what they held is judged again",
+                f"{path}: contains damaged lines ({damaged}); the file is set aside as {aside.name}, and "
+                f"their samples are judged again",
                 stacklevel=3,
             )
         self.file = path.open("ab")
 
-    def _holds(self, line: bytes) -> bool:
-        if entry := _checked(line):
+    def _add_if_valid(self, line: bytes) -> bool:
+        if entry := _parse_line(line):
             self.entries[entry["key"]] = entry
         return entry is not None
 
     def add(self, key: str, **entry: Any) -> None:
-        """Write one judgement down at once."""
+        """Write one judgement to the file immediately."""
         line = {"key": key, **entry}
         self.entries[key] = line
         try:
@@ -60,7 +60,7 @@ class Ledger:
             raise unwritable(self.home, error) from error
 
 
-def _checked(line: bytes) -> dict[str, Any] | None:
+def _parse_line(line: bytes) -> dict[str, Any] | None:
     try:
         entry = json.loads(line)
         return entry if entry.pop("check") == digest(entry)[:12] and "key" in entry else None
@@ -69,15 +69,15 @@ def _checked(line: bytes) -> dict[str, Any] | None:
 
 
 def read(store: Store, identity: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """What was judged so far, without the right to add to it: for an estimate."""
+    """Read the judgements so far without the lock, for an estimate."""
     path = _folder(store, identity) / "judgements.jsonl"
     lines = path.read_bytes().splitlines() if path.exists() else []
-    return {entry["key"]: entry for line in lines if (entry := _checked(line))}
+    return {entry["key"]: entry for line in lines if (entry := _parse_line(line))}
 
 
 @contextmanager
-def held(store: Store, identity: Mapping[str, Any], what: str) -> Iterator[Ledger]:
-    """The log of this identity, held alone: two runs that judge the same would otherwise both pay."""
+def locked(store: Store, identity: Mapping[str, Any], what: str) -> Iterator[Ledger]:
+    """Open the log of this identity under its lock: otherwise two runs that judge the same would both pay."""
     folder = _folder(store, identity)
     lock = FileLock(folder / "judgements.lock")
     try:

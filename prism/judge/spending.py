@@ -1,4 +1,4 @@
-"""What judging may cost, is likely to cost and has cost. Tokens always; money where a price is known."""
+"""What judging may cost, will probably cost and has cost: tokens always, money if a price is known."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from prism.errors import PrismError
 
-# US dollars a million tokens (prompt, completion), as deepeval 4.3.1 lists them; PRISM_JUDGE_PRICE overrides.
+# US dollars per million tokens (prompt, completion), as deepeval 4.3.1 lists them; PRISM_JUDGE_PRICE overrides.
 PUBLISHED = {
     "gpt-4o-mini": (0.15, 0.60),
     "gpt-4o": (2.50, 10.00),
@@ -22,19 +22,19 @@ PUBLISHED = {
 
 @dataclass(frozen=True)
 class Price:
-    """US dollars a million tokens."""
+    """US dollars per million tokens."""
 
     prompt: float
     completion: float
 
     @classmethod
     def parse(cls, text: str) -> Price:
-        found = re.fullmatch(r"\s*(\d*\.?\d+)\s*/\s*(\d*\.?\d+)\s*", text)
-        if not found:
+        match = re.fullmatch(r"\s*(\d*\.?\d+)\s*/\s*(\d*\.?\d+)\s*", text)
+        if not match:
             raise PrismError(
-                f"PRISM_JUDGE_PRICE {text!r}: not two prices; write dollars a million tokens, as in 0.15/0.60"
+                f"PRISM_JUDGE_PRICE {text!r}: not two prices; write dollars per million tokens, as in 0.15/0.60"
             )
-        return cls(float(found[1]), float(found[2]))
+        return cls(float(match[1]), float(match[2]))
 
     @classmethod
     def published(cls, model: str) -> Price | None:
@@ -45,7 +45,7 @@ class Price:
 
 @dataclass(frozen=True)
 class Tokens:
-    """An amount of judging."""
+    """A number of requests and tokens."""
 
     requests: int = 0
     prompt: int = 0
@@ -70,7 +70,7 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Budget:
-    """A ceiling on a run's judging, in dollars or in tokens."""
+    """A limit on a run's judging, in dollars or in tokens."""
 
     amount: float
     unit: str  # "dollars" or "tokens"
@@ -78,19 +78,19 @@ class Budget:
     @classmethod
     def parse(cls, text: str) -> Budget:
         """`2.50` and `$2.50` are dollars, `200000 tokens` and `200k tokens` are tokens."""
-        found = re.fullmatch(r"\s*\$?(\d*\.?\d+)\s*|\s*([\d_,]*\.?\d+)\s*([kM]?)\s*tokens\s*", text)
-        if not found:
+        match = re.fullmatch(r"\s*\$?(\d*\.?\d+)\s*|\s*([\d_,]*\.?\d+)\s*([kM]?)\s*tokens\s*", text)
+        if not match:
             raise PrismError(f"judge budget {text!r}: write dollars, as in 2.50, or tokens, as in 200k tokens")
-        if found[1]:
-            return cls(float(found[1]), "dollars")
-        return cls(float(re.sub("[_,]", "", found[2])) * {"": 1, "k": 1e3, "M": 1e6}[found[3]], "tokens")
+        if match[1]:
+            return cls(float(match[1]), "dollars")
+        return cls(float(re.sub("[_,]", "", match[2])) * {"": 1, "k": 1e3, "M": 1e6}[match[3]], "tokens")
 
     def __str__(self) -> str:
         return f"${self.amount:g}" if self.unit == "dollars" else f"{self.amount:,.0f} tokens"
 
 
 class Spending:
-    """One run's account of its judging. Share it between calls, so that a budget holds for all of them together."""
+    """The tokens that one run spends on judging. Share it between calls, so that they share the budget."""
 
     def __init__(self, price: Price | None = None, budget: Budget | None = None) -> None:
         if budget and budget.unit == "dollars" and price is None:
@@ -108,7 +108,7 @@ class Spending:
         self.spent += Tokens(1, prompt, completion)
 
     def allows(self, more: Tokens) -> bool:
-        """Whether the budget holds what is spent, what is under way, and this."""
+        """Whether the budget covers what is spent and reserved, and `more`."""
         if self.budget is None:
             return True
         total = self.spent + self.reserved + more
@@ -117,7 +117,7 @@ class Spending:
 
     @contextlib.contextmanager
     def reserve(self, expected: Tokens) -> Iterator[None]:
-        """Count what is under way, so that 32 requests at once cannot overshoot together."""
+        """Reserve tokens while a request runs, so that 32 requests at once cannot exceed the budget together."""
         self.reserved += expected
         try:
             yield

@@ -1,26 +1,27 @@
-"""What a metric is: a function of the *sums* of per-sample statistics.
+"""A metric is a function of the *sums* of per-sample statistics.
 
 Accuracy sums (right, 1), F1 sums the cells of a confusion matrix, a mean sums (score, 1). Because every metric is
-`value(statistics.sum(axis=0))`, one resampling of the sums serves all metrics, paired differences included, and a set
-metric such as F1 is computed anew on each resample, as it must be. A row of NaN is an unscored sample: it is counted
-apart and never averaged in as 0.
+`value(statistics.sum(axis=0))`, one resampling of the sums serves all metrics and their paired differences, and a set
+metric such as F1 is recomputed on each resample, as it must be. A row of NaN is an unscored sample: it is counted
+separately and never averaged in as 0.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy
 
 from prism.rows import Example
 
+HARDEST = "hardest control"  # in `Metric.against`: whichever control scores best by the metric
 Statistics = Callable[[Sequence[Example], Sequence[str]], numpy.ndarray]
 
 
 def mean(sums: numpy.ndarray) -> numpy.ndarray:
-    """Sums (..., 2) of [score, 1] to the mean score; the sums of no sample give 0, an unscored row stays NaN."""
+    """The mean score from sums (..., 2) of [score, 1]; sums over no samples give 0, an unscored row stays NaN."""
     score, n = sums[..., 0], sums[..., -1]
     return numpy.divide(score, n, out=numpy.zeros_like(numpy.asarray(score, float)), where=n != 0)
 
@@ -33,8 +34,8 @@ def every_sample(example: Example) -> bool:
 class Metric:
     """`statistics` maps examples and raw answers to (n, d); `value` maps sums (..., d) to values (...).
 
-    `sample` says what one sample has of the metric: it is right or wrong (0 or 1, so exact binomial methods apply), has a
-    score, is a part of what another metric already lists by sample (0 or 1), or has nothing, as for F1 of a set.
+    `sample` is what the metric gives one sample: right or wrong (0 or 1, so exact binomial methods apply), a score, a
+    part of what another metric already lists by sample (0 or 1), or nothing, as for F1 of a set.
     """
 
     name: str
@@ -44,10 +45,12 @@ class Metric:
     direction: Literal["higher", "lower"] = "higher"
     range: tuple[float, float] = (0.0, 1.0)
     sample: Literal["right or wrong", "score", "part", "nothing"] = "score"
-    beside: Literal["nothing", "controls", "controls and shuffled references"] = "controls"  # which are scored as well
-    against: str = "baseline"  # whose answers the tuned ones are compared with: the untuned model's, or a control's
+    beside: Literal["nothing", "controls", "controls and shuffled references"] = "controls"  # other answers to score
+    against: str = (
+        "baseline"  # whose answers the tuned ones are compared with: the untuned model's, a control's, HARDEST
+    )
     applies: Callable[[Example], bool] = every_sample  # others are excluded, not counted as unscored
-    version: int = 1  # raise it when the same answers get other scores
+    version: int = 1  # raise it if the same answers get other scores
 
     @property
     def right_or_wrong(self) -> bool:
@@ -67,7 +70,7 @@ def per_sample(
     applies: Callable[[Example], bool] = every_sample,
     **options: Any,
 ) -> Metric:
-    """A metric that is the mean of `score(example, answer)`; NaN stands for a sample that is unscored.
+    """Make a metric that is the mean of `score(example, answer)`; NaN means unscored.
 
     `options` are further fields of `Metric`.
     """
@@ -83,11 +86,20 @@ def per_sample(
     return Metric(name, tier, statistics, applies=applies, **options)
 
 
-def judged(name: str, grades: Mapping[tuple[str, str], float | None]) -> Metric:
-    """A tier-3 metric from a judge's grades of (sample id, answer); what was not graded is unscored."""
+def visual_gain(metric: Metric) -> Metric:
+    """How far the tuned answers are ahead of the hardest control: what is left of a score that needs the picture."""
+    return replace(metric, name="visual_gain", against=HARDEST)
+
+
+def judged(
+    name: str,
+    grades: Mapping[tuple[str, str], float | None],
+    applies: Callable[[Example], bool] = every_sample,
+) -> Metric:
+    """Make a tier-3 metric from a judge's grades of (sample id, answer); a missing grade is unscored."""
 
     def grade(example: Example, answer: str) -> float:
-        found = grades.get((example.id, answer))
-        return numpy.nan if found is None else found
+        score = grades.get((example.id, answer))
+        return numpy.nan if score is None else score
 
-    return per_sample(name, "tier3", grade, beside="nothing")
+    return per_sample(name, "tier3", grade, applies=applies, beside="nothing")

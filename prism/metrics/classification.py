@@ -1,7 +1,7 @@
-"""Tier 1 for closed labels: accuracy, F1 and the rate of answers that are no label at all.
+"""Tier 1 for closed labels: accuracy, F1 and the rate of answers that are not a label.
 
-An unparsable answer is wrong for accuracy and a miss for F1 (it has a column of its own in the confusion matrix, and no
-row), and is reported as its own rate besides.
+An unparsable answer is wrong for accuracy and a miss for F1 (it has its own column in the confusion matrix, and no
+row), and its rate is reported separately.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ Parse = Callable[[str], str | None]
 
 
 def metrics(labels: Sequence[str], parse: Parse) -> tuple[Metric, ...]:
-    """The label metrics, all functions of one confusion matrix of len(labels) rows and one column more.
+    """The label metrics, all functions of one confusion matrix of len(labels) rows and one more column.
 
-    `knowledge_gain` is accuracy held against the untuned model scored by the likelihood of each label: what is gained
-    beyond learning the format of the answer.
+    `knowledge_gain` is accuracy compared with the untuned model's likeliest labels: the gain beyond learning the format
+    of the answer.
     """
     k = len(labels)
 
@@ -58,7 +58,7 @@ def metrics(labels: Sequence[str], parse: Parse) -> tuple[Metric, ...]:
 
 
 def _f1(matrix: numpy.ndarray) -> numpy.ndarray:
-    """Per-class F1 of (..., k, k + 1) confusion matrices; 0 where a class was neither present nor predicted."""
+    """Per-class F1 of (..., k, k + 1) confusion matrices; 0 if a class was neither present nor predicted."""
     hits = numpy.diagonal(matrix, axis1=-2, axis2=-1)
     predicted = matrix[..., :-1].sum(-2)
     present = matrix.sum(-1)

@@ -1,18 +1,19 @@
-"""Tier 2: of the domain's terms that the reference names, the share that the answer names too.
+"""Tier 2: the share of the reference's domain terms that the answer also names.
 
-A lexicon is a text file, one concept a line: `myocardial infarction = heart attack = MI`; `#` starts a comment. A term
-counts as named, never as asserted: "no fever" names fever. How a form of the lexicon is looked for in a text:
+A lexicon is a text file with one concept per line: `myocardial infarction = heart attack = MI`; `#` starts a comment. A
+term counts as named even if it is negated: "no fever" names fever. How a text is searched for the lexicon's forms:
 
-- Whole words, the longest form first: "blood" is not in "blood pressure" where the lexicon knows both. Hyphen and space
-  are the same, accents and possessives count for nothing.
-- Of an answer more is read: "high blood pressure" is a blood pressure, too (a term's last words name what it is a kind
-  of), and a synonym of what the question asks about is looked through: to "What is myalgia?", "muscle pain" names muscle.
+- Whole words, the longest form first: "blood" is not in "blood pressure" if the lexicon has both. A hyphen equals a
+  space, accents and possessives are ignored.
+- In an answer, a term also names the terms in it that are its last words, which name its kind ("high blood pressure"
+  is a blood pressure), or all of them if it is a synonym of a term in the question: for "What is myalgia?", "muscle
+  pain" names muscle.
 - All-capital forms are case-sensitive (AIDS is not "aids", OR is not "or"), others are not.
 - The last word, and the one before "of", may be inflected: regular, Latin and Greek plurals, and the three adjectives
-  that cannot be another word (-emic, -itic, -rotic). Other adjectives (renal, arterial) are synonyms for the lexicon to
-  list. Write forms in the singular: a plural form is found as it stands ("hives" is not "hive").
+  that cannot be another word (-emic, -itic, -rotic). The lexicon must list other adjectives (renal, arterial) as
+  synonyms. Write forms in the singular: a plural form matches only as written ("hives" is not "hive").
 
-Terms that the question gives away do not count: an answer that echoes "What is a stroke?" has not yet said anything.
+Terms in the question do not count: an answer that echoes "What is a stroke?" has not said anything yet.
 """
 
 from __future__ import annotations
@@ -34,12 +35,12 @@ from prism.rows import Example
 from prism.store import digest, file_digest
 
 LEXICONS = Path(__file__).parent / "lexicons"
-READING = 2  # raise it when the same lexicon finds other terms
+READING = 2  # raise it if the same lexicon finds other terms
 
 _POSSESSIVE = re.compile(r"['’]s\b", re.IGNORECASE)
 _WORD = re.compile(r"[^\W_]+")
-# Each is tried on the end of a word. Many of the words made are no words at all, which does no harm; "colon → cola",
-# "narcosis → narcotic", "academia → academic" and "pus → pi" would: hence the narrow endings.
+# Each is tried on the end of a word. Many results are not words, which is harmless; "colon → cola", "narcosis →
+# narcotic", "academia → academic" and "pus → pi" would not be, hence the narrow endings.
 _INFLECTIONS = [
     (re.compile(ending + "$"), inflected)
     for ending, inflected in (
@@ -78,27 +79,27 @@ class Lexicon:
     forms: Mapping[str, Sequence[Form]]
 
     def find(self, text: str) -> tuple[str, ...]:
-        """The concepts that a text names, each once, in the order of their first mention."""
+        """The concepts that a text names, each once, in order of first mention."""
         return tuple(dict.fromkeys(form.concept for form in _find(self, tuple(_words(text)))))
 
     def named(self, answer: str, given: Sequence[str] = ()) -> set[str]:
-        """The concepts that an answer names: also what they are kinds of, and what forms of the `given` are made of."""
-        found: set[str] = set()
-        left = list(_find(self, tuple(_words(answer))))
-        while left:
-            form = left.pop()
-            found.add(form.concept)
+        """The concepts that an answer names, what they are kinds of, and the parts of forms of the `given` concepts."""
+        concepts: set[str] = set()
+        queue = list(_find(self, tuple(_words(answer))))
+        while queue:
+            form = queue.pop()
+            concepts.add(form.concept)
             parts = self._parts(form)
-            left += [part for part in parts if form.concept in given or part.words == form.words[-len(part.words) :]]
-        return found
+            queue += [part for part in parts if form.concept in given or part.words == form.words[-len(part.words) :]]
+        return concepts
 
     def invented(self, answer: str, known: Collection[str]) -> list[str]:
-        """The concepts of an answer that are not `known`, nor made of known ones: "lung cancer", for a cancer of the lung."""
-        found = {
+        """The concepts of an answer that are not `known` nor made of known ones ("lung cancer": lung, cancer)."""
+        parts_of = {
             form.concept: {part.concept for part in self._parts(form)} for form in _find(self, tuple(_words(answer)))
         }
         return [
-            concept for concept, parts in found.items() if concept not in known and not (parts and parts <= {*known})
+            concept for concept, parts in parts_of.items() if concept not in known and not (parts and parts <= {*known})
         ]
 
     def _parts(self, form: Form) -> list[Form]:
@@ -107,19 +108,19 @@ class Lexicon:
 
 
 @lru_cache(1 << 16)
-def _find(lexicon: Lexicon, written: tuple[str, ...]) -> tuple[Form, ...]:
-    lowered = [word.lower() for word in written]
-    found = []
-    at = 0
-    while at < len(written):
-        for form in lexicon.forms.get(lowered[at], ()):
-            if list(written if form.exact else lowered)[at : at + len(form.words)] == form.words:
-                found.append(form)
-                at += len(form.words)
+def _find(lexicon: Lexicon, words: tuple[str, ...]) -> tuple[Form, ...]:
+    lowered = [word.lower() for word in words]
+    forms = []
+    i = 0
+    while i < len(words):
+        for form in lexicon.forms.get(lowered[i], ()):
+            if list(words if form.exact else lowered)[i : i + len(form.words)] == form.words:
+                forms.append(form)
+                i += len(form.words)
                 break
         else:
-            at += 1
-    return tuple(found)
+            i += 1
+    return tuple(forms)
 
 
 def _words(text: str) -> list[str]:
@@ -132,7 +133,7 @@ def _words(text: str) -> list[str]:
 def load_lexicon(path: Path) -> Lexicon:
     """Read a lexicon.
 
-    Raises DataError, with file and line, for a form that is empty or names two concepts, and where there is none.
+    Raises DataError, with file and line, if a form is empty or names two concepts, or if there is no concept or file.
     """
     concepts: dict[tuple[str, ...], str] = {}
     inflections: dict[tuple[str, ...], str] = {}
@@ -147,9 +148,9 @@ def load_lexicon(path: Path) -> Lexicon:
                 )
             inflections |= dict.fromkeys(_inflected(name), names[0])
     if not concepts:
-        raise DataError(f"{path.name}: holds no concept; write one a line, canonical = synonym = ABBREVIATION")
+        raise DataError(f"{path.name}: contains no concept; write one per line, canonical = synonym = ABBREVIATION")
     forms: dict[str, list[Form]] = {}
-    for words, concept in (inflections | concepts).items():  # what is written out wins over what an ending makes
+    for words, concept in (inflections | concepts).items():  # written forms override inflected ones
         exact = any(word != word.lower() for word in words)
         forms.setdefault(words[0].lower(), []).append(Form(list(words), exact, concept))
     for same_start in forms.values():
@@ -158,12 +159,12 @@ def load_lexicon(path: Path) -> Lexicon:
 
 
 def _concepts(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Line number and names of each concept."""
+    """The line number and names of each concept."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError:
-        there = ", ".join(sorted(file.stem for file in path.parent.glob("*.txt"))) or "none"
-        raise DataError(f"{path.name}: no such lexicon in {path.parent.name}/; there are: {there}") from None
+        available = ", ".join(sorted(file.stem for file in path.parent.glob("*.txt"))) or "none"
+        raise DataError(f"{path.name}: no such lexicon in {path.parent.name}/; there are: {available}") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path.name}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
     for number, line in enumerate(text.splitlines(), start=1):
@@ -173,12 +174,12 @@ def _concepts(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _form(name: str) -> tuple[str, ...]:
-    """The words that stand for a name in the lexicon: as written for an all-capital name, else in lower case."""
+    """The words of a name in the lexicon: as written if the name is all capitals, else in lower case."""
     return tuple(_words(name if name.isupper() else name.lower()))
 
 
 def _inflected(name: str) -> Iterator[tuple[str, ...]]:
-    """The other ways in which a name may be written."""
+    """The other spellings of a name."""
     if name.isupper():
         *start, last = _form(name)
         yield *start, last + "s"  # MIs, ECGs
@@ -194,13 +195,13 @@ def _inflected(name: str) -> Iterator[tuple[str, ...]]:
 
 
 def asked_for(lexicon: Lexicon, example: Example) -> list[str]:
-    """The concepts that an answer has to name: those of the reference that the question does not give away."""
+    """The concepts that an answer must name: those of the reference that are not in the question."""
     given = lexicon.find(example.question)
     return [concept for concept in lexicon.find(example.reference) if concept not in given]
 
 
 def missing(lexicon: Lexicon, examples: Sequence[Example], answers: Sequence[str]) -> list[list[str]]:
-    """The concepts that each answer should have named and did not."""
+    """The concepts that each answer should have named but did not."""
     return [
         _lacking(lexicon, example, answer, asked_for(lexicon, example)) for example, answer in zip(examples, answers)
     ]
@@ -222,9 +223,9 @@ def most_missed(
 
 
 def metric(path: Path) -> Metric:
-    """Keyword coverage by one lexicon, `LEXICONS / "medical.txt"` for example: the share of the asked concepts named.
+    """Keyword coverage by a lexicon, such as `LEXICONS / "medical.txt"`: the share of required concepts that are named.
 
-    A reference that asks for no concept is unscored.
+    A sample without required concepts is unscored.
     """
 
     def coverage(example: Example, answer: str) -> float:
@@ -238,7 +239,7 @@ def metric(path: Path) -> Metric:
 
 
 def _version(path: Path) -> int:
-    """The lexicon's own digest, and how it is read: either gives the same answers other scores."""
-    return (
-        int(digest([READING, file_digest(path)])[:8], 16) if path.is_file() else 0
-    )  # if missing, load_lexicon() says so
+    """A digest of the lexicon and of how it is read, since a change of either changes the scores."""
+    if not path.is_file():
+        return 0  # load_lexicon() raises the error
+    return int(digest([READING, file_digest(path)])[:8], 16)

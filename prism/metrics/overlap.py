@@ -1,9 +1,9 @@
-"""Tier 2: how many words an answer shares with its reference, and how much of that is content rather than style.
+"""Tier 2: how many words an answer shares with its reference, and how much of that is content, not style.
 
-ROUGE is rouge-score's, F-measures with `use_stemmer=True`, its tokenizer and stemmer included.
+ROUGE is rouge-score's F-measure with `use_stemmer=True`, including its tokenizer and stemmer.
 
 `content_gain` is ROUGE-L against the own reference minus ROUGE-L against another row's: an adapter that learned only
-how answers sound raises both. Its gain is the gain in ROUGE-L minus the same gain against shuffled references.
+style raises both. Its gain is the gain in ROUGE-L minus the same gain against shuffled references.
 """
 
 from __future__ import annotations
@@ -21,13 +21,12 @@ import numpy
 from prism.metrics import Metric, mean, per_sample
 from prism.rows import Example
 
-PAIRS = 1 << 16  # three metrics of 2,000 answers, before and after, own and shuffled references, come to 8,000 pairs
-
+CACHE_SIZE = 1 << 16  # 2,000 answers, before and after, with own and shuffled references, are 8,000 pairs
 
 ROUGE = ("rouge1", "rouge2", "rougeL")
 
 
-@lru_cache(PAIRS)
+@lru_cache(CACHE_SIZE)
 def rouge(reference: str, answer: str) -> Mapping[str, float]:
     """The F-measure of each of ROUGE."""
     return {name: score.fmeasure for name, score in _scorer().score(reference, answer).items()}
@@ -35,16 +34,16 @@ def rouge(reference: str, answer: str) -> Mapping[str, float]:
 
 @cache
 def _scorer() -> Any:
-    from rouge_score.rouge_scorer import RougeScorer  # pulls in nltk, over a second: only where something is scored
+    from rouge_score.rouge_scorer import RougeScorer  # imports nltk, over a second: only if something is scored
 
     return RougeScorer(ROUGE, tokenizer=SimpleNamespace(tokenize=stems))
 
 
-@lru_cache(PAIRS)
+@lru_cache(CACHE_SIZE)
 def stems(text: str) -> tuple[str, ...]:
-    """The words of a text as rouge-score reads them with `use_stemmer=True`, each text once.
+    """The words of a text as rouge-score reads them with `use_stemmer=True`, cached.
 
-    Lower case, a-z and 0-9, the rest is space; Porter's stemmer on words of over three letters.
+    Lower case; all but a-z and 0-9 is space; Porter's stemmer on words of more than three letters.
     """
     return tuple(_tokenizer().tokenize(text))
 
@@ -56,22 +55,21 @@ def _tokenizer() -> Any:
     return DefaultTokenizer(use_stemmer=True)
 
 
-def strangers(examples: Sequence[Example], scored: Sequence[bool] | None = None) -> list[Example]:
-    """Each example with the reference of a row of another group: what a score is worth against the wrong reference.
+def shuffle_references(examples: Sequence[Example], scored: Sequence[bool] | None = None) -> list[Example]:
+    """Give each example the reference of a row of another group, to score its answer against a wrong reference.
 
-    A permutation of the `scored` rows (all, by default), the same whatever their order: rows lie in the order of their
-    groups' hashes, and each takes the reference that lies as many places on as the largest group is long, which is
-    never one of its own group's. Rows that are not scored get an empty reference, and all do where one group is more
-    than half of the rows.
+    This permutes the `scored` rows (default: all), whatever their order: rows are sorted by the hash of their group,
+    and each takes the reference that is as many rows further as the largest group has, so never one of its own group.
+    Rows that are not scored get an empty reference, and so do all rows if one group has more than half of them.
     """
-    kept = [i for i in range(len(examples)) if scored is None or scored[i]]
-    kept.sort(key=lambda i: (hashlib.sha256(examples[i].group.encode()).digest(), examples[i].group, examples[i].id))
-    step = max(Counter(examples[i].group for i in kept).values(), default=0)
-    found = [replace(example, reference="") for example in examples]
-    if 2 * step <= len(kept):
-        for i, other in zip(kept, kept[step:] + kept[:step]):
-            found[i] = replace(examples[i], reference=examples[other].reference)
-    return found
+    order = [i for i in range(len(examples)) if scored is None or scored[i]]
+    order.sort(key=lambda i: (hashlib.sha256(examples[i].group.encode()).digest(), examples[i].group, examples[i].id))
+    step = max(Counter(examples[i].group for i in order).values(), default=0)
+    shuffled = [replace(example, reference="") for example in examples]
+    if 2 * step <= len(order):
+        for i, other in zip(order, order[step:] + order[:step]):
+            shuffled[i] = replace(examples[i], reference=examples[other].reference)
+    return shuffled
 
 
 def _metric(name: str) -> Metric:
@@ -86,9 +84,9 @@ def _metric(name: str) -> Metric:
 ROUGE_L = _metric("rougeL")
 
 
-def _own_and_stranger(examples: Sequence[Example], answers: Sequence[str]) -> numpy.ndarray:
-    """[ROUGE-L against the own reference, against another row's, 1] a sample."""
-    others = strangers(examples, [bool(stems(example.reference)) for example in examples])
+def _own_and_other(examples: Sequence[Example], answers: Sequence[str]) -> numpy.ndarray:
+    """[ROUGE-L against the own reference, against another row's, 1] per sample."""
+    others = shuffle_references(examples, [bool(stems(example.reference)) for example in examples])
     own, other = ROUGE_L.statistics(examples, answers), ROUGE_L.statistics(others, answers)
     rows = numpy.column_stack([own[:, 0], other])
     rows[numpy.isnan(rows).any(1)] = numpy.nan
@@ -103,5 +101,5 @@ METRICS = (
     _metric("rouge1"),
     _metric("rouge2"),
     ROUGE_L,
-    Metric("content_gain", "tier2", _own_and_stranger, _content, range=(-1.0, 1.0)),
+    Metric("content_gain", "tier2", _own_and_other, _content, range=(-1.0, 1.0)),
 )

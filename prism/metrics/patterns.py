@@ -1,6 +1,6 @@
-"""Error analysis: in which recognizable way an answer fails, and how often before and after tuning.
+"""Error analysis: how often answers fail in recognizable ways, before and after tuning.
 
-Every pattern is a rule on the text alone, so that a reader can check it. What fits none of them is not thereby right.
+Every pattern is a rule on the text alone, so that a reader can check it. An answer that matches none can be wrong.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from prism.metrics.coverage import Lexicon, missing
 from prism.metrics.overlap import rouge, stems
 from prism.rows import Example, Prediction
 
-# In this order, of which an answer's first is its main one: how it was said comes first, since an answer that loops or
-# was cut off says little about what the model knows.
+# An answer's first pattern in this order is its main one: those of form come first, since an answer that loops or was
+# cut off shows little of what the model knows.
 PATTERNS = {
     "empty": "no word of Latin letters or digits",
-    "repeats": "more than a quarter of its three-word sequences were there before",
+    "repeats": "more than a quarter of its three-word sequences are repetitions",
     "truncated": "cut off at max_new_tokens",
     "verbose": "over twice the reference's words, and ten more",
     "off_topic": "shares no content word with question or reference",
@@ -29,12 +29,12 @@ PATTERNS = {
     "hallucinates": "names lexicon terms that are in neither question nor reference",
 }
 NONE = "no_pattern"
-REPEATED = 0.25  # of 5,758 textbook definitions 1 repeats more than this
-# Of random sentences of an anatomy textbook 3 % come as near as these two to any of 800 definitions.
-ALIKE = 0.5  # TF-IDF cosine
-IN_COMMON = 3  # content words that the question did not say
-SHOWN = 3  # samples a pattern in the report
-CLIP = 500  # characters of a text in the report; samples/*.jsonl has it whole
+MAX_REPEATED = 0.25  # 1 of 5,758 textbook definitions repeats more than this
+# 3 % of random sentences of an anatomy textbook reach both minima for any of 800 definitions.
+MIN_COSINE = 0.5  # of TF-IDF
+MIN_COMMON_WORDS = 3  # content words that are not in the question
+SHOWN = 3  # samples per pattern in the report
+CLIP = 500  # characters of a text in the report; samples/*.jsonl has all
 _FUNCTION_WORDS = """a about after all also an and any are as at be been before being between both but by can could did
 define definition do does during each for from had has have he her how i if in into is it its many may mean means might
 more most much must no not of often on one only or other our over she should so some such term than that the their them
@@ -44,19 +44,19 @@ with within without would you your called known refers usually something thing a
 
 @dataclass(frozen=True)
 class Finding:
-    """What is wrong with one answer; `found` holds every pattern that applies, in the order of PATTERNS."""
+    """What is wrong with one answer; `patterns` are all that apply, in the order of PATTERNS."""
 
-    found: tuple[str, ...]
+    patterns: tuple[str, ...]
     confused_with: Example | None = None
     invented: tuple[str, ...] = ()
 
     @property
     def main(self) -> str:
-        return self.found[0] if self.found else NONE
+        return self.patterns[0] if self.patterns else NONE
 
 
 def find_patterns(examples: Sequence[Example], predictions: Sequence[Prediction], lexicon: Lexicon) -> list[Finding]:
-    """One finding an answer. Another row's reference is looked for among those of `examples`."""
+    """One finding per answer. An answer is confused with a reference of another row of `examples`."""
     confused = _confused(examples, [prediction.answer for prediction in predictions])
     return [
         _finding(example, prediction, other, lexicon)
@@ -71,7 +71,7 @@ def _finding(example: Example, prediction: Prediction, confused: Example | None,
     topic = {*_content_words(example.question), *_content_words(example.reference)}
     applies = {
         "empty": not words,
-        "repeats": _repeated(words) > REPEATED,
+        "repeats": _repeated(words) > MAX_REPEATED,
         "truncated": prediction.finish == "length",
         "verbose": bool(reference) and len(words) > 2 * len(reference) + 10,
         "off_topic": bool(words and topic) and topic.isdisjoint(_content_words(prediction.answer)),
@@ -82,7 +82,7 @@ def _finding(example: Example, prediction: Prediction, confused: Example | None,
 
 
 def _repeated(words: Sequence[str]) -> float:
-    """The share of three-word sequences that were there before."""
+    """The share of three-word sequences that repeat earlier ones."""
     triples = list(zip(words, words[1:], words[2:]))
     return 1 - len(set(triples)) / len(triples) if triples else 0.0
 
@@ -97,7 +97,7 @@ def _function_stems() -> frozenset[str]:
 
 
 def _confused(examples: Sequence[Example], answers: Sequence[str]) -> Iterator[Example | None]:
-    """For each answer the example of another group whose reference it is alike to, and more than to its own."""
+    """For each answer, the example of another group whose reference it resembles more than its own, if any."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     if not any(_content_words(example.reference) for example in examples):
@@ -108,33 +108,33 @@ def _confused(examples: Sequence[Example], answers: Sequence[str]) -> Iterator[E
     _, index = numpy.unique([example.group for example in examples], return_inverse=True)
     for start in range(0, len(examples), 500):  # 500 x 10,000 references of float64 are 40 MB
         rows = range(start, min(start + 500, len(examples)))
-        alike = (vectorizer.transform([answers[i] for i in rows]) @ references.T).toarray()
-        for i, row in zip(rows, alike):
+        cosines = (vectorizer.transform([answers[i] for i in rows]) @ references.T).toarray()
+        for i, row in zip(rows, cosines):
             own = row[i]
             row[index == index[i]] = 0
             other = examples[int(row.argmax())]
-            # A short reference is near to whatever holds its one rare word: that alone is no sign of another term.
+            # A short reference is close to any text with its one rare word, which alone does not mean confusion.
             common = {*_content_words(answers[i])} & {*_content_words(other.reference)} - {
                 *_content_words(examples[i].question)
             }
-            yield other if row.max() > own and row.max() >= ALIKE and len(common) >= IN_COMMON else None
+            yield other if row.max() > own and row.max() >= MIN_COSINE and len(common) >= MIN_COMMON_WORDS else None
 
 
 def analysis(
     examples: Sequence[Example], baseline: Sequence[Prediction], tuned: Sequence[Prediction], lexicon: Lexicon
 ) -> dict[str, Any]:
-    """For the report, in plain JSON types: how many answers each pattern applies to, before and after, and its worst.
+    """For the report, in plain JSON types: how many answers match each pattern, before and after, and the worst ones.
 
-    An answer counts in every pattern that applies to it, and is shown under its main one, worst ROUGE-L first.
+    An answer counts in every pattern that it matches, and is shown under its main one, lowest ROUGE-L first.
     """
     before, after = find_patterns(examples, baseline, lexicon), find_patterns(examples, tuned, lexicon)
-    counts = [Counter(p for finding in findings for p in finding.found or (NONE,)) for findings in (before, after)]
+    counts = [Counter(p for finding in findings for p in finding.patterns or (NONE,)) for findings in (before, after)]
     main = Counter(finding.main for finding in after)
-    lacking = {
-        name: missing(lexicon, examples, [prediction.answer for prediction in said])
-        for name, said in (("baseline", baseline), ("tuned", tuned))
+    missing_concepts = {
+        name: missing(lexicon, examples, [prediction.answer for prediction in predictions])
+        for name, predictions in (("baseline", baseline), ("tuned", tuned))
     }
-    scores = [rouge(example.reference, said.answer)["rougeL"] for example, said in zip(examples, tuned)]
+    scores = [rouge(example.reference, prediction.answer)["rougeL"] for example, prediction in zip(examples, tuned)]
     ranked = sorted((i for i, example in enumerate(examples) if stems(example.reference)), key=scores.__getitem__)
 
     def shown(i: int) -> dict[str, Any]:
@@ -147,8 +147,8 @@ def analysis(
             "tuned": _clip(tuned[i].answer),
             "rougeL": [rouge(example.reference, baseline[i].answer)["rougeL"], scores[i]],
             "baseline_pattern": before[i].main,
-            "also": list(finding.found[1:]),
-            "missing": {name: concepts[i] for name, concepts in lacking.items()},
+            "also": list(finding.patterns[1:]),
+            "missing": {name: concepts[i] for name, concepts in missing_concepts.items()},
             "invented": list(finding.invented),
             "confused_with": _clip(finding.confused_with.question) if finding.confused_with else "",
         }

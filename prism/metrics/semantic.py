@@ -1,7 +1,7 @@
-"""Tier 2, optional: how near an answer's meaning is to its reference's, by a sentence-transformers model.
+"""Tier 2, optional: how similar an answer is in meaning to its reference, by a sentence-transformers model.
 
-It rewards other words for the same thing, and also a fluent answer about the same subject that is wrong: read it beside
-the judge, never in its place. A spec switches it on by `[semantic] model = …`; it needs the extra `semantic`.
+It rewards other words for the same thing, and also a fluent answer about the same subject that is wrong: use it with
+the judge, never instead of it. A spec enables it with `[semantic] model = …`; it needs the extra `semantic`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ NAME = "semantic_similarity"
 def metric(model: Mapping[str, str], similarities: Mapping[tuple[str, str], float]) -> Metric:
     """`semantic_similarity` from the similarity of each (reference, answer). An empty reference is unscored.
 
-    `model` is the identity of the model that found them, and gives the metric's version.
+    `model` is the identity of the model that computed them; it determines the metric's version.
     """
 
     def similarity(example: Example, answer: str) -> float:

@@ -1,1 +1,1 @@
-"""Models: load, train, answer, and what each of these costs. Only here are model libraries imported."""
+"""Loads, trains and queries models, and measures the cost. Only this package imports model libraries."""

@@ -1,4 +1,4 @@
-"""What a stage cost: wall time, tokens, peak memory, energy. Measured where the work is done and kept in its manifest."""
+"""Measures the cost of a stage: wall time, tokens, peak memory, energy. The artifact's manifest stores it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from typing import Any
 
 from prism.errors import ResourceError
 
-COSTS = {  # a cost that a spec may put a limit on, and which way is better
+COSTS = {  # costs that [gate.cost] may limit, and which direction is better
     "peak_memory_gib": "lower",
-    "utilization": "higher",  # of the GPU's arithmetic, in training
+    "utilization": "higher",  # model flops utilization of the GPU in training
     "generation_ratio": "higher",  # tuned answers' tokens/s over the baseline's
 }
-# Dense bfloat16 rates by the makers' data sheets, by what the driver calls the GPU; variants before what they vary.
+# Dense bfloat16 TFLOP/s from the vendors' data sheets, by the driver's GPU name; variants come before the base name.
 BF16_TFLOPS = {
     "H200 NVL": 836,
     "H200": 989,
@@ -35,44 +35,44 @@ BF16_TFLOPS = {
     "RTX 4090": 165,
     "RTX 3090": 71,
 }
-SLOWER = r"(?! Laptop| D\b| Ti\b)"  # of the same name, and not of the same rate
-FULL = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")  # as the driver and cuBLAS say it
+NOT_VARIANT = r"(?! Laptop| D\b| Ti\b)"  # excludes variants with the same name and another rate
+OUT_OF_MEMORY = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")  # messages of the driver and of cuBLAS
 
 
 @contextmanager
 def stage(what: str = "", lower: str = "") -> Iterator[dict[str, Any]]:
     """Time a stage; the dict gets `seconds`, and `peak_memory_gib`: the stage's on a GPU, else this process's so far.
 
-    `energy_wh` is there where NVML is and the stage used a GPU. Raises ResourceError where the GPU's memory does not
-    suffice, naming the stage and the spec key to `lower`.
+    It gets `energy_wh` if NVML is installed and the stage used a GPU. Raises ResourceError if the GPU runs out of
+    memory, naming the stage and the spec key to `lower`.
     """
     notes: dict[str, Any] = {}
-    cuda, full, free = _cuda(), False, 0.0
-    began, drawn = time.perf_counter(), _energy()
+    cuda, out_of_memory, free = _cuda(), False, 0.0
+    start, energy_before = time.perf_counter(), _energy_joules()
     try:
-        if cuda:  # which needs memory of its own
+        if cuda:  # these calls may fail too: a CUDA context needs memory
             free = cuda.mem_get_info()[0] / 2**30
             cuda.reset_peak_memory_stats()
         yield notes
     except RuntimeError as error:
-        if not (type(error).__name__ == "OutOfMemoryError" or any(said in str(error) for said in FULL)):
+        if not (type(error).__name__ == "OutOfMemoryError" or any(text in str(error) for text in OUT_OF_MEMORY)):
             raise
-        full = True
-        traceback.clear_frames(error.__traceback__)  # they hold the tensors that filled the memory
-    if full:
-        _empty()
-        raise ResourceError(f"{what}: the GPU's memory is full ({free:.1f} GiB were free as it began); lower {lower}")
-    notes["seconds"] = notes.get("seconds", time.perf_counter() - began)
+        out_of_memory = True
+        traceback.clear_frames(error.__traceback__)  # the frames reference the tensors that filled the memory
+    if out_of_memory:
+        _empty_cache()
+        raise ResourceError(f"{what}: the GPU's memory is full ({free:.1f} GiB were free at the start); lower {lower}")
+    notes["seconds"] = notes.get("seconds", time.perf_counter() - start)
     notes["peak_memory_gib"] = peak_memory_gib()
     notes["device"] = gpu_name()
-    used = _used_gpus() & drawn.keys()
-    if used:
-        now = _energy()
-        notes["energy_wh"] = sum(now[gpu] - drawn[gpu] for gpu in used) / 3600
+    gpus = _used_gpus() & energy_before.keys()
+    if gpus:
+        energy_after = _energy_joules()
+        notes["energy_wh"] = sum(energy_after[gpu] - energy_before[gpu] for gpu in gpus) / 3600
 
 
-def _energy() -> dict[str, float]:
-    """The joules that each GPU has drawn since its driver was loaded, whoever used it; none without NVML's Python."""
+def _energy_joules() -> dict[str, float]:
+    """The joules that each GPU used since its driver was loaded, by all processes; empty without pynvml."""
     try:
         import pynvml
     except ImportError:
@@ -81,27 +81,27 @@ def _energy() -> dict[str, float]:
         pynvml.nvmlInit()
         gpus = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
         return {pynvml.nvmlDeviceGetUUID(gpu): pynvml.nvmlDeviceGetTotalEnergyConsumption(gpu) / 1000 for gpu in gpus}
-    except pynvml.NVMLError:  # no driver, or a GPU that does not count
+    except pynvml.NVMLError:  # no driver, or a GPU without an energy counter
         return {}
 
 
 def _cuda() -> Any:
-    """torch.cuda where torch is imported already and has a GPU, else None: what costs are read off imports nothing."""
+    """torch.cuda if torch is already imported and has a GPU, else None; measuring a cost never imports torch."""
     torch = sys.modules.get("torch")
     return torch.cuda if torch is not None and torch.cuda.is_available() else None
 
 
 def _used_gpus() -> set[str]:
-    """NVML's names of the GPUs that this process has held memory on."""
+    """NVML ids of the GPUs on which this process has allocated memory."""
     cuda = _cuda()
     if cuda is None:
         return set()
-    held = [i for i in range(cuda.device_count()) if cuda.max_memory_allocated(i)]
-    return {f"GPU-{cuda.get_device_properties(i).uuid}" for i in held}
+    used = [i for i in range(cuda.device_count()) if cuda.max_memory_allocated(i)]
+    return {f"GPU-{cuda.get_device_properties(i).uuid}" for i in used}
 
 
 def peak_memory_gib() -> float:
-    """The most GPU memory that this process held, or, without a GPU, the most memory."""
+    """The peak GPU memory of this process, or its peak memory without a GPU."""
     cuda = _cuda()
     if cuda and cuda.max_memory_allocated():
         return float(cuda.max_memory_allocated() / 2**30)
@@ -109,41 +109,41 @@ def peak_memory_gib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
-def _empty() -> None:
+def _empty_cache() -> None:
     gc.collect()
     if cuda := _cuda():
         cuda.empty_cache()
 
 
 def gpu_name() -> str:
-    """The GPU as its driver names it; empty without one."""
+    """The driver's name of the GPU; empty without one."""
     cuda = _cuda()
     return str(cuda.get_device_name()) if cuda else ""
 
 
 def utilization(notes: Mapping[str, Any]) -> float | None:
-    """Model flops utilization of a training: the least work its tokens take, over what the GPU could have done.
+    """Model flops utilization of a training: the minimal operations for its tokens over what the GPU could have done.
 
-    Frozen weights need two operations a weight forwards and two backwards, and no third two for their gradient; what
-    checkpointing computes twice counts once. None where the GPU's rate is not known.
+    A frozen weight takes two operations in the forward pass and two in the backward pass, but not the two for its own
+    gradient; recomputation by checkpointing does not count. None if the GPU's rate is unknown.
     """
     device = notes.get("device", "")
-    rate = next((rate for name, rate in BF16_TFLOPS.items() if re.search(rf"\b{name}\b{SLOWER}", device)), None)
+    rate = next((rate for name, rate in BF16_TFLOPS.items() if re.search(rf"\b{name}\b{NOT_VARIANT}", device)), None)
     if not rate or not notes.get("tokens") or "parameters" not in notes:
         return None
     return 4 * notes["parameters"] * notes["tokens"] / notes["seconds"] / (rate * 1e12)
 
 
 def free_memory() -> float:
-    """Bytes of GPU memory that this process can still take: what is free, and what its allocator keeps for reuse."""
+    """Bytes of GPU memory that this process can still allocate: free memory and the unused part of its cache."""
     import torch
 
-    kept = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
-    return float(torch.cuda.mem_get_info()[0] + max(0, kept))
+    cached = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+    return float(torch.cuda.mem_get_info()[0] + max(0, cached))
 
 
 def resident_gib() -> float:
-    """The GPU memory that this process holds now, or, without a GPU, its resident memory."""
+    """The GPU memory that this process has allocated, or its resident memory without a GPU."""
     if cuda := _cuda():
         return float(cuda.memory_allocated() / 2**30)
     import psutil
@@ -152,7 +152,7 @@ def resident_gib() -> float:
 
 
 def summary(stages: Mapping[str, Mapping[str, Any]], cached: Sequence[str]) -> dict[str, Any]:
-    """One spec's cost, from its stages' notes. What came from the store keeps the cost of when it was made."""
+    """The cost of a spec from the notes of its stages. A cached artifact keeps the cost of when it was made."""
     return {
         "seconds": {name: notes["seconds"] for name, notes in stages.items()},
         "tokens_per_second": {
@@ -166,8 +166,8 @@ def summary(stages: Mapping[str, Mapping[str, Any]], cached: Sequence[str]) -> d
     }
 
 
-def gated(spent: dict[str, Any], name: str) -> float:
-    """The value that a `[gate.cost]` threshold is held against; NaN where this machine or run does not tell it."""
+def gate_value(spent: dict[str, Any], name: str) -> float:
+    """The value that a `[gate.cost]` threshold is compared with; NaN if this machine or run cannot measure it."""
     if name == "peak_memory_gib":
         return float(spent[name])
     if name == "utilization":

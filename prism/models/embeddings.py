@@ -1,4 +1,4 @@
-"""How alike two texts are, by the embeddings of a sentence-transformers model; needs the extra `semantic`."""
+"""Cosine similarity of texts by a sentence-transformers model; needs the extra `semantic`."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from prism.store.provenance import versions
 from prism.store.sources import hub_revision, is_local, require_safetensors
 
 Pair = tuple[str, str]  # reference, answer
-STORED = "similarities.json"
+SIMILARITIES = "similarities.json"
 LIBRARIES = ("sentence-transformers", "transformers", "torch")
 
 
 def model_identity(name: str, root: Path) -> dict[str, str]:
-    """A local folder's bytes, or a hub id with its revision.
+    """The digest of a local folder, or a hub id with its revision.
 
-    Raises ModelError where the package or the model is missing, or its weights are pickles only.
+    Raises ModelError if the package or the model is missing, or if the weights are only pickled.
     """
     if importlib.util.find_spec("sentence_transformers") is None:
         raise ModelError(
-            "[semantic] needs the package sentence-transformers, which is not installed; pip install 'prism-bench[semantic]',"
-            " or delete the table"
+            "[semantic] needs the package sentence-transformers, which is not installed; "
+            "pip install 'prism-bench[semantic]', or delete the table"
         )
     if not is_local(name, root):
         return {"hub": name, "revision": hub_revision(name, "[semantic].model")}
     folder = _folder(name, root)
     if not (folder / "modules.json").is_file():
-        raise ModelError(f"{name}: no sentence-transformers model under {root}; check [semantic].model")
+        raise ModelError(f"{name}: there is no sentence-transformers model under {root}; check [semantic].model")
     require_safetensors(folder, "model")
     return {"bytes": folder_digest(folder)}
 
 
 def similarities(name: str, root: Path, pairs: Sequence[Pair]) -> list[float]:
-    """Cosine similarity of each pair's embeddings, from -1 to 1; an empty answer scores 0, unlike an embedded one."""
+    """Cosine similarity of each pair's embeddings, from -1 to 1; an empty answer scores 0, unlike its embedding."""
     texts = list(dict.fromkeys(text for pair in pairs for text in pair))
     vectors = dict(zip(texts, _embed(name, root, texts)))
     return [
@@ -53,14 +53,14 @@ def _embed(name: str, root: Path, texts: list[str]) -> numpy.ndarray:
     """Unit vectors (n, d)."""
     from sentence_transformers import SentenceTransformer
 
-    place = str(_folder(name, root)) if is_local(name, root) else name
+    source = str(_folder(name, root)) if is_local(name, root) else name
     try:
         model = SentenceTransformer(
-            place, device="cpu", trust_remote_code=False, model_kwargs={"use_safetensors": True}
+            source, device="cpu", trust_remote_code=False, model_kwargs={"use_safetensors": True}
         )
     except (OSError, ValueError, KeyError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"{name}: no sentence-transformers model can be loaded ({reason}); name another") from None
+        raise ModelError(f"{name}: the sentence-transformers model cannot be loaded ({reason}); name another") from None
     return numpy.asarray(model.encode(texts, normalize_embeddings=True, show_progress_bar=False), float)
 
 
@@ -69,15 +69,15 @@ def _folder(name: str, root: Path) -> Path:
 
 
 def similarities_identity(model: Mapping[str, str], pairs: Sequence[Pair]) -> dict[str, Any]:
-    """What `similarities` depend on."""
+    """What the result of `similarities` depends on."""
     return {"model": dict(model), "pairs": digest([list(pair) for pair in pairs]), "versions": versions(LIBRARIES)}
 
 
 def write_similarities(name: str, root: Path, pairs: Sequence[Pair], folder: Path) -> dict[str, Any]:
-    """Keep the similarities of the pairs in a store's folder; no notes."""
-    (folder / STORED).write_text(json.dumps(similarities(name, root, pairs)), encoding="utf-8")
+    """Write the similarities of the pairs into an artifact folder. Returns no notes."""
+    (folder / SIMILARITIES).write_text(json.dumps(similarities(name, root, pairs)), encoding="utf-8")
     return {}
 
 
 def read_similarities(folder: Path, pairs: Sequence[Pair]) -> dict[Pair, float]:
-    return dict(zip(pairs, json.loads((folder / STORED).read_text(encoding="utf-8"))))
+    return dict(zip(pairs, json.loads((folder / SIMILARITIES).read_text(encoding="utf-8"))))

@@ -1,8 +1,8 @@
-"""Ask a model: greedy answers, and the likelihood of each label. Both resume after their last finished batch.
+"""Generates greedy answers and scores the likelihood of each label. Both resume after the last finished batch.
 
-Questions are batched by length under a token budget, longest first, so that padding stays small and a batch that is too
-large for the memory shows at once. On a GPU the answers come from `prism.decode` where it can run the model and its
-logits are the model's own, and from transformers' `generate` everywhere else; the notes say which, and why.
+Batches have a token budget and are sorted by length, longest first, so that padding stays small and a batch that
+exceeds the memory fails at once. On a GPU `prism.models.decode` answers if it supports the model and computes the same
+logits, else transformers' `generate`; the notes contain which, and why.
 """
 
 from __future__ import annotations
@@ -23,45 +23,47 @@ from prism.rows import Example, Prediction
 from prism.rows.answers import ANSWERS, LIKELIHOODS, finished_ids
 
 # ruff: isort: split
-# After prism.models.load, which imports Unsloth where it is used.
+# After prism.models.load, which imports Unsloth if PRISM uses it.
 import torch
 from peft import PeftModel
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import GenerationConfig, StoppingCriteriaList
 
-from prism.models import cost, decode, kernels, layout
+from prism.models import cost, decode, kernels, layout, vision
 
-BATCH_TOKENS = {"cpu": 4_096, "cuda": 65_536}  # padded prompt and answer tokens in flight
-# Steps that `generate` would take, from which laying out the weights, comparing logits and capturing a step pay: those
-# cost up to 1.9 s, and a step of `generate` 28 ms however few its rows (both on an H200, Qwen2.5-1.5B).
+BATCH_TOKENS = {"cpu": 4_096, "cuda": 65_536}  # padded prompt and answer tokens in one batch
+# Use `decode` from this many steps of `generate`: its set-up (copy weights, compare logits, capture a step) takes up to
+# 1.9 s, a step of `generate` 28 ms even with few rows (both on an H200, Qwen2.5-1.5B).
 DECODE_FROM = 64
-MEMORY_SHARE = 0.8  # share of the free GPU memory that weights and cache may take
-# `decode` calls flash attention; cuDNN's adds up in another order, and near-tied answers hang on it.
+MEMORY_SHARE = 0.8  # share of the free GPU memory for weights and KV cache
+# `decode` uses flash attention; cuDNN's sums in another order, which changes near-tied answers.
 ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 PROBES = 8
-# Half-precision logits depend on the shapes of the matrix products behind them: the same model, asked one question at a
-# time, differs from itself. `decode` may differ from the model by three times that, or by this share of a logit vector
-# (without its mean); a wrong position costs .45 on the nano model, a missing weak adapter .05.
+# Half-precision logits depend on the shapes of the matrix products: the same model differs from itself if it gets one
+# question at a time. `decode` may differ from the model by three times that, or by this share of a mean-free logit
+# vector. On the nano model a wrong position changes logits by .45, a missing weak adapter by .05.
 DECODE_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2**-5, torch.float16: 2**-6}
 
 
-@contextmanager
-def _own_options(model: Any) -> Iterator[None]:
-    """`generate` with the spec's options alone.
+Batch = tuple[list[int], dict[str, torch.Tensor]]  # the places of its examples, and its inputs
 
-    What they leave open it would fill in from the model's own generation config, which for Qwen2.5 holds a penalty on
-    repetitions.
+
+@contextmanager
+def _spec_options_only(model: Any) -> Iterator[None]:
+    """Let `generate` use only the spec's options.
+
+    By default it completes them from the model's own generation config, which has a repetition penalty for Qwen2.5.
     """
     causal = model.get_base_model() if isinstance(model, PeftModel) else model
-    kept, causal.generation_config = causal.generation_config, GenerationConfig()
+    previous, causal.generation_config = causal.generation_config, GenerationConfig()
     try:
         yield
     finally:
-        causal.generation_config = kept
+        causal.generation_config = previous
 
 
 def encode(base: Base, example: Example) -> list[int]:
-    """The token ids of a question as the model's chat template renders it, ready for the answer."""
+    """The token ids of a question in the model's chat template, with the generation prompt."""
     encoded = base.tokenizer.apply_chat_template(
         [dict(message) for message in example.messages], add_generation_prompt=True, return_dict=True
     )["input_ids"]
@@ -74,14 +76,30 @@ def encode(base: Base, example: Example) -> list[int]:
     return encoded
 
 
-def batches(encoded: Sequence[Sequence[int]], extra: int, budget: int) -> Iterator[list[int]]:
-    """Indices in batches, longest first, of at most `budget` padded tokens with `extra` new ones each."""
-    order = sorted(range(len(encoded)), key=lambda i: -len(encoded[i]))
+def batches(lengths: Sequence[int], extra: int, budget: int) -> Iterator[list[int]]:
+    """Batches of indices, longest first, of at most `budget` padded tokens, with `extra` new ones per prompt."""
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     start = 0
     while start < len(order):
-        size = max(1, budget // (len(encoded[order[start]]) + extra))
+        size = max(1, budget // (lengths[order[start]] + extra))
         yield order[start : start + size]
         start += size
+
+
+def _batches(
+    base: Base, model: Any, examples: Sequence[Example], encoded: Sequence[Sequence[int]], extra: int
+) -> Iterator[Batch]:
+    """`batches` with their inputs. With images, all prompts of a batch have equally many, as processors need it."""
+    lengths = [prompt for prompt, _ in vision.lengths(base, examples)] if base.processor else list(map(len, encoded))
+    budget = _token_budget(base, model)
+    for count in sorted({len(example.images) for example in examples}):
+        places = [i for i, example in enumerate(examples) if len(example.images) == count]
+        for batch in batches([lengths[i] for i in places], extra, budget):
+            chosen = [places[i] for i in batch]
+            if base.processor:
+                yield chosen, vision.inputs(base, [examples[i] for i in chosen])
+            else:
+                yield chosen, pad(base, [encoded[i] for i in chosen])
 
 
 def pad(base: Base, rows: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
@@ -94,114 +112,118 @@ def pad(base: Base, rows: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
 def answers(
     base: Base, model: Any, examples: Sequence[Example], folder: Path, advance: Callable[[int], None] = lambda _: None
 ) -> dict[str, Any]:
-    """Greedy answers to `folder`/predictions.jsonl, one line a sample, a batch at a time, by `[generate]` alone.
+    """Write greedy answers to `folder`/predictions.jsonl, one line a sample, batch by batch, with `[generate]` only.
 
-    Returns notes: which path produced them, and why; new tokens and seconds of this process, which may have resumed.
+    Returns notes: the engine and why it was chosen; new tokens and seconds of this process, which may have resumed.
     """
-    began, tokens = time.perf_counter(), 0
+    start, tokens = time.perf_counter(), 0
     done = finished_ids(folder / ANSWERS)
     advance(len(done))
-    left = [example for example in examples if example.id not in done]
-    encoded = [encode(base, example) for example in left]
+    remaining = [example for example in examples if example.id not in done]
+    encoded = [] if base.processor else [encode(base, example) for example in remaining]
     tokenizer = base.tokenizer
     config = GenerationConfig(
         do_sample=False,
         pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=sorted({tokenizer.eos_token_id, *_ends(model)}),
+        eos_token_id=sorted({tokenizer.eos_token_id, *_end_tokens(model)}),
         **{name: value for name, value in base.spec.generate.items() if name != "stop_strings"},
     )
     stops = base.spec.generate.get("stop_strings", [])
     if special := [stop for stop in stops if stop in tokenizer.all_special_tokens]:
         raise SpecError(
-            f"{base.spec.id}.toml [generate] stop_strings: {special[0]} is a special token, which no answer holds; delete it"
+            f"{base.spec.id}.toml [generate] stop_strings: {special[0]} is a special token, so no answer contains it; "
+            f"delete it"
         )
     new_tokens = base.spec.generate.get("max_new_tokens", 20)
     decoder, notes = _decoder(base, model, encoded, new_tokens)
-    budget = _budget(base, model)
-    chosen = batches(encoded, new_tokens, budget) if decoder is None else _rows(encoded, decoder.rows)
-    over = partial(_over, tokenizer, stops) if stops else None
+    batched: Iterator[Batch] = _batches(base, model, remaining, encoded, new_tokens)
+    if decoder is not None:
+        batched = ((batch, {}) for batch in _fixed_batches(encoded, decoder.rows))
+    has_stop = partial(_has_stop, tokenizer, stops) if stops else None
     with (folder / ANSWERS).open("a", encoding="utf-8") as file:
-        for batch in chosen:
-            asked = [encoded[i] for i in batch]
+        for batch, prompt in batched:
             if decoder is not None:
-                produced = decoder.answer(asked, new_tokens, config.eos_token_id, over)
+                prompts = [encoded[i] for i in batch]
+                produced = decoder.answer(prompts, new_tokens, config.eos_token_id, has_stop)
             else:
-                prompt = pad(base, asked)
                 width = prompt["input_ids"].shape[1]
-                ended = _criteria(over, width) if over else None
-                with _own_options(model):
-                    whole = model.generate(**prompt, generation_config=config, stopping_criteria=ended)
-                produced = whole[:, width:].tolist()
+                criteria = _stopping_criteria(has_stop, width) if has_stop else None
+                with _spec_options_only(model):
+                    sequences = model.generate(**prompt, generation_config=config, stopping_criteria=criteria)
+                produced = sequences[:, width:].tolist()
             for i, ids in zip(batch, produced, strict=True):
                 length = next((n for n, token in enumerate(ids) if token in config.eos_token_id), None)
-                kept = ids if length is None else ids[:length]
-                text = tokenizer.decode(kept, skip_special_tokens=True)
-                if (place := _stop(tokenizer, kept, stops)) is not None:
-                    length, text = place
-                    kept = kept[:length]
-                tokens += len(kept)
+                answer_ids = ids if length is None else ids[:length]
+                text = tokenizer.decode(answer_ids, skip_special_tokens=True)
+                if (found := _find_stop(tokenizer, answer_ids, stops)) is not None:
+                    length, text = found
+                    answer_ids = answer_ids[:length]
+                tokens += len(answer_ids)
                 finish = "length" if length is None else "stop"
-                line = asdict(Prediction(left[i].id, text, len(kept), finish))
+                line = asdict(Prediction(remaining[i].id, text, len(answer_ids), finish))
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
             file.flush()
             advance(len(batch))
-    return notes | {"tokens": tokens, "seconds": time.perf_counter() - began}
+    pictures = sum(len(example.images) for example in remaining)
+    return (
+        notes | {"tokens": tokens, "seconds": time.perf_counter() - start} | ({"images": pictures} if pictures else {})
+    )
 
 
-def _over(tokenizer: Any, stops: Sequence[str], said: Sequence[Sequence[int]]) -> list[bool]:
-    """Which answers have come to a stop string within their last few tokens."""
-    window = decode.LOOK + 4 * max(map(len, stops))  # a character is four tokens at most
-    tails = tokenizer.batch_decode([ids[-window:] for ids in said], skip_special_tokens=True)
+def _has_stop(tokenizer: Any, stops: Sequence[str], generated: Sequence[Sequence[int]]) -> list[bool]:
+    """Which answers contain a stop string in their last few tokens."""
+    window = decode.CHECK_EVERY + 4 * max(map(len, stops))  # a character has at most four tokens
+    tails = tokenizer.batch_decode([ids[-window:] for ids in generated], skip_special_tokens=True)
     return [any(stop in tail for stop in stops) for tail in tails]
 
 
-def _criteria(over: Callable[[list[list[int]]], list[bool]], width: int) -> StoppingCriteriaList:
-    """Stop strings after a question `width` tokens long; transformers' own also finds one that begins in the question."""
+def _stopping_criteria(has_stop: Callable[[list[list[int]]], list[bool]], width: int) -> StoppingCriteriaList:
+    """Stop strings after a prompt of `width` tokens; transformers' own also match if they begin in the prompt."""
 
     def ended(ids: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
-        return torch.tensor(over(ids[:, width:].tolist()), device=ids.device)
+        return torch.tensor(has_stop(ids[:, width:].tolist()), device=ids.device)
 
     return StoppingCriteriaList([ended])
 
 
-def _stop(tokenizer: Any, ids: Sequence[int], stops: Sequence[str]) -> tuple[int, str] | None:
-    """How many tokens it takes to say one of `stops`, and the text before it; None where none is said.
+def _find_stop(tokenizer: Any, ids: Sequence[int], stops: Sequence[str]) -> tuple[int, str] | None:
+    """The number of tokens up to the end of the first of `stops`, and the text before it; None if there is none.
 
-    Whichever path answered: tokens that either said after that are cut off.
+    Both engines may generate tokens after it, which are cut off.
     """
 
-    def said(length: int) -> str:
+    def decoded(length: int) -> str:
         return tokenizer.decode(ids[:length], skip_special_tokens=True)
 
-    def stopped(length: int) -> bool:
-        return any(stop in said(length) for stop in stops)
+    def contains_stop(length: int) -> bool:
+        return any(stop in decoded(length) for stop in stops)
 
-    if not stopped(len(ids)):
+    if not contains_stop(len(ids)):
         return None
-    length = bisect_left(range(len(ids)), True, key=stopped)
-    text = said(length)
+    length = bisect_left(range(len(ids)), True, key=contains_stop)
+    text = decoded(length)
     return length, text[: min(text.index(stop) for stop in stops if stop in text)]
 
 
-def _room(base: Base, model: Any) -> float:
-    """Bytes of GPU memory that answering may take: a share of what is free, and no more than the spec's own limit."""
-    room = MEMORY_SHARE * cost.free_memory()
+def _available_bytes(base: Base, model: Any) -> float:
+    """Bytes of GPU memory for answering: a share of the free memory, limited by [gate.cost].peak_memory_gib."""
+    available = MEMORY_SHARE * cost.free_memory()
     limit = base.spec.gate.get("cost", {}).get("peak_memory_gib")
     if limit is not None and limit.ceiling is not None:
-        room = min(room, MEMORY_SHARE * limit.ceiling * 2**30 - torch.cuda.memory_allocated(model.device))
-    return room
+        available = min(available, MEMORY_SHARE * limit.ceiling * 2**30 - torch.cuda.memory_allocated(model.device))
+    return available
 
 
-def _budget(base: Base, model: Any, copies: int = 1) -> int:
-    """Padded tokens in flight: as many as pay, or as the memory holds `copies` of the keys and values of."""
-    most = BATCH_TOKENS[model.device.type]
+def _token_budget(base: Base, model: Any, copies: int = 1) -> int:
+    """Padded tokens in one batch: limited by throughput, or by memory for `copies` of the KV cache."""
+    largest = BATCH_TOKENS[model.device.type]
     if model.device.type == "cpu":
-        return most
-    return max(1, min(most, int(_room(base, model) / 2 / (copies * layout.cache_bytes(model)))))
+        return largest
+    return max(1, min(largest, int(_available_bytes(base, model) / 2 / (copies * layout.cache_bytes(model)))))
 
 
-def _rows(encoded: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
-    """Indices in batches of `size`, longest first."""
+def _fixed_batches(encoded: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
+    """Batches of `size` indices, longest first."""
     order = sorted(range(len(encoded)), key=lambda i: -len(encoded[i]))
     return (order[start : start + size] for start in range(0, len(order), size))
 
@@ -209,40 +231,46 @@ def _rows(encoded: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
 def _decoder(
     base: Base, model: Any, encoded: Sequence[Sequence[int]], new_tokens: int
 ) -> tuple[decode.Decoder | None, dict[str, Any]]:
-    """The fast path, where it is one; else None, with the reason in the notes."""
+    """The decoder if it supports the model and is faster; else None, with the reason in the notes."""
 
-    def generate(why: str) -> tuple[None, dict[str, Any]]:
-        return None, {"engine": "generate", "why": why}
+    def fall_back(reason: str) -> tuple[None, dict[str, Any]]:
+        return None, {"engine": "generate", "why": reason}
 
     if model.device.type != "cuda":
-        return generate("no GPU")
+        return fall_back("no GPU")
+    if base.processor:
+        return fall_back("images go through the processor")
     if not encoded:
-        return None, {}  # a process before this one answered all, and its path is not known
+        return None, {}  # an earlier process answered all; its engine is unknown
     length = max(map(len, encoded)) + new_tokens
     if -(-len(encoded) * length // BATCH_TOKENS["cuda"]) * new_tokens < DECODE_FROM:
-        return generate(f"{len(encoded)} × {new_tokens} tokens are too few to pay for it")
+        return fall_back(f"{len(encoded)} × {new_tokens} tokens are too few for the set-up of the captured step")
     if options := sorted(set(base.spec.generate) - {"max_new_tokens", "stop_strings"}):
-        return generate(f"[generate] {options[0]} is for generate alone")
-    if why := layout.unsupported(model):
-        return generate(why)
-    room = _room(base, model) - layout.weight_bytes(model) - layout.pass_bytes(model, sum(map(len, encoded)))
-    rows = min(decode.SLOTS, len(encoded), int(room / (length * layout.cache_bytes(model))))
+        return fall_back(f"[generate] {options[0]} works only with generate")
+    if reason := layout.unsupported(model):
+        return fall_back(reason)
+    available = (
+        _available_bytes(base, model) - layout.weight_bytes(model) - layout.pass_bytes(model, sum(map(len, encoded)))
+    )
+    rows = min(decode.MAX_ROWS, len(encoded), int(available / (length * layout.cache_bytes(model))))
     if rows < min(len(encoded), PROBES):
-        return generate("its weights and cache need more GPU memory than is free, or than [gate.cost] allows")
+        return fall_back("its weights and cache need more GPU memory than is free, or than [gate.cost] allows")
     decoder = decode.Decoder(model, rows, length)
     probes = encoded[:: -(-len(encoded) // PROBES)][:rows]
-    wanted = _next_logits(base, model, probes)
-    alone = torch.cat([_next_logits(base, model, [probe]) for probe in probes])
-    apart = _distance(decoder.read(probes, decode.shared_beginning(probes)), wanted)
-    itself = _distance(alone, wanted)
-    if not apart <= max(3 * itself, DECODE_TOLERANCE[model.dtype]):
-        return generate(f"its logits are {apart:.3g} from the model's, the model's own {itself:.3g} from themselves")
+    expected = _next_logits(base, model, probes)
+    one_by_one = torch.cat([_next_logits(base, model, [probe]) for probe in probes])
+    distance = _relative_distance(decoder.prefill(probes, decode.shared_beginning(probes)), expected)
+    own_distance = _relative_distance(one_by_one, expected)
+    if not distance <= max(3 * own_distance, DECODE_TOLERANCE[model.dtype]):
+        return fall_back(
+            f"its logits differ from the model's by {distance:.3g}; batching changes the model's by {own_distance:.3g}"
+        )
     return decoder, {
         "engine": "captured",
         "kernels": "triton" if kernels.built() else "torch",
         "rows": rows,
-        "logits_apart": apart,
-        "batch_of_one_apart": itself,
+        "logits_apart": distance,
+        "batch_of_one_apart": own_distance,
     }
 
 
@@ -252,14 +280,14 @@ def _next_logits(base: Base, model: Any, rows: Sequence[Sequence[int]]) -> torch
     return model(**prompt, position_ids=positions, logits_to_keep=1).logits[:, -1]
 
 
-def _distance(found: torch.Tensor, wanted: torch.Tensor) -> float:
-    """The largest distance of two logit vectors, without their means, as a share of the wanted one's length."""
-    found, wanted = (part.float() - part.float().mean(-1, keepdim=True) for part in (found, wanted))
-    return float(((found - wanted).norm(dim=-1) / wanted.norm(dim=-1)).max())
+def _relative_distance(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    """The largest norm of the difference of two mean-free logit vectors, as a share of the expected vector's norm."""
+    actual, expected = (part.float() - part.float().mean(-1, keepdim=True) for part in (actual, expected))
+    return float(((actual - expected).norm(dim=-1) / expected.norm(dim=-1)).max())
 
 
-def _ends(model: Any) -> list[int]:
-    """The end tokens that the model's own generation config names (Qwen has two)."""
+def _end_tokens(model: Any) -> list[int]:
+    """The end tokens in the model's own generation config (Qwen has two)."""
     ends = model.generation_config.eos_token_id
     return [] if ends is None else list(ends) if isinstance(ends, (list, tuple)) else [ends]
 
@@ -273,43 +301,43 @@ def likelihoods(
     folder: Path,
     advance: Callable[[int], None] = lambda _: None,
 ) -> None:
-    """Log-likelihood of each label as the whole answer, to `folder`/likelihoods.jsonl.
+    """Write the log-likelihood of each label as the whole answer to `folder`/likelihoods.jsonl.
 
-    The question is run once; its cache is repeated for the labels, whose tokens (with the end of the turn, so that no
-    label wins by being another's beginning) are then scored in one pass.
+    The question is computed once and its KV cache repeated for the labels. One pass then scores their tokens, including
+    the end of the turn, so that no label wins by being a prefix of another.
     """
     done = finished_ids(folder / LIKELIHOODS)
     advance(len(done))
-    left = [example for example in examples if example.id not in done]
-    encoded = [encode(base, example) for example in left]
+    remaining = [example for example in examples if example.id not in done]
+    encoded = [encode(base, example) for example in remaining]
     end = base.tokenizer.eos_token_id
-    options = [base.tokenizer(label, add_special_tokens=False)["input_ids"] + [end] for label in labels]
-    width = max(map(len, options))
+    label_ids = [base.tokenizer(label, add_special_tokens=False)["input_ids"] + [end] for label in labels]
+    width = max(map(len, label_ids))
     device = model.device
-    tokens = torch.tensor([option + [end] * (width - len(option)) for option in options], device=device)
-    counted = torch.tensor([[n < len(option) for n in range(width)] for option in options], device=device)
+    tokens = torch.tensor([ids + [end] * (width - len(ids)) for ids in label_ids], device=device)
+    label_mask = torch.tensor([[n < len(ids) for n in range(width)] for ids in label_ids], device=device)
     with (folder / LIKELIHOODS).open("a", encoding="utf-8") as file:
-        for batch in batches(encoded, width * len(labels), _budget(base, model, 1 + len(labels))):
+        for batch in batches(list(map(len, encoded)), width * len(labels), _token_budget(base, model, 1 + len(labels))):
             prompt = pad(base, [encoded[i] for i in batch])
             mask = prompt["attention_mask"]
             positions = (mask.cumsum(-1) - 1).clamp(min=0)
-            asked = model(**prompt, position_ids=positions, use_cache=True, logits_to_keep=1)
-            asked.past_key_values.batch_repeat_interleave(len(labels))
+            question = model(**prompt, position_ids=positions, use_cache=True, logits_to_keep=1)
+            question.past_key_values.batch_repeat_interleave(len(labels))
             repeated = tokens.repeat(len(batch), 1)
-            after = (positions[:, -1:] + 1).repeat_interleave(len(labels), 0)
-            told = model(
+            next_positions = (positions[:, -1:] + 1).repeat_interleave(len(labels), 0)
+            scored = model(
                 input_ids=repeated[:, :-1],
                 attention_mask=torch.cat(
                     [mask.repeat_interleave(len(labels), 0), torch.ones_like(repeated[:, :-1])], 1
                 ),
-                position_ids=after + torch.arange(width - 1, device=device),
-                past_key_values=asked.past_key_values,
+                position_ids=next_positions + torch.arange(width - 1, device=device),
+                past_key_values=question.past_key_values,
             )
-            first = asked.logits[:, -1:].repeat_interleave(len(labels), 0)
-            scores = torch.cat([first, told.logits], 1).float().log_softmax(-1)
-            chosen = scores.gather(-1, repeated[..., None])[..., 0] * counted.repeat(len(batch), 1)
-            for i, sums in zip(batch, chosen.sum(-1).view(len(batch), len(labels)).tolist()):
-                line = {"id": left[i].id, "labels": dict(zip(labels, sums))}
+            first = question.logits[:, -1:].repeat_interleave(len(labels), 0)
+            scores = torch.cat([first, scored.logits], 1).float().log_softmax(-1)
+            token_scores = scores.gather(-1, repeated[..., None])[..., 0] * label_mask.repeat(len(batch), 1)
+            for i, sums in zip(batch, token_scores.sum(-1).view(len(batch), len(labels)).tolist()):
+                line = {"id": remaining[i].id, "labels": dict(zip(labels, sums))}
                 file.write(json.dumps(line) + "\n")
             file.flush()
             advance(len(batch))

@@ -1,6 +1,6 @@
-"""What determines an artifact, and nothing else: the identities that the store's digests cover.
+"""The identities that the store's digests cover: exactly the inputs that determine an artifact.
 
-Nothing here imports a model library: a run whose results are all cached computes these digests and stops.
+This module imports no model library, so that a fully cached run starts fast.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from prism.store import digest, file_digest, read_manifest
 from prism.store.provenance import versions
 from prism.store.sources import local_folder
 
-# The versions of the code that trains and that answers. Raise one if the same inputs give another adapter, or other
-# answers: every adapter, or every answer, that users have stored is then made again. `tests/test_identity.py` fails
-# until whoever changed that code has decided.
+# The versions of the training and the answering code. Raise one if the same inputs give another adapter or other
+# answers; all stored adapters or answers of users are then made again. `tests/test_identity.py` fails after a change of
+# that code until its author has decided.
 TRAINING_VERSION = 1
 ANSWERING_VERSION = 1
 
@@ -39,7 +39,7 @@ ANSWERING_LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "unsloth
 
 
 def engine(spec: Spec) -> dict[str, str]:
-    """The library that loads the model, the device and the number format it computes in."""
+    """The library that loads the model, the device and the dtype of its computation."""
     on_cpu = bool(spec.sft.get("use_cpu")) or not cuda_devices()
     compiled = bool(spec.sft.get("torch_compile"))  # Unsloth's patches cannot be compiled
     unsloth = not on_cpu and not compiled and importlib.util.find_spec("unsloth") is not None
@@ -53,11 +53,12 @@ def engine(spec: Spec) -> dict[str, str]:
 def adapter_identity(
     spec: Spec, base: Mapping[str, str], training: Sequence[Example], seed: int, root: Path
 ) -> dict[str, Any]:
-    """What an adapter is made of: base, rows in order, options, seed, libraries and the training source."""
+    """What determines an adapter: base, rows in order, options, seed, libraries and version of the training code."""
     if spec.adapter:
         folder = local_folder(spec.adapter, root)
         files = (file for file in sorted(folder.iterdir()) if file.is_file() and file.suffix != ".md")
-        return {  # what its parity is checked with is part of it: a 4-bit base cannot be merged into, a float32 one can
+        # [model] is part of it since the parity check merges the adapter into a float32 base but not into a 4-bit one.
+        return {
             "base": dict(base),
             "loaded": {file.name: file_digest(file) for file in files},
             "model": spec.model.model_dump(exclude={"model_name"}),
@@ -66,10 +67,10 @@ def adapter_identity(
         }
     return {
         "base": dict(base),
-        "rows": digest([[e.messages, e.reference, image_digests(e)] for e in training]),
+        "rows": digest([[e.messages, e.reference, *filter(None, [image_digests(e)])] for e in training]),
         "model": spec.model.model_dump(exclude={"model_name"}),
         "lora": spec.lora,
-        "sft": {key: _option(value, root) for key, value in spec.sft.items()},
+        "sft": {key: _option_identity(value, root) for key, value in spec.sft.items()},
         "seed": seed,
         "engine": engine(spec),
         "versions": versions(TRAINING_LIBRARIES),
@@ -77,8 +78,8 @@ def adapter_identity(
     }
 
 
-def _option(value: Any, root: Path) -> Any:
-    """An option as it stands; of one that names a file (chat_template_path), what the file holds."""
+def _option_identity(value: Any, root: Path) -> Any:
+    """An option's value, or the digest of the file that it names (chat_template_path)."""
     if isinstance(value, str) and value and (root / value).is_file():
         return {"file": file_digest(root / value)}
     return value
@@ -87,7 +88,7 @@ def _option(value: Any, root: Path) -> Any:
 def predictions_identity(
     spec: Spec, base: Mapping[str, str], adapter: str | None, examples: Sequence[Example], kind: str
 ) -> dict[str, Any]:
-    """What answers are made of. `kind` tells greedy answers from label likelihoods of the same questions."""
+    """What determines answers. `kind` separates greedy answers from label likelihoods of the same questions."""
     return {
         "kind": kind,
         "base": dict(base),
@@ -103,12 +104,13 @@ def predictions_identity(
 
 
 def training_side(adapters: Mapping[int, Path], answers: Mapping[int, Path], rows: int) -> dict[str, Any]:
-    """How adapters were made and how they answered: what a later run may do differently and still be compared.
+    """How adapters were trained and how they answered, which may differ between runs that are compared.
 
-    `adapters` and `answers` are stored folders by training seed, `rows` the number of training rows.
+    `adapters` and `answers` are artifact folders by training seed, `rows` is the number of training rows.
     """
     made, answered = (read_manifest(next(iter(folders.values())))["identity"] for folders in (adapters, answers))
-    compared = {"kind", "base", "adapter", "messages", "generate", "engine", "max_seq_length"}  # the same, or in `made`
+    # Equal in both runs, or in `made`.
+    compared = {"kind", "base", "adapter", "messages", "generate", "engine", "max_seq_length"}
     return {
         **{key: value for key, value in made.items() if key != "seed"},
         "training_rows": rows,

@@ -1,8 +1,8 @@
-"""What stands between the matrix products of a decoder layer, each in one kernel, rounded where transformers rounds it.
+"""Fused kernels for the operations between a decoder layer's matrix products, rounded where transformers rounds.
 
-On a GPU a kernel of Triton's, and elsewhere, or where Triton is missing, the same in PyTorch's own operations. One kernel
-for a norm and the sum before it reads memory once; what it must not do is round once, too: near-tied tokens hang on
-half-precision's roundings. So every value that transformers would have stored is cast (`.to`) before it is used.
+On a GPU these are Triton kernels; on a CPU, or without Triton, the same operations in PyTorch. A fused kernel for a
+norm and the sum before it reads memory once, but must still round twice, since near-tied tokens depend on
+half-precision rounding. So the kernels cast (`.to`) every value that transformers would have stored before using it.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -16,24 +16,24 @@ import torch.nn.functional as F
 try:
     import triton
     import triton.language as tl
-except ImportError:  # torch for CPUs comes without it
+except ImportError:  # CPU builds of torch do not install it
     triton = None
 
-APART = {"enable_fp_fusion": False}  # a product and a sum in one instruction would be rounded once
-BLOCK = 1024  # elements of one program of `_gated`
-WIDEST_HEAD = 128
-WIDTHS = range(128, 8161)  # in which PyTorch gives a row of a norm to one warp, where there are many
+NO_FUSION = {"enable_fp_fusion": False}  # a fused multiply-add rounds once instead of twice
+BLOCK = 1024  # elements per program of `_gated`
+MAX_HEAD_DIM = 128
+WARP_WIDTHS = range(128, 8161)  # for which PyTorch's norm uses one warp a row if there are many rows
 
 
 @cache
 def built() -> bool:
-    """Whether Triton can build its kernels here: it needs a C compiler and Python's headers beside a GPU."""
+    """Whether Triton can compile kernels here; it needs a GPU, a C compiler and Python's headers."""
     if triton is None or not torch.cuda.is_available():
         return False
     try:
         x = torch.zeros(2, device="cuda")
-        _gated[(1,)](x, x, 1, BLOCK, **APART)
-    except Exception:  # noqa: BLE001  # its own errors and its compilers' have no base in common
+        _gated[(1,)](x, x, 1, BLOCK, **NO_FUSION)
+    except Exception:  # noqa: BLE001  # Triton's and its compilers' errors have no common base class
         return False
     return True
 
@@ -50,12 +50,12 @@ def _normed(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
 def add_norm(
     x: torch.Tensor, more: torch.Tensor | None, weight: torch.Tensor, eps: float, alone: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The residual stream with `more` added, and its RMS norm times `weight`; both (tokens, hidden) like `x`.
+    """The residual stream `x` plus `more`, and its RMS norm times `weight`; both (tokens, hidden) like `x`.
 
-    PyTorch adds up one row with more threads than each of many. `alone`, every row is added up as if it were one.
+    PyTorch sums a single row with more threads than each of many rows. `alone` sums every row like a single one.
     """
     width = x.shape[1]
-    if width not in WIDTHS or not _fused(x):
+    if width not in WARP_WIDTHS or not _fused(x):
         x = x if more is None else x + more
         return x, _normed(x, weight, eps)
     summed = x if more is None else torch.empty_like(x)
@@ -73,20 +73,20 @@ def add_norm(
         more is not None,
         threads // 32,
         num_warps=1,
-        **APART,
+        **NO_FUSION,
     )
     return summed, normed
 
 
 def gated(gate_up: torch.Tensor) -> torch.Tensor:
-    """SiLU of the first half of each row times its second half: (tokens, 2 × intermediate) to (tokens, intermediate)."""
+    """SiLU of each row's first half times its second half: (tokens, 2 × intermediate) to (tokens, intermediate)."""
     if not _fused(gate_up):
         gate, up = gate_up.chunk(2, -1)
         return F.silu(gate) * up
     tokens, width = len(gate_up), gate_up.shape[1] // 2
-    found = gate_up.new_empty(tokens, width)
-    _gated[(tokens, triton.cdiv(width, BLOCK))](gate_up, found, width, BLOCK, **APART)
-    return found
+    out = gate_up.new_empty(tokens, width)
+    _gated[(tokens, triton.cdiv(width, BLOCK))](gate_up, out, width, BLOCK, **NO_FUSION)
+    return out
 
 
 def rotated(
@@ -100,17 +100,16 @@ def rotated(
     values: torch.Tensor,
     grouped: bool = False,
 ) -> torch.Tensor:
-    """Rotate queries and keys to their positions (after Qwen3's norm of each head) and write keys and values to the cache.
+    """Rotate queries and keys to their positions (after Qwen3's norm of each head) and cache keys and values.
 
     `qkv` is (tokens, query + key + value heads, head_dim), `norm` (query + key heads, head_dim) or None, `rotation`
-    (positions, 2, head_dim), the first half of its sines negative, `keys` and `values` (rows, length, heads, head_dim).
-    Returns the queries, (tokens, heads, head_dim); `grouped`, the heads that share a key lie apart:
-    (tokens, heads a key, key heads, head_dim).
+    (positions, 2, head_dim), the first half of its sines negated, `keys` and `values` (rows, length, heads, head_dim).
+    Returns the queries, (tokens, heads, head_dim), or, if `grouped`, (tokens, heads a key, key heads, head_dim).
     """
     tokens, all_heads, head_dim = qkv.shape
     kv_heads = keys.shape[2]
     heads = all_heads - 2 * kv_heads
-    if head_dim > WIDEST_HEAD or not _fused(qkv):
+    if head_dim > MAX_HEAD_DIM or not _fused(qkv):
         qk, value = qkv[:, : heads + kv_heads], qkv[:, heads + kv_heads :]
         if norm is not None:
             qk = _normed(qk, norm, eps)
@@ -123,9 +122,9 @@ def rotated(
             query = query.unflatten(1, (kv_heads, -1)).transpose(1, 2)
         return query.contiguous()
     query = qkv.new_empty((tokens, heads // kv_heads, kv_heads, head_dim) if grouped else (tokens, heads, head_dim))
-    # A norm adds up in one warp, so that its heads take a program each.
-    together = 1 if norm is not None else triton.next_power_of_2(all_heads)
-    _rotated[(tokens, triton.cdiv(all_heads, together))](
+    # One warp sums for a norm, so with norms each head has its own program.
+    heads_per_program = 1 if norm is not None else triton.next_power_of_2(all_heads)
+    _rotated[(tokens, triton.cdiv(all_heads, heads_per_program))](
         qkv,
         rotation if norm is None else norm,
         rotation,
@@ -143,9 +142,9 @@ def rotated(
         norm is not None,
         grouped,
         head_dim,
-        together,
-        num_warps=1 if together == 1 else 4,
-        **APART,
+        heads_per_program,
+        num_warps=1 if heads_per_program == 1 else 4,
+        **NO_FUSION,
     )
     return query
 
@@ -157,57 +156,70 @@ if triton:
         x,
         more,
         summed,
-        chunk: tl.constexpr,
-        of: tl.constexpr,
+        first_chunk: tl.constexpr,
+        of_warps: tl.constexpr,
         warps: tl.constexpr,
         width: tl.constexpr,
         adds: tl.constexpr,
     ):
-        """What each lane of a warp adds up, (1, 32), of the chunks of 128 that `of` of PyTorch's `warps` read.
+        """Sums of squares per lane, (1, 32), over the chunks of 128 that `of_warps` of PyTorch's `warps` read.
 
-        As its reduction does: four accumulators a lane, then the upper half of the warps is added to the lower.
+        In the order of PyTorch's reduction: four accumulators a lane, then the upper half of the warps plus the lower.
         """
-        if of > 1:
-            lower = _squares(x, more, summed, chunk, of // 2, warps, width, adds)
-            lanes = lower + _squares(x, more, summed, chunk + warps // of, of // 2, warps, width, adds)
+        if of_warps > 1:
+            lower = _squares(x, more, summed, first_chunk, of_warps // 2, warps, width, adds)
+            lane_sums = lower + _squares(
+                x, more, summed, first_chunk + warps // of_warps, of_warps // 2, warps, width, adds
+            )
         else:
             squares = tl.zeros((1, 128), tl.float32)
-            for start in tl.static_range(chunk * 128, width, warps * 128):
-                at = start + tl.arange(0, 128)[None, :]
-                value = tl.load(x + at, at < width, 0.0).to(tl.float32)
+            for start in tl.static_range(first_chunk * 128, width, warps * 128):
+                offsets = start + tl.arange(0, 128)[None, :]
+                value = tl.load(x + offsets, offsets < width, 0.0).to(tl.float32)
                 if adds:
-                    value = (value + tl.load(more + at, at < width, 0.0).to(tl.float32)).to(x.dtype.element_ty)
-                    tl.store(summed + at, value, at < width)
+                    value = (value + tl.load(more + offsets, offsets < width, 0.0).to(tl.float32)).to(
+                        x.dtype.element_ty
+                    )
+                    tl.store(summed + offsets, value, offsets < width)
                     value = value.to(tl.float32)
                 squares += value * value
-            lanes = tl.sum(tl.reshape(squares, (1, 32, 4)), 2)
-        return lanes
+            lane_sums = tl.sum(tl.reshape(squares, (1, 32, 4)), 2)
+        return lane_sums
 
     @triton.jit
     def _add_norm(
-        x, more, weight, summed, normed, eps, share, width: tl.constexpr, adds: tl.constexpr, warps: tl.constexpr
+        x,
+        more,
+        weight,
+        summed,
+        normed,
+        eps,
+        inverse_width,
+        width: tl.constexpr,
+        adds: tl.constexpr,
+        warps: tl.constexpr,
     ):
         row = tl.program_id(0).to(tl.int64) * width
-        kind = x.dtype.element_ty
-        lanes = _squares(x + row, more + row, summed + row, 0, warps, warps, width, adds)
-        scale = tl.rsqrt(tl.sum(lanes, 1) * share + eps)[:, None]
-        tl.debug_barrier()  # the sums are read again
+        dtype = x.dtype.element_ty
+        lane_sums = _squares(x + row, more + row, summed + row, 0, warps, warps, width, adds)
+        scale = tl.rsqrt(tl.sum(lane_sums, 1) * inverse_width + eps)[:, None]
+        tl.debug_barrier()  # the loop below reads `summed` again
         for start in tl.static_range(0, width, 128):
-            at = start + tl.arange(0, 128)[None, :]
-            value = tl.load(summed + row + at, at < width, 0.0).to(tl.float32)
-            value = (value * scale).to(kind).to(tl.float32)
-            value *= tl.load(weight + at, at < width, 0.0).to(tl.float32)
-            tl.store(normed + row + at, value.to(kind), at < width)
+            offsets = start + tl.arange(0, 128)[None, :]
+            value = tl.load(summed + row + offsets, offsets < width, 0.0).to(tl.float32)
+            value = (value * scale).to(dtype).to(tl.float32)
+            value *= tl.load(weight + offsets, offsets < width, 0.0).to(tl.float32)
+            tl.store(normed + row + offsets, value.to(dtype), offsets < width)
 
     @triton.jit
-    def _gated(gate_up, found, width, block: tl.constexpr):
+    def _gated(gate_up, out, width, block: tl.constexpr):
         row = tl.program_id(0).to(tl.int64)
-        at = tl.program_id(1) * block + tl.arange(0, block)
-        kept = at < width
-        gate = tl.load(gate_up + row * 2 * width + at, kept, 0.0).to(tl.float32)
-        up = tl.load(gate_up + row * 2 * width + width + at, kept, 0.0).to(tl.float32)
-        silu = (gate / (1 + tl.exp(-gate))).to(found.dtype.element_ty).to(tl.float32)
-        tl.store(found + row * width + at, (silu * up).to(found.dtype.element_ty), kept)
+        offsets = tl.program_id(1) * block + tl.arange(0, block)
+        inside = offsets < width
+        gate = tl.load(gate_up + row * 2 * width + offsets, inside, 0.0).to(tl.float32)
+        up = tl.load(gate_up + row * 2 * width + width + offsets, inside, 0.0).to(tl.float32)
+        silu = (gate / (1 + tl.exp(-gate))).to(out.dtype.element_ty).to(tl.float32)
+        tl.store(out + row * width + offsets, (silu * up).to(out.dtype.element_ty), inside)
 
     @triton.jit
     def _rotated(
@@ -220,7 +232,7 @@ if triton:
         keys,
         values,
         eps,
-        share,
+        inverse_head_dim,
         row_stride,
         position_stride,
         heads: tl.constexpr,
@@ -228,44 +240,44 @@ if triton:
         norms: tl.constexpr,
         grouped: tl.constexpr,
         head_dim: tl.constexpr,
-        together: tl.constexpr,
+        heads_per_program: tl.constexpr,
     ):
         token = tl.program_id(0).to(tl.int64)
-        place = tl.load(positions + token)
-        kind = query.dtype.element_ty
-        head = tl.program_id(1) * together + tl.arange(0, together)[:, None]
-        at = tl.arange(0, 128)[None, :]
-        turned = (at + head_dim // 2) % head_dim  # a dimension's partner in the rotation
-        there = (head < heads + 2 * kv_heads) & (at < head_dim)
-        turns = there & (head < heads + kv_heads)
+        position = tl.load(positions + token)
+        dtype = query.dtype.element_ty
+        head = tl.program_id(1) * heads_per_program + tl.arange(0, heads_per_program)[:, None]
+        offsets = tl.arange(0, 128)[None, :]
+        partners = (offsets + head_dim // 2) % head_dim  # each dimension's partner in the rotation
+        inside = (head < heads + 2 * kv_heads) & (offsets < head_dim)
+        is_rotated = inside & (head < heads + kv_heads)
         source = qkv + token * (heads + 2 * kv_heads) * head_dim + head * head_dim
-        own = tl.load(source + at, there, 0.0)
-        first, other = own.to(tl.float32), tl.load(source + turned, turns, 0.0).to(tl.float32)
+        loaded = tl.load(source + offsets, inside, 0.0)
+        own, partner = loaded.to(tl.float32), tl.load(source + partners, is_rotated, 0.0).to(tl.float32)
         if norms:
             if head_dim >= 128:
-                squares = first * first
-            else:  # of fewer elements PyTorch's lanes take every 32nd
-                squares = tl.zeros((together, 32), tl.float32)
+                squares = own * own
+            else:  # for smaller heads each of PyTorch's lanes takes every 32nd element
+                squares = tl.zeros((heads_per_program, 32), tl.float32)
                 lane = tl.arange(0, 32)[None, :]
                 for start in tl.static_range(0, head_dim, 32):
                     part = tl.load(source + start + lane, start + lane < head_dim, 0.0).to(tl.float32)
                     squares += part * part
-            scale = tl.rsqrt(tl.sum(squares, 1) * share + eps)[:, None]
-            first = (first * scale).to(kind).to(tl.float32)
-            weight = tl.load(norm + head * head_dim + at, turns, 0.0).to(tl.float32)
-            first = (first * weight).to(kind).to(tl.float32)
-            other = (other * scale).to(kind).to(tl.float32)
-            weight = tl.load(norm + head * head_dim + turned, turns, 0.0).to(tl.float32)
-            other = (other * weight).to(kind).to(tl.float32)
-        angle = rotation + place * 2 * head_dim + at
-        cos, sin = tl.load(angle, at < head_dim, 0.0), tl.load(angle + head_dim, at < head_dim, 0.0)
-        first = (first * cos.to(tl.float32)).to(kind).to(tl.float32)
-        other = (other * sin.to(tl.float32)).to(kind).to(tl.float32)
-        result = (first + other).to(kind)
+            scale = tl.rsqrt(tl.sum(squares, 1) * inverse_head_dim + eps)[:, None]
+            own = (own * scale).to(dtype).to(tl.float32)
+            weight = tl.load(norm + head * head_dim + offsets, is_rotated, 0.0).to(tl.float32)
+            own = (own * weight).to(dtype).to(tl.float32)
+            partner = (partner * scale).to(dtype).to(tl.float32)
+            weight = tl.load(norm + head * head_dim + partners, is_rotated, 0.0).to(tl.float32)
+            partner = (partner * weight).to(dtype).to(tl.float32)
+        angle = rotation + position * 2 * head_dim + offsets
+        cos, sin = tl.load(angle, offsets < head_dim, 0.0), tl.load(angle + head_dim, offsets < head_dim, 0.0)
+        own = (own * cos.to(tl.float32)).to(dtype).to(tl.float32)
+        partner = (partner * sin.to(tl.float32)).to(dtype).to(tl.float32)
+        result = (own + partner).to(dtype)
         slot = head
         if grouped:
             slot = head % (heads // kv_heads) * kv_heads + head // (heads // kv_heads)
-        tl.store(query + token * heads * head_dim + slot * head_dim + at, result, there & (head < heads))
-        cell = tl.load(rows + token) * row_stride + place * position_stride + at
-        tl.store(keys + cell + (head - heads) * head_dim, result, turns & (head >= heads))
-        tl.store(values + cell + (head - heads - kv_heads) * head_dim, own, there & (head >= heads + kv_heads))
+        tl.store(query + token * heads * head_dim + slot * head_dim + offsets, result, inside & (head < heads))
+        cell = tl.load(rows + token) * row_stride + position * position_stride + offsets
+        tl.store(keys + cell + (head - heads) * head_dim, result, is_rotated & (head >= heads))
+        tl.store(values + cell + (head - heads - kv_heads) * head_dim, loaded, inside & (head >= heads + kv_heads))

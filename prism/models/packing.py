@@ -1,8 +1,8 @@
-"""Packed training rows in which a sample attends to itself alone, and decoder layers compiled one by one.
+"""Attention for packed training rows, in which each sample attends only to itself, and layer-wise compilation.
 
-TRL packs samples into one long row and marks their beginnings by position ids. Plain scaled-dot-product attention
-would need a mask as large as the row squared to keep them apart; flash attention for rows of unequal length takes
-their boundaries instead. `worn` gives a model that attention while it is trained, through transformers' own interface.
+TRL packs samples into one long row, in which the position ids of each sample start at 0. Scaled-dot-product attention
+would need a mask of size tokens × tokens to separate them; variable-length flash attention takes their boundaries
+instead. `packed_attention` sets it during training, through transformers' AttentionInterface.
 """
 
 from __future__ import annotations
@@ -18,25 +18,27 @@ import torch.nn.functional as F
 from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface
 
-NAME = "prism_packed"
-GROUPED = "enable_gqa" in inspect.signature(varlen_attn).parameters
-MOST = 16  # boundaries are kept for one sample in so many tokens at least, so that compiled shapes stay the same
+ATTENTION_NAME = "prism_packed"
+HAS_ENABLE_GQA = "enable_gqa" in inspect.signature(varlen_attn).parameters
+TOKENS_PER_BOUNDARY = (
+    16  # `boundaries` returns at least one entry per so many tokens, so that compiled shapes stay the same
+)
 
 
 def boundaries(position_ids: torch.Tensor, longest: int) -> torch.Tensor:
-    """Where each sample of a packed row begins, and the row's end; int32, padded with the end to a fixed length.
+    """The start of each sample in a packed row, and the row's end; int32, padded with the end to a fixed length.
 
-    `position_ids` has shape (1, tokens). Padding at the row's end, whose positions are 0, is cut into samples of its own,
-    none above `longest`: what the kernel leaves out it leaves unwritten.
+    `position_ids` has shape (1, tokens). The padding at the row's end, whose positions are 0, becomes samples of at
+    most `longest` tokens, since the kernel leaves the output of other tokens uninitialized.
     """
     positions = position_ids[0]
     tokens = len(positions)
-    filled = int(positions.nonzero().max()) + 1 if bool(positions.any()) else 1
-    starts = (positions[:filled] == 0).nonzero()[:, 0]
-    rest = torch.arange(filled, tokens, longest, device=positions.device)
-    found = F.pad(torch.cat([starts, rest]), (0, 1), value=tokens).to(torch.int32)
-    room = max(tokens // MOST, len(found) + 1) + 1
-    return F.pad(found, (0, room - len(found)), value=tokens)
+    used = int(positions.nonzero().max()) + 1 if bool(positions.any()) else 1
+    starts = (positions[:used] == 0).nonzero()[:, 0]
+    padding_starts = torch.arange(used, tokens, longest, device=positions.device)
+    bounds = F.pad(torch.cat([starts, padding_starts]), (0, 1), value=tokens).to(torch.int32)
+    size = max(tokens // TOKENS_PER_BOUNDARY, len(bounds) + 1) + 1
+    return F.pad(bounds, (0, size - len(bounds)), value=tokens)
 
 
 def attend(
@@ -50,51 +52,51 @@ def attend(
     packed_longest: int = 0,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Causal attention within each sample. Query (1, heads, tokens, head_dim); the answer (1, tokens, heads, head_dim)."""
+    """Causal attention within each sample. Query (1, heads, tokens, head_dim); output (1, tokens, heads, head_dim)."""
     if packed_boundaries is None:
-        raise RuntimeError("packed attention was asked for without the samples' boundaries")
+        raise RuntimeError("packed attention was called without packed_boundaries; use packing.packed_attention")
     if query.is_cuda:
         q, k, v = (part[0].transpose(0, 1) for part in (query, key, value))
-        # torch 2.11 groups the heads without being told, later ones want to be.
-        grouped: dict[str, Any] = {"enable_gqa": True} if GROUPED else {}
-        ends = packed_boundaries
-        heard: Any = varlen_attn(
-            q, k, v, ends, ends, packed_longest, packed_longest, scale=scaling, window_size=(-1, 0), **grouped
+        # torch 2.11 always groups the heads, later versions need the option.
+        grouped: dict[str, Any] = {"enable_gqa": True} if HAS_ENABLE_GQA else {}
+        bounds = packed_boundaries
+        attended: Any = varlen_attn(
+            q, k, v, bounds, bounds, packed_longest, packed_longest, scale=scaling, window_size=(-1, 0), **grouped
         )
-        return heard[None], None
+        return attended[None], None
     parts = []
-    ends = packed_boundaries.unique().tolist()
-    for start, end in pairwise(ends):
+    bounds = packed_boundaries.unique().tolist()
+    for start, end in pairwise(bounds):
         q, k, v = (part[:, :, start:end] for part in (query, key, value))
         parts.append(F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=True))
     return torch.cat(parts, 2).transpose(1, 2), None
 
 
 @contextmanager
-def worn(model: Any, longest: int) -> Iterator[None]:
-    """Let a PEFT model train on packed rows of samples of at most `longest` tokens, and be as it was before."""
+def packed_attention(model: Any, longest: int) -> Iterator[None]:
+    """Give a PEFT model the attention for packed samples of at most `longest` tokens, and restore the previous one."""
     causal = model.get_base_model()
-    before = causal.config._attn_implementation
+    previous = causal.config._attn_implementation
 
-    def mark(_: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        found = boundaries(kwargs["position_ids"], longest)
-        return args, kwargs | {"packed_boundaries": found, "packed_longest": longest}
+    def add_boundaries(_: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        bounds = boundaries(kwargs["position_ids"], longest)
+        return args, kwargs | {"packed_boundaries": bounds, "packed_longest": longest}
 
-    AttentionInterface.register(NAME, attend)
-    causal.set_attn_implementation(NAME)
-    hook = causal.model.register_forward_pre_hook(mark, with_kwargs=True)
+    AttentionInterface.register(ATTENTION_NAME, attend)
+    causal.set_attn_implementation(ATTENTION_NAME)
+    hook = causal.model.register_forward_pre_hook(add_boundaries, with_kwargs=True)
     try:
         yield
     finally:
         hook.remove()
-        causal.set_attn_implementation(before)
+        causal.set_attn_implementation(previous)
 
 
 @contextmanager
 def compiled(model: Any) -> Iterator[None]:
-    """Compile the decoder layers of a PEFT model, one by one, while it is trained.
+    """Compile the decoder layers of a PEFT model one by one, and undo it afterwards.
 
-    One compilation serves all layers; the whole model as one graph takes minutes.
+    All layers share one compilation; compiling the whole model as one graph takes minutes.
     """
     layers = model.get_base_model().model.layers
     for layer in layers:
@@ -103,4 +105,4 @@ def compiled(model: Any) -> Iterator[None]:
         yield
     finally:
         for layer in layers:
-            layer._compiled_call_impl = None  # what `compile` set; torch has no call that takes it back
+            layer._compiled_call_impl = None  # undoes `compile`; torch has no public function for that

@@ -1,11 +1,11 @@
-"""Train one LoRA adapter with TRL's SFTTrainer, resumably, and say what it took.
+"""Trains one LoRA adapter with TRL's SFTTrainer, with resumption, and returns its cost.
 
-The spec's `[lora]` and `[sft]` tables go to LoraConfig and SFTConfig as they stand. A conversational prompt and
-completion is what TRL itself computes the loss on the completion of.
+LoraConfig and SFTConfig get the spec's `[lora]` and `[sft]` tables unchanged. Rows have a conversational prompt and
+completion, for which TRL computes the loss on the completion only.
 
-Two options are read here too, on a GPU. `packing` gets an attention that keeps samples apart. `torch_compile` compiles
-layer by layer and loads the base without Unsloth, whose patches cannot be compiled. And where the spec says nothing of
-`gradient_checkpointing`, the memory decides.
+PRISM handles three options itself on a GPU. `packing` uses an attention that separates samples. `torch_compile`
+compiles layer by layer and loads the base without Unsloth, whose patches cannot be compiled. If the spec does not set
+`gradient_checkpointing`, the free memory decides.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ from prism.rows import Example
 from prism.spec import Spec
 
 # ruff: isort: split
-# After prism.models.load, which imports Unsloth where it is used.
-from datasets import Dataset, disable_progress_bars
+# After prism.models.load, which imports Unsloth if PRISM uses it.
+from datasets import Dataset, Image, List, disable_progress_bars
 from transformers import GenerationConfig, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
-from prism.models import cost, packing
+from prism.models import cost, packing, vision
+from prism.models.anatomy import require_moved
 
-# TRL's own defaults, written down: Unsloth puts others in their place (two rows accumulated, decay .001, warm-up .1).
+# TRL's defaults, set explicitly because Unsloth replaces them (two accumulation steps, weight decay .001, warm-up .1).
 DEFAULTS: dict[str, Any] = {
     "per_device_train_batch_size": 8,
     "gradient_accumulation_steps": 1,
@@ -49,19 +50,20 @@ DEFAULTS: dict[str, Any] = {
     "completion_only_loss": True,
     "bf16": None,
 }
-WHOLE = 2_048  # packed rows are padded to a multiple of this many tokens, so that few shapes are compiled
-# Bytes that a layer keeps for its backward pass, a token and unit of (hidden + intermediate) width, rounded up: on an
-# H200, 16,384 tokens a step of Qwen2.5-1.5B took 33 GiB compiled and 28 with Unsloth; 32 rows of plain TRL took 43.
-KEPT = {"compiled": 8, "unsloth": 8, "transformers": 32}
-COUNTED = ("max_steps", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps")  # by `steps`
-MARGIN = 0.8  # share of the free GPU memory that the estimate may reach
+PAD_MULTIPLE = 2_048  # pad packed rows to a multiple of this many tokens, so that torch compiles few shapes
+# Bytes that a layer stores for its backward pass, per token and unit of (hidden + intermediate) width, rounded up. On
+# an H200, 16,384 tokens a step of Qwen2.5-1.5B took 33 GiB compiled and 28 with Unsloth; 32 rows of plain TRL took 43.
+ACTIVATION_BYTES = {"compiled": 8, "unsloth": 8, "transformers": 32}
+# `steps` computes with these, so `check` requires numbers.
+NUMERIC_OPTIONS = ("max_steps", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps")
+MEMORY_SHARE = 0.8  # largest share of the free GPU memory for the estimated activations
 
 
 def check(spec: Spec, folder: Path) -> None:
-    """Let the libraries check their own tables before anything is measured. Raises SpecError."""
+    """Let the libraries check their tables before anything is measured. Raises SpecError."""
     if not spec.adapter:
         lora_config(spec)
-        for key in COUNTED:
+        for key in NUMERIC_OPTIONS:
             value = spec.sft.get(key, 1)
             if isinstance(value, bool) or not isinstance(value, int | float) or not (value > 0 or key == "max_steps"):
                 raise SpecError(f"{spec.id}.toml [sft] {key} = {value!r}: must be a number above 0")
@@ -78,33 +80,36 @@ def sft_config(spec: Spec, folder: Path, seed: int) -> SFTConfig:
         "logging_nan_inf_filter": False,
         "save_steps": 0.1,
         "save_total_limit": 1,
-        "max_length": spec.model.max_seq_length,
+        "max_length": None if spec.image else spec.model.max_seq_length,  # a cut would take image tokens away
     }
-    given = dict(spec.sft)
-    if given.pop("torch_compile", False) and spec.sft.get("packing"):  # `train` compiles; the trainer must not as well
-        options["pad_to_multiple_of"] = WHOLE
+    overrides = dict(spec.sft)
+    if overrides.pop("torch_compile", False) and spec.sft.get("packing"):  # `train` compiles, so the trainer must not
+        options["pad_to_multiple_of"] = PAD_MULTIPLE
     try:
         return SFTConfig(
             output_dir=str(folder / "trainer"),
             seed=seed,
             report_to="none",
             disable_tqdm=True,  # the plugin draws the progress bar
-            **(options | given),
+            **(options | overrides),
         )
     except (TypeError, ValueError) as error:
         raise SpecError(f"{spec.id}.toml [sft]: {error}; check its spelling and value") from None
 
 
 def dataset(examples: Sequence[Example]) -> Dataset:
-    return Dataset.from_list(
-        [
-            {
-                "prompt": [dict(message) for message in example.messages],
-                "completion": [{"role": "assistant", "content": example.reference}],
-            }
-            for example in examples
-        ]
-    )
+    """Prompt and completion, the loss being taken on the latter, and the paths of images if there are any."""
+    rows: list[dict[str, Any]] = [
+        {
+            "prompt": [dict(message) for message in example.messages],
+            "completion": [{"role": "assistant", "content": example.reference}],
+        }
+        for example in examples
+    ]
+    if not any(example.images for example in examples):
+        return Dataset.from_list(rows)
+    with_images = [row | {"images": [str(path) for path in e.images]} for row, e in zip(rows, examples)]
+    return Dataset.from_list(with_images).cast_column("images", List(Image()))
 
 
 class _Progress(TrainerCallback):
@@ -118,13 +123,13 @@ class _Progress(TrainerCallback):
 def train(
     base: Base, examples: Sequence[Example], seed: int, folder: Path, advance: Callable[[int], None] = lambda _: None
 ) -> dict[str, Any]:
-    """Train an adapter and save it in `folder`; go on from the last whole checkpoint found there.
+    """Train an adapter and save it in `folder`; resume from the last complete checkpoint in it.
 
-    Returns notes: loss by step, trainable parameters; wall seconds and real tokens of this process, which may have resumed.
-    `base.model` wears the new adapter. Raises ModelError where the loss stops being a number, SpecError for options that
-    the trainer refuses.
+    Returns notes: loss by step, trainable parameters, and wall seconds and tokens without padding of this process,
+    which may have resumed. Afterwards `base.model` has the new adapter. Raises ModelError if the loss becomes NaN,
+    SpecError if the trainer rejects an option.
     """
-    disable_progress_bars()  # of datasets; the plugin draws the one bar
+    disable_progress_bars()  # of datasets; the plugin draws the progress bar
     config = sft_config(base.spec, folder, seed)
     notes = decide_checkpointing(base, config, examples)
     model = add_adapter(base, seed, config.gradient_checkpointing)
@@ -133,33 +138,36 @@ def train(
             model=model,
             args=config,
             train_dataset=dataset(examples),
-            processing_class=base.tokenizer,
+            processing_class=base.processor or base.tokenizer,
             callbacks=[_Progress(advance)],
         )
     except (OSError, TypeError, ValueError) as error:
         raise SpecError(
-            f"{base.spec.id}.toml [sft]: {str(error).splitlines()[0]}; mend or delete that option"
+            f"{base.spec.id}.toml [sft]: {str(error).splitlines()[0]}; correct or delete that option"
         ) from error
-    trainer.remove_callback(PrinterCallback)  # the losses go into the notes, not to the screen
+    trainer.remove_callback(PrinterCallback)  # the notes contain the losses; do not print them
     checkpoint = last_checkpoint(folder / "trainer")
     if checkpoint:
         advance(json.loads((checkpoint / "trainer_state.json").read_text())["global_step"])
-    with ExitStack() as during:
+    with ExitStack() as contexts:
         if base.library == "transformers" and base.model.device.type == "cuda":
             if trainer.padding_free:
-                during.enter_context(packing.worn(model, _longest(base.spec, config)))
+                contexts.enter_context(packing.packed_attention(model, _max_length(base.spec, config)))
             if base.spec.sft.get("torch_compile"):
-                during.enter_context(packing.compiled(model))
-        began = time.perf_counter()
+                contexts.enter_context(packing.compiled(model))
+        start = time.perf_counter()
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - start
     losses = [[entry["step"], entry["loss"]] for entry in trainer.state.log_history if "loss" in entry]
     if any(math.isnan(loss) for _, loss in losses):
         raise ModelError(f"{base.spec.id}: the training loss became NaN; lower [sft].learning_rate")
     trainable, total = model.get_nb_trainable_parameters()
-    lengths = [len(row) for row in trainer.train_dataset["input_ids"]]  # type: ignore[index]
+    lengths, trained_tokens = _lengths(base, trainer.train_dataset, examples)
+    if base.processor:
+        notes["moved"] = require_moved(model, base.spec.id)
+        notes["images"] = sum(len(example.images) for example in examples)
     batch = config.per_device_train_batch_size * config.gradient_accumulation_steps
-    seen = min(trainer.state.global_step * batch, math.ceil(trainer.state.epoch or 0) * len(lengths))  # rows
+    rows_seen = min(trainer.state.global_step * batch, math.ceil(trainer.state.epoch or 0) * len(lengths))
     resumed_at = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
     model.save_pretrained(str(folder))
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card template
@@ -170,8 +178,8 @@ def train(
         "seconds": seconds,
         "steps": trainer.state.global_step,
         "resumed_at": resumed_at,
-        "tokens": int(sum(lengths) / len(lengths) * seen * (1 - resumed_at / trainer.state.global_step)),
-        "trained_share": _trained(trainer.train_dataset) / sum(lengths),
+        "tokens": int(sum(lengths) / len(lengths) * rows_seen * (1 - resumed_at / trainer.state.global_step)),
+        "trained_share": trained_tokens / sum(lengths),
         "longest": max(lengths),
         "trainable": trainable,
         "parameters": total,
@@ -179,25 +187,27 @@ def train(
 
 
 def decide_checkpointing(base: Base, config: SFTConfig, examples: Sequence[Example]) -> dict[str, Any]:
-    """Where the spec does not say and a GPU is there: checkpoint only if the activations would not fit its free memory.
+    """If the spec does not decide, use gradient checkpointing on a GPU only if activations exceed its free memory.
 
     Sets `config.gradient_checkpointing` and returns the estimate for the notes.
     """
     if "gradient_checkpointing" in base.spec.sft or base.model.device.type != "cuda":
         return {"gradient_checkpointing": config.gradient_checkpointing}
-    rows, longest = config.per_device_train_batch_size, _longest(base.spec, config)
+    rows, max_length = config.per_device_train_batch_size, _max_length(base.spec, config)
     if config.packing:
-        tokens = rows * longest
+        tokens = rows * max_length
+    elif base.processor:
+        tokens = rows * max(map(sum, vision.lengths(base, examples)))
     else:
         texts = [[*map(dict, e.messages), {"role": "assistant", "content": e.reference}] for e in examples]
         lengths = [len(ids) for ids in base.tokenizer.apply_chat_template(texts, return_dict=True)["input_ids"]]
-        tokens = rows * min(max(lengths), longest)
-    shape = base.model.config
-    kind = "compiled" if base.spec.sft.get("torch_compile") else base.library
-    width = shape.hidden_size + shape.intermediate_size
-    needed = tokens * shape.num_hidden_layers * width * KEPT[kind] / 2**30
+        tokens = rows * min(max(lengths), max_length)
+    model_config = base.model.config.get_text_config()
+    engine = "compiled" if base.spec.sft.get("torch_compile") else base.library
+    width = model_config.hidden_size + model_config.intermediate_size
+    needed = tokens * model_config.num_hidden_layers * width * ACTIVATION_BYTES[engine] / 2**30
     free = cost.free_memory() / 2**30
-    config.gradient_checkpointing = needed > MARGIN * free
+    config.gradient_checkpointing = needed > MEMORY_SHARE * free
     return {
         "gradient_checkpointing": config.gradient_checkpointing,
         "activations_gib": round(needed, 2),
@@ -205,12 +215,20 @@ def decide_checkpointing(base: Base, config: SFTConfig, examples: Sequence[Examp
     }
 
 
-def _longest(spec: Spec, config: SFTConfig) -> int:
+def _max_length(spec: Spec, config: SFTConfig) -> int:
     return config.max_length or spec.model.max_seq_length
 
 
-def _trained(rows: Any) -> int:
-    """How many tokens the loss is taken on."""
+def _lengths(base: Base, rows: Any, examples: Sequence[Example]) -> tuple[list[int], int]:
+    """The tokens of each row, image tokens included, and how many of all count in the loss."""
+    if not base.processor:
+        return [len(row) for row in rows["input_ids"]], _trained_tokens(rows)
+    known = vision.lengths(base, examples)  # the collator makes the tokens, so the rows have none
+    return [prompt + answer for prompt, answer in known], sum(answer for _, answer in known)
+
+
+def _trained_tokens(rows: Any) -> int:
+    """The number of tokens that count in the loss."""
     if "labels" in rows.column_names:
         return sum(label != -100 for labels in rows["labels"] for label in labels)
     if "completion_mask" in rows.column_names:  # Unsloth leaves the labels to the collator
@@ -219,7 +237,7 @@ def _trained(rows: Any) -> int:
 
 
 def steps(spec: Spec, rows: int) -> int:
-    """How many optimizer steps a training will take, for the progress bar."""
+    """The number of optimizer steps of a training, for the progress bar."""
     sft: Mapping[str, Any] = spec.sft
     if sft.get("max_steps", -1) > 0:
         return int(sft["max_steps"])
@@ -228,7 +246,7 @@ def steps(spec: Spec, rows: int) -> int:
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written to its end: the trainer's state is its last file."""
+    """The newest complete checkpoint: it has the trainer's state, which is written last. Deletes incomplete ones."""
     for checkpoint in sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]), reverse=True):
         try:
             json.loads((checkpoint / "trainer_state.json").read_text())

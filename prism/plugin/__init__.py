@@ -1,1 +1,1 @@
-"""The pytest plugin: hooks, what a run knows, what it finds, and how it is spread over workers."""
+"""The pytest plugin: hooks, the session of a run, its results, and its distribution over workers."""

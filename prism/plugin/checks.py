@@ -1,4 +1,4 @@
-"""What a benchmark's test asks: a measured spec, and each of its thresholds as pass, skip or failure."""
+"""The fixture `run` of a benchmark's test: a measured spec, and each threshold as pass, skip or failure."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ class Checks:
 
     @cached_property
     def verdicts(self) -> dict[str, tuple[Record, Verdict]]:
-        """By the threshold's id."""
+        """Records and verdicts by threshold id."""
         return self.result.verdicts()
 
     def check(self, limit: Limit | None) -> None:
-        """Pass, skip or fail the test that stands for one threshold."""
+        """Pass, skip or fail the test of one threshold."""
         if limit is None:
             pytest.skip(
                 f"{self.result.id} has no [gate]: `prism thresholds {self.result.id}` measures and proposes one"
             )
         record, verdict = self.verdicts[limit.id]
-        self.session.results.decide(self.result, limit.id)
+        self.session.results.mark_decided(self.result, limit.id)
         if verdict.state == "skipped":
             pytest.skip(verdict.reason)
         if verdict.state != "holds":

@@ -1,6 +1,6 @@
-"""The pytest plugin: options, one item a threshold, and a run's results on their way to the report.
+"""The hooks of the pytest plugin: options, one item per threshold, the report at the end of the run.
 
-Hooks delegate to one `Session`.
+The hooks delegate to one `Session`.
 """
 
 from __future__ import annotations
@@ -30,30 +30,30 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add = group.addoption
     add("--prism-profile", choices=PROFILES, help="nano: embedded, CPU; full: the published models, GPU")
     add("--prism-spec", action="append", default=[], metavar="NAME", help="run this spec only (repeatable)")
-    add("--prism-data", metavar="DIR", help="read DIR/<[data].name>/<split>.jsonl.gz in place of [data].path")
+    add("--prism-data", metavar="DIR", help="read DIR/<[data].name>/<split>.jsonl.gz instead of [data].path")
     add("--prism-home", metavar="DIR", help="the store of adapters and answers (default: $PRISM_HOME, ~/.cache/prism)")
-    add("--prism-report", metavar="DIR", default="reports", help="where runs/ and latest/ are written")
-    add("--prism-report-title", metavar="TITLE", default="PRISM", help="heads the reports: tells one of several apart")
-    add("--prism-retrain", action="store_true", help="train again what the store already holds")
+    add("--prism-report", metavar="DIR", default="reports", help="write runs/ and latest/ to this folder")
+    add("--prism-report-title", metavar="TITLE", default="PRISM", help="title of the reports, to tell several apart")
+    add("--prism-retrain", action="store_true", help="train again even if the store has the adapter")
     add(
         "--prism-seeds",
         type=_seeds,
         default="1",
         metavar="SEEDS",
-        help="train and measure several adapters a spec: how many (5), or which (47-51, or 42,47)",
+        help="train and measure several adapters per spec: a count (5), a range (47-51) or a list (42,47)",
     )
     add(
         "--prism-judge",
         metavar="JUDGE",
         help="openai:MODEL, http://HOST:PORT/v1#MODEL or local:FOLDER (or PRISM_JUDGE)",
     )
-    add("--prism-judge-budget", metavar="N", help='stop judging there: "2.50" dollars or "200k tokens"')
+    add("--prism-judge-budget", metavar="N", help='stop judging at this cost: "2.50" dollars or "200k tokens"')
     add(
         "--prism-require",
         action="append",
         default=[],
         choices=["tier3"],
-        help="what cannot be decided fails, not skips",
+        help="fail instead of skip if this tier cannot be decided",
     )
 
 
@@ -74,8 +74,8 @@ def pytest_configure(config: pytest.Config) -> None:
     workers.pin(config)
     session = Session(config)
     config.stash[Session.key] = session
-    for phase in session.phases:
-        config.addinivalue_line("markers", f"{phase}: a benchmark of {phase}")
+    for mark in session.marks:
+        config.addinivalue_line("markers", f"{mark}: a benchmark of {mark}")
     for mark, meaning in {
         "tier1": "accuracy and F1",
         "tier2": "overlap and keyword coverage",
@@ -93,27 +93,26 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 class _Watcher:
-    """Learns from the test reports which items failed without a verdict."""
+    """Collects the items that failed without a verdict, from the test reports."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        known = dict(report.user_properties)
-        self.session.asked |= "spec" in known
-        has_verdict = report.when == "call" and "state" in known
-        if (
-            report.failed and not has_verdict and report.nodeid.startswith("benchmarks/")
-        ):  # phase 0's checks, errors, dead workers
+        properties = dict(report.user_properties)
+        self.session.has_spec_items |= "spec" in properties
+        has_verdict = report.when == "call" and "state" in properties
+        # Checks of phase 0, errors, dead workers.
+        if report.failed and not has_verdict and report.nodeid.startswith("benchmarks/"):
             self.session.broken.append(report.nodeid)
 
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
-        if excinfo.type is KeyboardInterrupt:  # pytest's own early ends are subclasses
+        if excinfo.type is KeyboardInterrupt:  # pytest raises subclasses for its own early exits
             self.session.interrupted = "the run was interrupted"
 
 
 class _Xdist:
-    """Tells each worker which run it works for and which GPU is its own, and keeps a spec's items on one worker."""
+    """Passes each worker the run id and its GPU, and keeps the items of a spec on one worker."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
@@ -131,7 +130,7 @@ class _Xdist:
 
     def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:
         if config.getoption("dist") not in ("load", "no"):
-            return None  # asked for by name
+            return None  # the user chose another scheduler
         names = [spec.name for spec in self.session.all_specs()]
         return workers.scheduler(config, log, lambda nodeid: workers.scope(nodeid, names))
 
@@ -141,13 +140,13 @@ def pytest_report_header(config: pytest.Config) -> str:
     line = f"prism: profile {session.profile} ({session.why}); store {session.setting.store.home}"
     gpus = sorted({name for name, _ in cuda_memory()})
     if len(gpus) > 1:
-        line += f"; the GPUs differ ({', '.join(gpus)}): times and costs compare on one kind only, name it in CUDA_VISIBLE_DEVICES"
+        line += f"; the GPUs differ ({', '.join(gpus)}): set CUDA_VISIBLE_DEVICES to one kind to compare costs"
     return line
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist, whose controller collects nothing and starts its workers there
+@pytest.hookimpl(tryfirst=True)  # before xdist, whose controller starts its workers in this hook
 def pytest_collection(session: pytest.Session) -> None:
-    """Read every spec that the command line can reach, so that a mistake in one is said before anything runs."""
+    """Read every spec that the command line can reach, to report mistakes before anything runs."""
     state = session.config.stash[Session.key]
     root = state.setting.root
     for argument in session.config.args:
@@ -164,7 +163,7 @@ def pytest_collection(session: pytest.Session) -> None:
 
 
 def _check_writable(folder: Path) -> None:
-    """A report that cannot be written is said before hours of training, not after."""
+    """Check before hours of training that the report can be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -184,9 +183,9 @@ def _check_chosen(state: Session, specs: Sequence[Spec]) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test that asks for `spec` is made once a spec of its phase; `threshold` makes one a threshold.
+    """Parametrize a test that uses `spec` by the specs of its phase, and by thresholds if it uses `threshold`.
 
-    `planned_spec` stands for every spec, of any phase, that the profile would run on this machine.
+    `planned_spec` is every spec of any phase that the profile would run on this machine.
     """
     state = metafunc.config.stash[Session.key]
     if "planned_spec" in metafunc.fixturenames:
@@ -197,8 +196,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     phase = next((mark.name for mark in metafunc.definition.iter_markers() if mark.name in state.phases), None)
     if phase is None:
         raise pytest.UsageError(
-            f"{metafunc.definition.nodeid}: asks for a spec but has no mark of a phase; add pytestmark = "
-            f"pytest.mark.PHASE, PHASE being a folder of benchmarks/specs ({', '.join(state.phases) or 'there is none'})"
+            f"{metafunc.definition.nodeid}: uses `spec` without a phase mark; add pytestmark = pytest.mark.PHASE, "
+            f"where PHASE is a folder of benchmarks/specs ({', '.join(state.phases) or 'there is none'})"
         )
     parameters = []
     for spec in state.specs(phase):
@@ -211,15 +210,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         for limit in spec.limits():
             tier = getattr(pytest.mark, limit.tier)
             parameters.append(pytest.param(spec, limit, id=f"{spec.name}-{limit.id}", marks=[*marks, tier]))
-        if not spec.gate:  # measured all the same: that is where thresholds come from
+        if not spec.gate:  # measure it anyway, to propose thresholds
             parameters.append(pytest.param(spec, None, id=f"{spec.name}-measured", marks=marks))
     names = "spec, threshold" if "threshold" in metafunc.fixturenames else "spec"
     metafunc.parametrize(names, parameters, scope="session")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the items of a spec together, so that its model is loaded once; drop tests that no spec is chosen for."""
-    items[:] = [item for item in items if not _names_no_spec(item)]
+    """Group items by spec, so that each model is loaded once, and remove tests without a spec."""
+    items[:] = [item for item in items if not _has_empty_parameters(item)]
     order: dict[tuple[Path, str], int] = {}
 
     def place(item: pytest.Item) -> int:
@@ -229,12 +228,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=place)
     for item in items:
         if "threshold" in getattr(item, "fixturenames", ()) and (spec := _parameter(item, "spec")):
-            limit = _parameter(item, "threshold")  # none where the spec has no gate and is only measured
+            limit = _parameter(item, "threshold")  # None if the spec has no gate and is only measured
             item.user_properties += [("spec", spec.id), *([("threshold", limit.id)] if limit else [])]
 
 
-def _names_no_spec(item: pytest.Item) -> bool:
-    """Whether pytest made the item for an empty list of specs."""
+def _has_empty_parameters(item: pytest.Item) -> bool:
+    """Whether pytest generated the item from an empty list of specs."""
     parameters = item.callspec.params if hasattr(item, "callspec") else {}
     return any(name in parameters and _parameter(item, name) is None for name in ("spec", "planned_spec"))
 
@@ -252,7 +251,7 @@ def pytest_report_collectionfinish(config: pytest.Config, items: Sequence[pytest
     if running:
         minutes = sum((spec.requires.minutes or 0) * len(state.seeds(spec)) for spec in running)
         names = ", ".join(spec.id for spec in running)
-        lines.append(f"prism: {names}" + (f"; about {minutes:g} min where nothing is cached" if minutes else ""))
+        lines.append(f"prism: {names}" + (f"; about {minutes:g} min if nothing is cached" if minutes else ""))
     lines += [f"prism: skipped {spec.id}: {why}" for spec in specs.values() if (why := state.lacking(spec))]
     return lines
 
@@ -300,17 +299,17 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         state.config.stash[_ERROR] = f"no report was written: {sentence}"
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
     run = state.config.stash[_RUN]
-    decided = any(found != "skipped" for found in decided_states(run.results if run else ()))
+    decided = any(verdict != "skipped" for verdict in decided_states(run.results if run else ()))
     if run is not None and run.verdict == "fail" and session.exitstatus == pytest.ExitCode.OK and decided:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
     if state.broken and run is None:
         latest = state.reports / "latest"
         older = f"; {_short(latest)} is older" if latest.exists() else ""
-        unreported = f"no report was written, since no spec was measured to its end{older}"
+        unreported = f"no report was written, because no spec was fully measured{older}"
         state.config.stash.setdefault(_ERROR, unreported)
-    if state.asked and not decided and session.exitstatus == pytest.ExitCode.OK:
+    if state.has_spec_items and not decided and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
-        state.config.stash[_ERROR] = "no threshold was decided: every one was skipped, and an empty set is never a pass"
+        state.config.stash[_ERROR] = "no threshold was decided: all were skipped, which is not a pass"
 
 
 _RUN = pytest.StashKey[Run | None]()
@@ -332,7 +331,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.write_line(f"prism: {error}", red=True)
     if state.interrupted:
         terminalreporter.write_line(
-            f"prism: {state.interrupted}; what was finished is kept in {state.setting.store.home}, and the next run goes on there"
+            f"prism: {state.interrupted}; the next run reuses the finished work in {state.setting.store.home}"
         )
 
 

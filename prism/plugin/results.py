@@ -1,6 +1,6 @@
-"""What a pytest run finds, on its way to the report: each spec as soon as it is measured, all of them at the end.
+"""The results of a pytest run: stored after each spec, combined into the report at the end.
 
-Under xdist each worker writes its specs to the run's folder, and the controller joins them into the report.
+Under xdist each worker writes its specs to the run's folder, and the controller combines them into the report.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from prism.errors import StoreError
 from prism.experiment import Outcome
@@ -25,19 +25,19 @@ OPTION = "--prism-report"
 
 
 class Results:
-    """The results of one run under `reports`, written by this process, whose name among several is `writer`."""
+    """The results of one run under `reports`. Each process writes under its own `writer` name."""
 
     def __init__(self, reports: Path, run_id: str, writer: str) -> None:
         self.reports, self.run_id, self.writer = reports, run_id, writer
-        self.kept: dict[str, Result] = {}
+        self.saved: dict[str, Result] = {}
 
     @property
     def folder(self) -> Path:
-        """Where the measured specs lie until the report is whole. Hidden: it is no report yet."""
+        """The folder of measured specs until the report is complete; hidden, because it is not a report yet."""
         return self.reports / "runs" / f".{self.run_id}"
 
-    def keep(self, outcome: Outcome) -> None:
-        """Write a measured spec down at once, so that nothing waits for the end of the run."""
+    def save(self, outcome: Outcome) -> None:
+        """Write a measured spec to disk at once, not at the end of the run."""
         result = outcome.result
         name = f"{result.phase}-{result.spec}"
         try:
@@ -48,19 +48,24 @@ class Results:
         except OSError as error:
             raise unwritable(self.reports, error, OPTION) from error
 
-    def decide(self, result: Result, threshold: str) -> None:
-        """Note that a threshold of a kept result was asked for and reached."""
-        known = self.kept[result.id]
-        self._write(replace(known, decided=(*known.decided, threshold)))
+    def mark_decided(self, result: Result, threshold: str) -> None:
+        """Record that a threshold of a saved result was selected and reached."""
+        saved = self.saved[result.id]
+        self._write(replace(saved, decided=(*saved.decided, threshold)))
+
+    def add_details(self, result: Result, key: str, details: Any) -> None:
+        """Add what the reports show of a saved result: plain JSON types, under a key of `Result.details`."""
+        saved = self.saved[result.id]
+        self._write(replace(saved, details={**saved.details, key: details}))
 
     def _write(self, result: Result) -> None:
-        self.kept[result.id] = result
+        self.saved[result.id] = result
         write_text(
             self.folder / "results" / f"{result.phase}-{result.spec}.{self.writer}.json", json.dumps(to_json(result))
         )
 
     def gather(self) -> tuple[Result, ...]:
-        """The results of all processes, with verdicts on the thresholds that any of them decided."""
+        """The results of all processes, with verdicts on the thresholds that any process decided."""
         found: dict[str, Result] = {}
         decided: dict[str, set[str]] = {}
         for path in sorted(self.folder.glob("results/*.json")):
@@ -70,7 +75,7 @@ class Results:
         return tuple(found[name].as_decided(decided[name]) for name in sorted(found))
 
     def publish(self, run: Run, store: Store) -> Path:
-        """Make the report of what was kept, move it into place whole, and point `latest` at it."""
+        """Write the report of the saved results, move it into place in one step, and point `latest` at it."""
         from prism import report
 
         samples = {
@@ -86,17 +91,17 @@ class Results:
 
 
 def point_latest(reports: Path, folder: Path) -> None:
-    """Make reports/latest mean this run: a link that is replaced in one step."""
+    """Point the link reports/latest at this run, in one step."""
     link, latest = reports / f".latest-{os.getpid()}", reports / "latest"
     if latest.is_dir() and not latest.is_symlink():
-        raise StoreError(f"{latest}: is a folder where PRISM keeps a link; move it away. This run lies in {folder}")
+        raise StoreError(f"{latest}: must be a link, but is a folder; move it away. This run is in {folder}")
     link.unlink(missing_ok=True)
     link.symlink_to(folder.relative_to(reports), target_is_directory=True)
     os.replace(link, latest)
 
 
 def decided_states(results: Sequence[Result]) -> list[str]:
-    """The state of every threshold that was asked for and reached."""
+    """The state of every threshold that was selected and reached."""
     return [
         verdict.state
         for result in results
@@ -106,30 +111,30 @@ def decided_states(results: Sequence[Result]) -> list[str]:
 
 
 def partial(results: Sequence[Result], broken: Sequence[str], interrupted: str) -> str:
-    """Why a run is not complete, in words; empty if it is."""
+    """Why a run is not complete; empty if it is."""
     if interrupted:
         return interrupted
     for result in results:
         declared = result.verdicts().keys()
         if left := declared - set(result.decided):
             return f"{len(left)} of {len(declared)} thresholds of {result.id} were not selected or not reached"
-    return f"{words.count(len(broken), 'item')} failed beside the thresholds" if broken else ""
+    return f"{words.count(len(broken), 'item')} failed besides the thresholds" if broken else ""
 
 
 def verdict(
     results: Sequence[Result], broken: Sequence[str], required: Collection[str]
 ) -> tuple[Literal["pass", "fail"], str]:
-    """The run's verdict and its reason. `broken` are items that failed beside the thresholds."""
+    """The run's verdict and its reason. `broken` are items that failed besides the thresholds."""
     if broken:
-        return "fail", f"{words.count(len(broken), 'item')} failed beside the thresholds, {broken[0]} the first"
+        return "fail", f"{words.count(len(broken), 'item')} failed besides the thresholds, first {broken[0]}"
     judged = any(name.startswith("tier3-") for result in results for name in result.decided)
     if "tier3" in required and not judged:
-        return "fail", "tier 3 is required, and no selected spec has a threshold of it"
+        return "fail", "tier 3 is required, but no selected spec has a tier-3 threshold"
     states = decided_states(results)
     if bad := [state for state in states if state not in ("holds", "skipped")]:
         does = "does" if len(bad) == 1 else "do"
         return "fail", f"{len(bad)} of {words.count(len(states), 'threshold')} {does} not hold"
-    held = states.count("holds")
-    if not held:
-        return "fail", "no threshold was decided, and an empty set is never a pass"
-    return "pass", "the one decided threshold holds" if held == 1 else f"all {held} decided thresholds hold"
+    holding = states.count("holds")
+    if not holding:
+        return "fail", "no threshold was decided, which is not a pass"
+    return "pass", "the one decided threshold holds" if holding == 1 else f"all {holding} decided thresholds hold"

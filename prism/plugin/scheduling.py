@@ -1,4 +1,4 @@
-"""What can run here: the profile, what a spec needs, and what the machine has. Nothing here loads a model library."""
+"""What can run on this machine: the profile, a spec's needs, free resources. This module loads no model library."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from prism.errors import ResourceError, SpecError
 from prism.rows.examples import has_local_rows
 from prism.spec import Spec
 
-MOST_SEEDS = 20  # a larger --prism-seeds is rather a seed that was meant
+MOST_SEEDS = 20  # a larger --prism-seeds is probably meant as a seed
 
 
 def choose_profile(asked: str | None) -> tuple[str, str]:
-    """The profile and why: what was asked for, else full where a GPU and the gpu extra are, else nano."""
+    """The profile and the reason: the requested one, else full if there are a GPU and the gpu extra, else nano."""
     if asked:
         return asked, "--prism-profile"
     if not cuda_devices():
         return "nano", cuda_fault() or "no CUDA device"
     if importlib.util.find_spec("bitsandbytes") is None:
-        return "nano", "a CUDA device, but not the gpu extra: pip install 'prism-bench[gpu]'"
+        return "nano", "a CUDA device without the gpu extra: pip install 'prism-bench[gpu]'"
     return "full", f"{cuda_devices()} CUDA device(s) and the gpu extra"
 
 
 def resources(spec: Spec, home: Path) -> list[tuple[str, bool]]:
-    """What a spec needs against what is free: a sentence each, and whether it is enough."""
+    """Needed and free memory and disk: a sentence for each, and whether it is enough."""
     import psutil
 
     existing = next(folder for folder in (home, *home.parents) if folder.exists())
@@ -37,7 +37,7 @@ def resources(spec: Spec, home: Path) -> list[tuple[str, bool]]:
         f"disk at {existing}": (spec.requires.disk_gb, shutil.disk_usage(existing).free / 2**30),
     }
     return [
-        (f"needs {need:g} GiB of {what}, {have:.1f} GiB are free", have >= need)
+        (f"needs {need:g} GiB of {what}, and {have:.1f} GiB are free", have >= need)
         for what, (need, have) in free.items()
         if need
     ]
@@ -51,9 +51,9 @@ def require(spec: Spec, home: Path) -> None:
 
 
 def lacking(spec: Spec, root: Path, data: Path | None, gpus: Sequence[tuple[str, float]] | None = None) -> str:
-    """Why a spec cannot run here, seen without loading anything; empty where it can.
+    """Why a spec cannot run here, without loading anything; empty if it can.
 
-    `gpus` are those that it may come to run on, by default all that this process sees.
+    `gpus` are those that may run it, by default all that this process sees.
     """
     if need := spec.requires.vram_gb:
         if not cuda_devices():
@@ -61,25 +61,25 @@ def lacking(spec: Spec, root: Path, data: Path | None, gpus: Sequence[tuple[str,
             return f"needs a CUDA device with {need:g} GiB, and there is none" + (f" ({why})" if why else "")
         gpus = gpus or cuda_memory()
         name, total = min(gpus, key=lambda gpu: gpu[1])
-        if total < 0.95 * need:  # makers' GiB are a little less
+        if total < 0.95 * need:  # the nominal GiB of a GPU are slightly more than its real ones
             others = "; name the larger ones in CUDA_VISIBLE_DEVICES" if len(gpus) > 1 else ""
             return f"needs a GPU with {need:g} GiB, and {name} has {total:.1f}{others}"
     if spec.profile == "nano" and not has_local_rows(spec, root, data):
         if spec.data.name is None:
             return f"there is no {spec.data.path}; check [data].path"
-        return f"its rows are not bundled; pass --prism-data DIR, where DIR holds {spec.data.name}/"
+        return f"its rows are not bundled; pass --prism-data DIR with the folder {spec.data.name}/"
     return ""
 
 
 def training_seeds(asked: str, first: int) -> list[int]:
-    """The seeds that are trained: "5" is five from the spec's own on; "47-51" and "42,47-49" are these and no others.
+    """The training seeds: "5" is five seeds from the spec's own on; "47-51" and "42,47-49" are exactly these.
 
-    The split is made with the spec's own seed, whichever these are.
+    The split always uses the spec's own seed.
     """
     if asked.isdecimal() and int(asked) > MOST_SEEDS:
         raise SpecError(
-            f"--prism-seeds {asked}: is a count, and would train {asked} adapters a spec; for the seed {asked} alone "
-            f"write {asked}-{asked}, for that many a range"
+            f"--prism-seeds {asked}: is a count, and would train {asked} adapters per spec; write {asked}-{asked} for "
+            f"seed {asked} alone, or a range for that many"
         )
     if asked.isdecimal() and int(asked) > 0:
         return list(range(first, first + int(asked)))

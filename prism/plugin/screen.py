@@ -1,4 +1,4 @@
-"""The terminal behind pytest's capture: how an experiment says what it does while pytest runs it."""
+"""Progress messages of an experiment during a pytest run, written past pytest's capture."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 
 class Screen:
-    """`prism.progress.Progress` for a pytest run: a bar on a terminal, one line elsewhere; a file that tqdm can draw on."""
+    """`prism.progress.Progress` for a pytest run: a bar on a terminal, one line elsewhere; also a file for tqdm."""
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
@@ -26,14 +26,14 @@ class Screen:
         from tqdm import tqdm
 
         bar = total and sys.__stderr__ is not None and sys.__stderr__.isatty() and self.draws
-        began = time.perf_counter()
+        start = time.perf_counter()
         self.start_line()
         if bar:
-            with tqdm(total=total, desc=what, file=self, leave=False, mininterval=0.3, dynamic_ncols=True) as drawn:
-                yield drawn.update
+            with tqdm(total=total, desc=what, file=self, leave=False, mininterval=0.3, dynamic_ncols=True) as shown:
+                yield shown.update
         else:
             yield lambda _: None
-        self.write(f"prism: {what}: {time.perf_counter() - began:.1f} s\n")
+        self.write(f"prism: {what}: {time.perf_counter() - start:.1f} s\n")
 
     def write(self, text: str) -> None:
         with self._uncaptured():
@@ -45,7 +45,7 @@ class Screen:
         pass
 
     def start_line(self) -> None:
-        """Leave the line that pytest writes its dots on."""
+        """Start a new line after pytest's dots."""
         if reporter := self.config.pluginmanager.getplugin("terminalreporter"):
             with self._uncaptured():
                 reporter.ensure_newline()

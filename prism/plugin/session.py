@@ -1,4 +1,4 @@
-"""What one pytest run knows, in whichever process it runs: its options, its specs, where its results lie."""
+"""The state of one pytest run in each of its processes: options, specs and the folder of its results."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from prism.plugin.screen import Screen
 from prism.setting import Setting
 from prism.spec import Spec, find_phases, find_specs
 from prism.store import Store
-from prism.tasks.check import take_up
+from prism.tasks.check import load_checked_spec
 from prism.verdicts.record import Run
 
-JOB_SUMMARY = 2**20  # bytes: GitHub shows a step's summary whole or, above this, not at all
+JOB_SUMMARY = 2**20  # bytes: GitHub shows no step summary that is larger
 
 
 class Session:
-    """Made in every process; hooks and fixtures delegate to it."""
+    """One instance per process; hooks and fixtures delegate to it."""
 
     key = pytest.StashKey["Session"]()
 
@@ -52,28 +52,34 @@ class Session:
         self._seeds: str = option("--prism-seeds")
         self.profile, self.why = choose_profile(option("--prism-profile"))
         self.chosen: list[str] = option("--prism-spec")
-        told = getattr(config, "workerinput", {})
-        self.run_id = told.get("prism_run_id") or f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid():x}"
-        self.gpus = told.get("prism_gpus")  # of all workers, so that all collect the same
-        self.results = Results(self.reports, self.run_id, told.get("workerid", "main"))
-        self.broken: list[str] = []  # items that raised before they could decide, or took their worker down
-        self.asked = False  # whether any item stood for a threshold, or for a spec that lacks them
+        worker_input = getattr(config, "workerinput", {})
+        self.run_id = worker_input.get("prism_run_id") or f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid():x}"
+        self.gpus = worker_input.get("prism_gpus")  # of all workers, so that all collect the same items
+        self.results = Results(self.reports, self.run_id, worker_input.get("workerid", "main"))
+        self.broken: list[str] = []  # items that raised before their verdict, or crashed their worker
+        self.has_spec_items = False  # whether any item tests a threshold, or a spec without thresholds
         self.interrupted = ""
         self._specs: dict[str, list[Spec]] = {}
 
     @property
     def folder(self) -> Path:
-        """Where the spec files lie, a folder a phase."""
+        """The folder of the spec files, with one subfolder per phase."""
         return self.setting.root / "benchmarks" / "specs"
 
     @cached_property
     def phases(self) -> list[str]:
         return find_phases(self.folder)
 
+    @property
+    def marks(self) -> list[str]:
+        """The phases' pytest marks, those of benchmark files without specs (test_<mark>_<name>.py) included."""
+        files = (self.setting.root / "benchmarks").glob("test_*_*.py")
+        return sorted({*self.phases, *(file.name.split("_")[1] for file in files)})
+
     def specs(self, phase: str) -> list[Spec]:
         """The specs of a phase that belong to the profile, or those that --prism-spec names."""
         if phase not in self._specs:
-            found = [take_up(path) for path in find_specs(self.folder, phase)]
+            found = [load_checked_spec(path) for path in find_specs(self.folder, phase)]
             self._specs[phase] = [spec for spec in found if self._is_chosen(spec)]
         return self._specs[phase]
 
@@ -86,19 +92,19 @@ class Session:
         return spec.profile == self.profile
 
     def seeds(self, spec: Spec) -> list[int]:
-        """The seeds that adapters of a spec are trained with."""
+        """The training seeds of a spec."""
         return [spec.seed] if spec.adapter else training_seeds(self._seeds, spec.seed)
 
     def lacking(self, spec: Spec) -> str:
         return lacking(spec, self.setting.root, self.setting.data, self.gpus)
 
     def experiment(self, spec: Spec) -> Experiment:
-        """Raises ResourceError if the machine lacks the memory or disk that the spec needs."""
+        """The experiment of a spec. Raises ResourceError if the machine lacks memory or disk for it."""
         require(spec, self.setting.store.home)
         return Experiment(spec, self.setting, self.seeds(spec))
 
     def finish(self) -> Run | None:
-        """Publish the report of what was measured; None if no spec was measured to its end."""
+        """Publish the report of the measured specs; None if no spec was fully measured."""
         found = self.results.gather()
         if not found:
             return None
@@ -125,11 +131,9 @@ class Session:
 
     def _add_to_job_summary(self, path: Path, page: str) -> None:
         try:
-            held = path.stat().st_size if path.exists() else 0
-            if held + len(page.encode()) > JOB_SUMMARY:
-                self.screen.say(
-                    f"{path} holds {held:,} bytes, and GitHub shows none of a summary above 1 MiB: left as it is"
-                )
+            size = path.stat().st_size if path.exists() else 0
+            if size + len(page.encode()) > JOB_SUMMARY:
+                self.screen.say(f"{path} has {size:,} bytes: report left out, as GitHub shows no summary above 1 MiB")
                 return
             with path.open("a", encoding="utf-8") as file:
                 file.write(page)
@@ -138,9 +142,9 @@ class Session:
 
 
 def _judge(text: str | None, budget: str | None) -> Judge | None:
-    """The judge that was asked for, and the one account of what it costs; None if none was."""
+    """The requested judge and the record of its spending; None if no judge is requested."""
     try:
-        choice, most = choose(text), Budget.parse(budget) if budget else None
-        return (choice, Spending(choice.price, most)) if choice else None
+        choice, limit = choose(text), Budget.parse(budget) if budget else None
+        return (choice, Spending(choice.price, limit)) if choice else None
     except PrismError as error:
         raise pytest.UsageError(str(error)) from None

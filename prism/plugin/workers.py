@@ -1,7 +1,6 @@
-"""Parallel runs with pytest-xdist: one GPU a worker, one worker a spec, as many workers as there are GPUs.
+"""Parallel runs with pytest-xdist: one GPU per worker, one worker per spec, as many workers as GPUs.
 
-Nothing here may ask the driver for its devices in a worker before that worker is pinned: the driver reads
-CUDA_VISIBLE_DEVICES once.
+Pin a worker before asking the driver for devices in it: the driver reads CUDA_VISIBLE_DEVICES only once.
 """
 
 from __future__ import annotations
@@ -12,12 +11,12 @@ from typing import Any
 
 import pytest
 
-DIED = "???"  # when xdist says that an item failed whose worker died
-MEMORY_GIB = 4  # what a nano spec asks for, a worker
+DIED = "???"  # `when` of xdist's report for an item whose worker died
+MEMORY_GIB = 4  # per worker: the need of a nano spec
 
 
 def visible() -> list[str]:
-    """The GPUs that workers may have, as CUDA_VISIBLE_DEVICES names them; the driver stops at a name it does not know."""
+    """The GPUs for workers, as named in CUDA_VISIBLE_DEVICES; the driver stops at the first unknown name."""
     from prism.devices import cuda_devices
 
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -25,7 +24,7 @@ def visible() -> list[str]:
 
 
 def automatic() -> int:
-    """What `-n auto` means: the number of GPUs; without one, as many workers as cores and memory carry."""
+    """The workers of `-n auto`: the number of GPUs; without a GPU, as many as cores and memory allow."""
     import psutil
 
     if gpus := visible():
@@ -34,40 +33,40 @@ def automatic() -> int:
 
 
 class Pins:
-    """Which worker has which GPU: a new worker gets the one that the fewest have, so a dead one's is used again."""
+    """Assigns GPUs: a new worker gets the GPU with the fewest workers, so that of a dead worker is reused."""
 
     def __init__(self) -> None:
         self.gpus = visible()
-        self.held: dict[str, str] = {}
+        self.assigned: dict[str, str] = {}
 
     def take(self, worker: str) -> str | None:
         if not self.gpus:
             return None
-        taken = list(self.held.values())
-        self.held[worker] = min(self.gpus, key=taken.count)
-        return self.held[worker]
+        used = list(self.assigned.values())
+        self.assigned[worker] = min(self.gpus, key=used.count)
+        return self.assigned[worker]
 
     def give_back(self, worker: str) -> None:
-        self.held.pop(worker, None)
+        self.assigned.pop(worker, None)
 
 
 def pin(config: pytest.Config) -> None:
-    """First of all: see no GPU but the one that the controller chose for this worker, without workers the first."""
+    """Hide all GPUs but the one that the controller chose for this worker, or the first if there are no workers."""
     if hasattr(config, "workerinput"):
         gpu = config.workerinput.get("prism_gpu")
         if gpu is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     elif not config.getoption("tx", None):
-        alone()
+        use_one_gpu()
 
 
-def alone() -> None:
-    """This process takes one GPU: transformers' trainer would share each batch among all that it sees."""
+def use_one_gpu() -> None:
+    """Hide all GPUs but the first from this process: transformers' trainer would split each batch among all of them."""
     os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
 
 
 def scheduler(config: pytest.Config, log: Any, scope: Callable[[str], str]) -> Any:
-    """A scheduler that keeps the items of one scope on one worker. xdist's own `--dist loadgroup` does not group."""
+    """A scheduler that keeps the items of one scope on one worker; xdist's `--dist loadgroup` does not do this."""
     from xdist.scheduler.loadscope import LoadScopeScheduling
 
     class BySpec(LoadScopeScheduling):
@@ -75,7 +74,7 @@ def scheduler(config: pytest.Config, log: Any, scope: Callable[[str], str]) -> A
             return scope(nodeid)
 
         def remove_node(self, node: Any) -> str | None:
-            """xdist would run a dead worker's spec again on the next worker, which may die of it, too: it fails here."""
+            """Fail a dead worker's spec. xdist would run it again on the next worker, which may die of it, too."""
             workload = self.assigned_work.pop(node)
             left = [(name, item) for name, unit in workload.items() for item, done in unit.items() if not done]
             if not left:
@@ -83,7 +82,7 @@ def scheduler(config: pytest.Config, log: Any, scope: Callable[[str], str]) -> A
             lost, crashed = left[0]
             del workload[lost]
             self.workqueue.update({name: unit for name, unit in workload.items() if not all(unit.values())})
-            reason = f"worker {node.gateway.id!r} died of {crashed!r}, whose spec this item belongs to"
+            reason = f"worker {node.gateway.id!r} died running {crashed!r}, which belongs to the same spec"
             for name, item in left[1:]:
                 if name == lost:
                     _fail(config, node, item, reason)
@@ -92,7 +91,7 @@ def scheduler(config: pytest.Config, log: Any, scope: Callable[[str], str]) -> A
             return crashed
 
         def _reschedule(self, node: Any) -> None:
-            """A worker runs an item once it knows the next one, or that there is none: xdist may leave it with one."""
+            """Give each worker two items or shut it down: it needs the next item, or the end, to run one."""
             super()._reschedule(node)
             while self.workqueue and not node.shutting_down and self._pending_of(self.assigned_work[node]) < 2:
                 self._assign_work_unit(node)
@@ -110,7 +109,7 @@ def _fail(config: pytest.Config, node: Any, item: str, reason: str) -> None:
 
 
 def scope(nodeid: str, specs: Sequence[str]) -> str:
-    """What an item stays together with: the items of its file and spec; without a spec, those of its file."""
+    """The group that must share a worker: the items of the same file and spec, or of the file if there is no spec."""
     file, _, rest = nodeid.partition("::")
     parameters = rest.partition("[")[2].removesuffix("]")
     for name in sorted(specs, key=len, reverse=True):

@@ -1,6 +1,6 @@
-"""Records to reports: `results.json` for programs, `report.md` for a pull request, `report.html` for everyone else.
+"""Write the reports of a run: `results.json` for programs, `report.md` for pull requests, `report.html` for everyone.
 
-Nothing is decided or measured here. What a report says is a record, a verdict's own reason, or a count of samples.
+This package decides and measures nothing. Reports show records, the reasons of verdicts and counts of samples.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from prism.verdicts.record import Run, run_to_json
 
 
 def write(folder: Path, run: Run, samples: Mapping[str, Sequence[dict[str, Any]]], store: Store | None = None) -> None:
-    """Write the three reports of a run into `folder`; `samples` maps `Result.id` to what samples/*.jsonl holds.
+    """Write the three reports of a run into `folder`; `samples` maps `Result.id` to the rows of samples/*.jsonl.
 
-    A `store` keeps the pictures, which take longest, for the next report that holds the same ones.
+    A `store` caches the figures, which take longest to draw.
     """
     from prism.report import markdown, page
     from prism.report.samples import changes

@@ -1,4 +1,4 @@
-"""What the command line says of scores: what an acceptance changes, how two runs compare, how a spec got where it is."""
+"""Text for the command line: what an acceptance changes, how two runs compare, and a spec's accepted runs over time."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from prism.verdicts.history import Entry
 from prism.verdicts.scores import Scores
 
 
-def accepted(acceptance: Acceptance) -> str:
-    """What one acceptance changes: old value → new value of each metric, and how the training sides differ."""
+def acceptance_summary(acceptance: Acceptance) -> str:
+    """What accepting a run changes: each metric's old and new value, and how the training sides differ."""
     from tabulate import tabulate
 
     new, old = acceptance.new, acceptance.old
@@ -22,20 +22,22 @@ def accepted(acceptance: Acceptance) -> str:
             path.name for path in sorted(acceptance.path.parent.glob(f"{new.spec}@*.json")) if path != acceptance.path
         )
         lines = [f"{acceptance.path}: {acceptance.damage or 'new'}, {seeds}"]
-        lines += [f"of other evaluations: {others}; delete what nobody compares with any more"] if others else []
+        lines += [f"files of other evaluations: {others}; delete those that you no longer need"] if others else []
     else:
-        lines = [f"{acceptance.path}: replaces that of {old.origin.get('date', '?')}, {seeds} for {len(old.seeds)}"]
+        date = old.origin.get("date", "?")
+        lines = [f"{acceptance.path}: replaces the run of {date}, {seeds} instead of {len(old.seeds)}"]
     rows = []
     for name in dict.fromkeys([*(old.measures if old else ()), *new.measures]):
         before, after = (side.measures[name].value if side and name in side.measures else None for side in (old, new))
         change = words.signed(after - before) if before is not None and after is not None else ""
         rows.append([name, words.number(before), words.number(after), change])
     lines.append(tabulate(rows, ["metric", "old", "new", "change"], tablefmt="simple", disable_numparse=True))
-    lines += [f"{key}: {there} → {here}" for key, there, here in differences(old, new)] if old else []
+    lines += [f"{key}: {before} → {after}" for key, before, after in differences(old, new)] if old else []
     return "\n".join(lines)
 
 
-def compared(new: Scores, comparisons: Sequence[Comparison], drop: float) -> str:
+def comparison_table(new: Scores, comparisons: Sequence[Comparison], drop: float) -> str:
+    """Each metric of two runs, with its loss, its p value and how many samples flipped."""
     from tabulate import tabulate
 
     first = comparisons[0]
@@ -65,10 +67,10 @@ def compared(new: Scores, comparisons: Sequence[Comparison], drop: float) -> str
     return f"{title}\n\n{table}\n\n{note}"
 
 
-def flipped(
-    comparisons: Sequence[Comparison], new: Scores, samples: Mapping[str, Mapping[str, str]], limit: int
+def flipped_samples(
+    comparisons: Sequence[Comparison], samples: Mapping[str, Mapping[str, str]], limit: int
 ) -> list[str]:
-    """Samples that flipped, by the first metric that has any; with question and answer if `samples` holds them by id."""
+    """Samples that flipped on the first metric with any flips, with question and answer if `samples` has their id."""
     found = first_flipped(comparisons)
     if found is None or not limit:
         return []
@@ -78,18 +80,18 @@ def flipped(
             f"{way} by {found.metric.name}: {len(ids):,} samples" + (f", {limit} of them" if len(ids) > limit else "")
         )
         for name in ids[:limit]:
-            told = samples.get(name, {})
-            said = (
-                f"{words.visible(told[key], 80).replace(chr(10), ' ')!r}"
+            sample = samples.get(name, {})
+            texts = (
+                f"{words.visible(sample[key], 80).replace(chr(10), ' ')!r}"
                 for key in ("question", "tuned", "reference")
-                if key in told
+                if key in sample
             )
-            shown.append("  " + " · ".join([name, *said]))
+            shown.append("  " + " · ".join([name, *texts]))
     return shown
 
 
-def history_of(entries: Sequence[Entry]) -> str:
-    """A table of the accepted runs of one spec, the oldest first."""
+def history_table(entries: Sequence[Entry]) -> str:
+    """The accepted runs of one spec, oldest first."""
     from tabulate import tabulate
 
     metrics = list(dict.fromkeys(m for e in entries if e.scores for m in e.scores.measures))

@@ -1,4 +1,4 @@
-"""What only the reports show of a spec, in plain JSON types: loss curves, parity, digests, the options as given."""
+"""Details that only the reports show, as plain JSON types: loss curves, parity, digests and a spec's options."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def details(
     base: Mapping[str, str],
     evaluation: str,
 ) -> dict[str, Any]:
-    """`adapters` are stored folders by training seed, `base` is the base's identity, `evaluation` its digest."""
+    """`adapters` maps training seeds to stored folders, `base` identifies the base model, `evaluation` is a digest."""
     notes = {str(seed): read_manifest(folder)["notes"] for seed, folder in adapters.items()}
-    apart = ("loss", "parity")
+    separate = ("loss", "parity")
     return {
         "loss": {seed: note["loss"] for seed, note in notes.items() if "loss" in note},
-        "training": {seed: {k: v for k, v in note.items() if k not in apart} for seed, note in notes.items()},
+        "training": {seed: {k: v for k, v in note.items() if k not in separate} for seed, note in notes.items()},
         "parity": {seed: note["parity"] for seed, note in notes.items()},
         "data": {
             "source": spec.data.name or spec.data.path,
@@ -58,3 +58,30 @@ def of_leaks(clean: Sequence[Record], dedupe: str | None, removed: int) -> dict[
             {"metric": r.metric, "n": r.n, "baseline": asdict(r.baseline), "tuned": asdict(r.tuned)} for r in clean
         ],
     }
+
+
+def enriched(
+    samples: Sequence[dict[str, Any]],
+    examples: Sequence[Example],
+    lacking: Sequence[Sequence[list[str]]] | None,
+    reasons: Mapping[str, dict[str, list[str]]],
+    twins: Mapping[str, dict[str, Any]],
+) -> list[dict[str, Any]]:
+    """The samples with what is known of each besides its scores.
+
+    `lacking` are the terms that baseline and tuned answers lack, in the samples' order. By sample id: a judge's `reasons`,
+    and the training row that is its twin. Images are named as in the store's folder of prepared ones.
+    """
+    lines = []
+    for i, (sample, example) in enumerate(zip(samples, examples)):
+        line = dict(sample)
+        if lacking:
+            line["missing"] = {name: terms[i] for name, terms in zip(("baseline", "tuned"), lacking)}
+        if example.id in reasons:
+            line["judge"] = reasons[example.id]
+        if example.id in twins:
+            line["twin"] = twins[example.id]
+        if example.images:
+            line["images"] = [path.name for path in example.images]
+        lines.append(line)
+    return lines

@@ -1,4 +1,4 @@
-"""What a report says in sentences about one spec, read off its records."""
+"""The sentences of a report about one spec, made from its records."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from prism.verdicts.record import Record, Result, Run, State, Verdict
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of a list: what it is about, and what is to be said of it."""
+    """One line of a list: its subject and its text."""
 
     state: State
     about: str
@@ -21,13 +21,13 @@ class Finding:
 
 
 def counts(run: Run) -> dict[str, int]:
-    """How many verdicts are in each state, in the order of `words.MARKS`."""
+    """The number of verdicts in each state, in the order of `words.MARKS`."""
     states = [verdict.state for result in run.results for record in result.records for verdict in record.verdicts]
     return {state: states.count(state) for state in words.MARKS if state in states}
 
 
 def open_points(result: Result) -> list[Finding]:
-    """Every verdict that does not hold, the gravest first; those of one reason in one line."""
+    """Every verdict that does not hold, most severe first; verdicts with the same reason share a line."""
     found: dict[tuple[State, str], list[str]] = {}
     for record in result.records:
         for verdict in record.verdicts:
@@ -40,17 +40,17 @@ def open_points(result: Result) -> list[Finding]:
 
 
 def power(verdict: Verdict) -> str:
-    """What a comparison with a reference could have seen."""
+    """The smallest loss that a comparison with an accepted run could detect."""
     if verdict.key != "drop" or verdict.detectable is None or not math.isfinite(verdict.detectable):
         return ""
-    said = f"; it catches a loss of {words.number(verdict.detectable)} with 80 % power"
+    text = f"; it catches a loss of {words.number(verdict.detectable)} with 80 % power"
     if words.underpowered(verdict):
-        said += ": n is too small to see this"
-    return said
+        text += ": n is too small for this threshold"
+    return text
 
 
 def provisional(result: Result) -> list[Finding]:
-    """Thresholds that were set from a source and not yet measured."""
+    """Thresholds that come from a source and were not measured yet."""
     return [
         Finding(verdict.state, f"{record.metric} {words.threshold(verdict)}", verdict.provisional)
         for record in result.records
@@ -60,7 +60,7 @@ def provisional(result: Result) -> list[Finding]:
 
 
 def beaten(result: Result) -> tuple[str, str] | None:
-    """Has the adapter beaten the classical control? The answer, and the numbers behind it."""
+    """Whether the adapter beats the classical control: the answer and its numbers."""
     record = next((record for record in result.records if "classical" in record.controls), None)
     if record is None:
         return None
@@ -76,12 +76,12 @@ def beaten(result: Result) -> tuple[str, str] | None:
     if ahead.ci[0] > 0:
         return "Yes", text + behind
     if ahead.ci[1] < 0:
-        return "No", f"{text}: this adapter has not earned its GPU{behind}"
-    return "Not shown", f"{text}, which holds 0{behind}" if ahead.ci[0] <= 0 <= ahead.ci[1] else text + behind
+        return "No", f"{text}: this adapter is not worth its GPU{behind}"
+    return "Not shown", f"{text}, which includes 0{behind}" if ahead.ci[0] <= 0 <= ahead.ci[1] else text + behind
 
 
 def _behind(result: Result, first: Record) -> str:
-    """The other metrics by which the classical control is ahead, one that the first metric may hide."""
+    """The other metrics on which the classical control is ahead: the first metric alone may hide them."""
     lost = [
         f"{record.metric} by {words.difference(ahead)}"
         for record in result.records
@@ -93,47 +93,48 @@ def _behind(result: Result, first: Record) -> str:
 
 
 def commit(run: Run) -> str:
-    """The commit that was run, and whether there was more than it."""
+    """The commit of the run, and whether the checkout had uncommitted changes."""
     if not run.provenance.get("commit"):
         return ""
     dirty = ", with uncommitted changes" if run.provenance.get("dirty") else ""
     return f"commit {str(run.provenance['commit'])[:8]}{dirty}"
 
 
-def calibrated(result: Result) -> str:
-    """How far the probability of the likeliest label is from how often it is right, and of which model that is known."""
+def calibration(result: Result) -> str:
+    """The mean probability of the likeliest label against its accuracy, for each measured model."""
     found = result.details.get("calibration") or {}
-    said = [
-        f"{name.capitalize()}: {words.number(part['probability'])} sure on average, right {words.number(part['right'])}; "
-        f"expected calibration error {words.number(part['ece'])}."
+    sentences = [
+        f"{name.capitalize()}: mean probability {words.number(part['probability'])}, "
+        f"accuracy {words.number(part['right'])}, expected calibration error {words.number(part['ece'])}."
         for name, part in found.items()
     ]
     if found and "tuned" not in found:
-        said.append("Not measured for the tuned model.")
-    return " ".join([*said, "Dashed: as sure as right."]) if said else ""
+        sentences.append("Not measured for the tuned model.")
+    return " ".join([*sentences, "Dashed: perfect calibration."]) if sentences else ""
 
 
-def reference(result: Result) -> str:
-    """What the run was held against, and which question that answers."""
-    told = result.details.get("reference")
-    if not told:
+def against_accepted(result: Result) -> str:
+    """Which accepted run this run was compared with, and which question the comparison answers."""
+    accepted = result.details.get("reference")
+    if not accepted:
         return ""
-    origin = told["origin"]
+    origin = accepted["origin"]
     commit = f", commit {origin['commit'][:8]}" if origin.get("commit") else ""
-    mine = max((len(record.seeds) for record in result.records), default=0)
-    asked = {
-        "these adapters differ": "Asked: do these two adapters differ on other samples? Not: what would other seeds give?",
-        "this recipe is worse": "Asked: is this recipe worse, on other samples and with other seeds?",
-    }[told["question"]]
-    same = "" if told["differences"] else " The training sides do not differ."
-    seeds = words.count(len(told["seeds"]), "seed")
-    if max(len(told["seeds"]), mine) > 1:
-        same += " A sample is worse or better by its mean over the seeds."
-    return f"Against {told['file']} ({origin.get('date', 'no date')}{commit}), {seeds} and here {mine}. {asked}{same}"
+    here = max((len(record.seeds) for record in result.records), default=0)
+    question = {
+        "these adapters differ": "Question: do these adapters differ on other samples? Not: what do other seeds give?",
+        "this recipe is worse": "Question: is this recipe worse, on other samples and with other seeds?",
+    }[accepted["question"]]
+    notes = "" if accepted["differences"] else " The training sides do not differ."
+    seeds = words.count(len(accepted["seeds"]), "seed")
+    if max(len(accepted["seeds"]), here) > 1:
+        notes += " A sample is worse or better by its mean over the seeds."
+    source = f"{accepted['file']} ({origin.get('date', 'no date')}{commit})"
+    return f"Against {source}, {seeds} and here {here}. {question}{notes}"
 
 
 def notes(result: Result) -> list[str]:
-    """How the numbers are to be read: what the intervals speak of, what was left out, what did not come out the same."""
+    """How to read the numbers: what the intervals describe, what was left out, which parity checks failed."""
     return [
         note
         for note in (_seeds(result), _unscored(result), _cut(result), _leaks(result), *_judge(result), *_parity(result))
@@ -142,11 +143,11 @@ def notes(result: Result) -> list[str]:
 
 
 def _judge(result: Result) -> list[str]:
-    """Who judged, what that judge is worth, and what it left unscored."""
+    """Which model judged, how well it is calibrated, and what it left unscored."""
     found = result.details.get("judge") or {}
     if found.get("not_judged"):
         gated = any(record.tier == "tier3" and record.verdicts for record in result.records)
-        return [] if gated else ["Tier 3 was not judged."]  # a gated metric's verdict says why
+        return [] if gated else ["Tier 3 was not judged."]  # otherwise the verdict of the gated metric gives the reason
     if not found.get("judge"):
         return []
     lines = [f"Tier 3 was judged by {found['judge']}."]
@@ -161,30 +162,30 @@ def _judge(result: Result) -> list[str]:
 
 
 def _seeds(result: Result) -> str:
-    """Which question was answered: about these weights, or about the recipe."""
+    """Whether the intervals describe these weights or the recipe."""
     names = next((list(record.seeds) for record in result.records if record.seeds), [])
     seeds, first = len(names), next(iter(names), "")
     if seeds > 1:
         return (
-            f"Mean of {seeds} training seeds; intervals include the spread between them, so they speak of the recipe. "
-            f"Samples, and the tables by class, type, pattern and term, are of the first seed, {first}."
+            f"Mean of {seeds} training seeds; intervals include the spread between them, so they describe the recipe. "
+            f"Samples, and the tables by class, type, pattern and term, are those of the first seed, {first}."
         )
-    return "One training seed: the intervals speak of this adapter, not of the recipe." if seeds else ""
+    return "One training seed: the intervals describe this adapter, not the recipe." if seeds else ""
 
 
 def _unscored(result: Result) -> str:
     found = [record for record in result.records if record.unscored]
     shown = ", ".join(f"{record.metric} {record.unscored:,} of {record.n + record.unscored:,}" for record in found)
-    return f"Unscored, counted apart: {shown}." if shown else ""
+    return f"Unscored, counted separately: {shown}." if shown else ""
 
 
 def _cut(result: Result) -> str:
     n = ((result.details.get("answers") or {}).get("tuned") or {}).get("cut")
-    return f"The context of {words.count(n, 'question')} was cut before a part of the gold answer." if n else ""
+    return f"The context of {words.count(n, 'question')} was cut before part of the gold answer." if n else ""
 
 
 def _leaks(result: Result) -> str:
-    """How many held-out samples have a twin among the training rows, and what the first score is without them."""
+    """How many held-out samples have a twin among the training rows, and the first score without them."""
     found = result.details.get("leaks")
     if not found:
         return ""
@@ -196,15 +197,15 @@ def _leaks(result: Result) -> str:
         tuned = words.number(first["tuned"]["value"]), words.number(whole.get(first["metric"]))
         text += f"; without these {first['metric']} is {tuned[0]}, with them {tuned[1]}"
     elif found["exact"] or found["near"]:
-        text += "; no sample is left without one"
+        text += "; every held-out sample has a twin"
     if found["dedupe"]:
         rows = words.count(found["removed"], "training row")
-        text += f"; dedupe = {found['dedupe']} had removed {rows} before"
+        text += f"; dedupe = {found['dedupe']} removed {rows} before this check"
     return text + "."
 
 
 def _parity(result: Result) -> list[str]:
-    """Adapters that answer differently once they are reloaded, asked one by one, or merged."""
+    """Adapters that answer differently if they are reloaded, asked one by one, or merged."""
     return [
         f"Parity: with {name.replace('_', ' ')}, the adapter of seed {seed} answers differently "
         f"(a logit moved by {moved:.2g}, tolerance {check.get('tolerance', 0):g})."
@@ -215,7 +216,7 @@ def _parity(result: Result) -> list[str]:
 
 
 def missing(sample: dict[str, Any]) -> str:
-    """The domain's terms that the reference names and an answer does not, baseline and tuned."""
+    """Domain terms that the reference names and the baseline or tuned answer lacks."""
     lacking = sample.get("missing") or {}
     return "; ".join(f"missing in {name}: {', '.join(terms)}" for name, terms in lacking.items() if terms)
 
@@ -225,15 +226,15 @@ def sizes(result: Result) -> list[str]:
     data = result.details.get("data", {})
     engine = result.details.get("engine", {})
     record = next((record for record in result.records if record.tier != "cost"), None)
-    said = [str(data["source"])] if "source" in data else []
+    phrases = [str(data["source"])] if "source" in data else []
     if "training" in data:
-        said.append(words.count(data["training"], "training row"))
+        phrases.append(words.count(data["training"], "training row"))
     if record:
-        said.append(f"n = {record.n:,}" + (f" in {record.groups:,} groups" if record.groups != record.n else ""))
+        phrases.append(f"n = {record.n:,}" + (f" in {record.groups:,} groups" if record.groups != record.n else ""))
     elif "held_out" in data:
-        said.append(f"{data['held_out']:,} held out")
-    said.append(" ".join(str(engine[key]) for key in ("library", "device", "dtype") if engine.get(key)))
-    return [phrase for phrase in (*said, f"profile {result.profile}") if phrase]
+        phrases.append(f"{data['held_out']:,} held out")
+    phrases.append(" ".join(str(engine[key]) for key in ("library", "device", "dtype") if engine.get(key)))
+    return [phrase for phrase in (*phrases, f"profile {result.profile}") if phrase]
 
 
 def by_phase(results: Sequence[Result]) -> dict[str, list[Result]]:

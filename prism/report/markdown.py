@@ -1,7 +1,7 @@
-"""report.md: what a pull request or a GitHub job summary shows. Verdict first, evidence after, provenance folded away.
+"""report.md, for a pull request or a GitHub job summary: verdict first, then evidence, with provenance collapsed.
 
-GitHub renders Markdown, HTML, @mentions, #issues and links wherever it finds them, and a model may answer any of these:
-answers and questions stand in code spans, and every other text is escaped.
+GitHub renders Markdown, HTML, @mentions, #issues and links anywhere, and a model's answer may contain any of them:
+questions and answers go into code spans, and all other text is escaped.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from prism.report import findings, tables, words
-from prism.report.samples import Change, Sample, asked
+from prism.report import findings, tables, vision, words
+from prism.report.samples import Change, Sample, without_shared_prefix
 from prism.report.tables import Table
 from prism.verdicts.record import Result, Run
 
@@ -27,7 +27,7 @@ LONGEST = 60_000  # bytes; GitHub refuses a comment of more than 65,536 characte
 FOLDED = "<details>"
 WIDE = 80
 MISSING = "missing terms"
-JOINER = "&#8288;"  # a word joiner: invisible, and no name or number after it becomes a GitHub link
+JOINER = "&#8288;"  # an invisible word joiner: GitHub does not link the name or number after it
 
 
 def render(run: Run, changes: Mapping[str, Sequence[Change]]) -> str:
@@ -42,7 +42,7 @@ def render(run: Run, changes: Mapping[str, Sequence[Change]]) -> str:
 
 
 def _fitted(head: Sequence[str], blocks: Sequence[str]) -> str:
-    """The page, short enough for a comment: the longest folded parts are left out first, then blocks from the end."""
+    """The page, short enough for a comment: drop the longest collapsed parts first, then blocks from the end."""
     kept = list(blocks)
     while (page := _page(head, kept, len(blocks) - len(kept))) and len(page.encode()) > LONGEST and kept:
         folded = [i for i, block in enumerate(kept) if block.startswith(FOLDED)]
@@ -51,8 +51,9 @@ def _fitted(head: Sequence[str], blocks: Sequence[str]) -> str:
 
 
 def _page(head: Sequence[str], blocks: Sequence[str], left_out: int) -> str:
-    said = f"✂️ Cut to what GitHub takes as a comment: {words.count(left_out, 'part')} left out; report.html holds all."
-    return "\n\n".join([*head, *([said] if left_out else []), *blocks]) + "\n"
+    parts = words.count(left_out, "part")
+    note = f"✂️ Cut to the length of a GitHub comment: {parts} left out; report.html has everything."
+    return "\n\n".join([*head, *([note] if left_out else []), *blocks]) + "\n"
 
 
 def _verdict(run: Run) -> list[str]:
@@ -88,25 +89,25 @@ def _spec(result: Result, changes: Sequence[Change]) -> list[str]:
         )
     provisional = findings.provisional(result)
     if provisional:
-        blocks.append("Provisional thresholds, set from a source and not yet measured:")
+        blocks.append("Provisional thresholds, taken from a source and not measured yet:")
         blocks.append(_list(f"**{prose(point.about)}**: {prose(point.text)}" for point in provisional))
     if findings.notes(result):
         blocks.append(" ".join(map(prose, findings.notes(result))))
-    return blocks + _reference(result) + _flips(result, changes) + _evidence(result)
+    return blocks + _against_accepted(result) + _flips(result, changes) + _evidence(result)
 
 
-def _reference(result: Result) -> list[str]:
-    """The accepted reference: losses, how the training sides differ, which samples flipped."""
-    shown = tables.reference(result)
+def _against_accepted(result: Result) -> list[str]:
+    """The comparison with the accepted run: losses, differences of the training sides, samples that flipped."""
+    shown = tables.against_accepted(result)
     if shown is None:
         return []
     file = str(result.details["reference"]["file"])
-    blocks = [prose(findings.reference(result)).replace(prose(file), code(file)), table(shown)]
+    blocks = [prose(findings.against_accepted(result)).replace(prose(file), code(file)), table(shown)]
     if different := tables.differences(result):
-        blocks.append(details("How the training side differs from the reference's", [table(different)]))
+        blocks.append(details("How the training side differs from that of the accepted run", [table(different)]))
     for way, samples in tables.flipped(result):
         keys = ("id", "question", "reference", "tuned")
-        rows = [[str(sample.get(key) or "") for key in keys] for sample in asked(samples)]
+        rows = [[str(sample.get(key) or "") for key in keys] for sample in without_shared_prefix(samples)]
         blocks.append(
             details(way, [table(Table(["id", "question", "expected", "tuned"], rows, numbers=4), escape=code)])
         )
@@ -132,32 +133,43 @@ def _flips(result: Result, changes: Sequence[Change]) -> list[str]:
 
 def _examples(samples: Sequence[Sample]) -> Table:
     headers = ("id", "question", "reference", "baseline", "tuned")
-    rows = [["" if s.get(key) is None else str(s[key]) for key in headers] for s in asked(samples)]
+    rows = [["" if s.get(key) is None else str(s[key]) for key in headers] for s in without_shared_prefix(samples)]
     if any(s.get("missing") for s in samples):
         return Table((*headers, MISSING), [[*row, findings.missing(s)] for row, s in zip(rows, samples)], numbers=6)
     return Table(headers, rows, numbers=5)
 
 
 def _evidence(result: Result) -> list[str]:
-    """The tables behind the scores, folded away one by one."""
+    """The tables behind the scores, each collapsed."""
     answers = tables.labelled(result)
-    found = {
-        "Exact match by type of answer": tables.by_type(result),
-        "How answers fail, baseline and tuned; an answer may fail in several ways": tables.failures(result),
-        "Terms most often missing": tables.missed(result),
-        "Confusion matrix, baseline → tuned": tables.confusion(answers),
-        "Classes, baseline → tuned": tables.per_class(answers),
-        "Seeds": tables.seeds(result),
-        "Scores without leaked samples": tables.leaks(result),
-        "Closest pairs of a held-out sample and a training row": tables.twins(result),
-        "Parity of the stored adapter: largest difference of a logit": tables.parity(result),
+    study = {
+        "Parts of the model": vision.parts(result),
+        "Visual tokens": vision.tokens(result),
+        "Where LoRA is placed": vision.placements(result),
+        "Attention on the picture, by layer": vision.attention(result),
     }
+    found = (
+        study
+        | dict(vision.by_kind(result))
+        | {
+            "Tuned answers by the published script's rules and by strict ones": vision.published(result),
+            "Exact match by type of answer": tables.by_type(result),
+            "How answers fail, baseline and tuned; an answer may fail in several ways": tables.failures(result),
+            "Terms most often missing": tables.missed(result),
+            "Confusion matrix, baseline → tuned": tables.confusion(answers),
+            "Classes, baseline → tuned": tables.per_class(answers),
+            "Seeds": tables.seeds(result),
+            "Scores without leaked samples": tables.leaks(result),
+            "Closest pairs of a held-out sample and a training row": tables.twins(result),
+            "Parity of the stored adapter: largest difference of a logit": tables.parity(result),
+        }
+    )
     blocks = [details(summary, [table(shown)]) for summary, shown in found.items() if shown]
     return [*blocks, *_worst(result)]
 
 
 def _worst(result: Result) -> list[str]:
-    """The worst answer of each failure pattern, baseline beside tuned."""
+    """The worst answer of each failure pattern, with the baseline and tuned answers."""
     found = (result.details.get("failures") or {}).get("patterns", [])
     rows = [{**row["worst"][0], "pattern": row["pattern"]} for row in found if row["worst"]]
     if not rows:
@@ -176,7 +188,7 @@ def _cost(run: Run) -> list[str]:
     return [
         "## Cost",
         table(shown),
-        *(["<sub>\\* from the store: what it took when it was made.</sub>"] if stored else []),
+        *(["<sub>\\* from the store: the cost when it was made.</sub>"] if stored else []),
     ]
 
 
@@ -190,13 +202,13 @@ def _facts(run: Run) -> list[str]:
 
 
 def details(summary: str, blocks: Sequence[str]) -> str:
-    """A part that is folded away until someone asks. The blank lines make GitHub read Markdown inside HTML."""
+    """A collapsed part. The blank lines make GitHub render Markdown inside HTML."""
     inside = "\n\n".join(blocks)
     return f"{FOLDED}<summary>{inert(words.visible(summary))}</summary>\n\n{inside}\n\n</details>"
 
 
 def table(shown: Table, escape: Callable[[str], str] | None = None) -> str:
-    """A GitHub table; `escape` makes one cell safe, as prose if nothing is said."""
+    """A GitHub table; `escape` makes a cell safe, by default as prose."""
     from tabulate import tabulate
 
     escape = escape or prose
@@ -211,7 +223,7 @@ def table(shown: Table, escape: Callable[[str], str] | None = None) -> str:
 
 
 def _compact(table: str) -> str:
-    """Without padding: a wide table is no easier to read for it, and GitHub cuts comments at 65,536 characters."""
+    """Remove the padding: it makes no wide table easier to read, and GitHub limits comments to 65,536 characters."""
     header, rule, *rows = table.splitlines()
     return "\n".join(re.sub(r" +\|", " |", re.sub(r"\| +", "| ", line)) for line in (header, _rule(rule), *rows))
 
@@ -221,12 +233,12 @@ def _rule(rule: str) -> str:
 
 
 def _cell(text: str) -> str:
-    """A pipe would end the cell, in a code span too; GitHub takes the backslash off again."""
+    """Escape pipes, which end a cell even in a code span; GitHub removes the backslash."""
     return text.replace("|", "\\|")
 
 
 def code(text: object, limit: int = CHARACTERS) -> str:
-    """Untrusted text in a code span, where nothing is rendered; fenced by more backticks than it holds in a row."""
+    """Untrusted text in a code span, where nothing renders; the fence is longer than any run of backticks in it."""
     shown = words.visible(text, limit).replace("\n", "↵")
     if not shown.strip():
         return "_empty_"
@@ -236,13 +248,13 @@ def code(text: object, limit: int = CHARACTERS) -> str:
 
 
 def prose(text: object) -> str:
-    """Text in one line, in which nothing renders: no emphasis, HTML, mention, issue number or link."""
+    """One line of text in which nothing renders: no emphasis, HTML, mention, issue number or link."""
     special = r"([\\`*~]|\[(?=\^)|\](?=[(\[:])|(?<![^\W_])_|_(?![^\W_]))"
     return inert(re.sub(special, r"\\\1", words.visible(text, 1000).replace("\n", " ")))
 
 
 def inert(text: str) -> str:
-    """The same for where GitHub reads HTML and no Markdown, as in a summary."""
+    """The same for places where GitHub renders HTML but not Markdown, such as a summary."""
     shown = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     shown = re.sub(r"([@#])(?=\w)", rf"\1{JOINER}", shown)
     return re.sub(r"(?i)(https?:|www)(?=[/.])", rf"\1{JOINER}", shown)

@@ -1,4 +1,4 @@
-"""report.html: one file that needs nothing else, for people who never saw a terminal. The layout is report.html.j2."""
+"""report.html: one self-contained file, for people who do not use a terminal. Its layout is report.html.j2."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prism.report import findings, plots, tables, words
+from prism.report import findings, plots, tables, vision, words
 from prism.report.samples import Change, Sample
 from prism.store import Store
 from prism.verdicts.record import Result, Run
 
-SHOWN = 20  # samples that became better, and that became worse
+SHOWN = 20  # samples that became better, and as many that became worse
 STUCK = 10  # samples that stayed wrong
-GAINS = "Dot and line: value and 95 % interval; hollow where it holds 0; bar: the gain asked for."
-CONFUSIONS = {  # of the first seed, whose answers the samples show too
+GAINS = "Dot and line: value and 95 % interval; hollow if it includes 0; bar: the required gain."
+CONFUSIONS = {  # of the first seed, which the samples show as well
     "baseline": "Before: baseline answers",
     "tuned": "After: tuned answers",
     "label_likelihood": "Before: baseline by label likelihood",
 }
-QUESTION, ANSWER = 800, 300  # characters; the whole texts lie in samples/*.jsonl
+QUESTION, ANSWER = 800, 300  # characters; samples/*.jsonl has the whole texts
 
 
 def render(run: Run, changes: Mapping[str, Sequence[Change]], store: Store | None = None) -> str:
-    """The whole page; `store` keeps its pictures."""
+    """The whole page; `store` caches its figures."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -46,12 +46,12 @@ def render(run: Run, changes: Mapping[str, Sequence[Change]], store: Store | Non
 
 
 def _visible(value: Any) -> Any:
-    """Every text that the template prints loses its invisible characters; Markup (our SVG, our macros) is as it is."""
+    """Escape invisible characters in every text that the template prints, but not in Markup (our SVG and macros)."""
     return words.visible(value) if type(value) is str else value
 
 
 def _spec(result: Result, changes: Sequence[Change], store: Store | None) -> dict[str, Any]:
-    """What the template shows of one spec; what is missing is empty there, and its section left out."""
+    """What the template shows of one spec; the section of an empty value is left out."""
     answers = tables.labelled(result)
     return {
         "result": result,
@@ -70,7 +70,7 @@ def _spec(result: Result, changes: Sequence[Change], store: Store | None) -> dic
         "per_class": tables.per_class(answers),
         "by_type": tables.by_type(result),
         "failures": tables.failures(result),
-        "failing": _failing(result),
+        "failing": _failing(result, store),
         "missed": tables.missed(result),
         "seeds": tables.seeds(result),
         "parity": tables.parity(result),
@@ -83,15 +83,18 @@ def _spec(result: Result, changes: Sequence[Change], store: Store | None) -> dic
             if table
         ],
         "flips": tables.flips(changes) if changes else None,
-        "lists": _lists(changes[0]) if changes else [],
-        "reference": _reference(result),
+        "lists": _lists(changes[0], store) if changes else [],
+        "accepted": _against_accepted(result, store),
+        "by_kind": vision.by_kind(result),
+        "published": vision.published(result),
+        "study": _study(result, store),
         "facts": tables.facts(result),
         "options": tables.options(result),
     }
 
 
 def _metrics(shown: tables.Table) -> dict[str, Any]:
-    """The table of scores with one row a metric, its thresholds and their verdicts together in one cell."""
+    """The table of scores with one row per metric; one cell has all its thresholds and verdicts."""
     rows: list[dict[str, Any]] = []
     for metric, before_and_after, gain, threshold, state, *controls in shown.rows:
         if metric:
@@ -101,36 +104,53 @@ def _metrics(shown: tables.Table) -> dict[str, Any]:
     return {"headers": shown.headers[1:3], "controls": shown.headers[5:], "rows": rows}
 
 
-def _reference(result: Result) -> dict[str, Any] | None:
-    """The comparison with the accepted reference; None where there was none."""
-    shown = tables.reference(result)
+def _against_accepted(result: Result, store: Store | None) -> dict[str, Any] | None:
+    """The comparison with the accepted run; None if there is none."""
+    shown = tables.against_accepted(result)
     if shown is None:
         return None
     return {
-        "sentence": findings.reference(result),
+        "sentence": findings.against_accepted(result),
         "table": shown,
         "differences": tables.differences(result),
-        "flipped": [(way, [_sample(sample) for sample in samples]) for way, samples in tables.flipped(result)],
+        "flipped": [(way, [_sample(sample, store) for sample in samples]) for way, samples in tables.flipped(result)],
     }
 
 
 def _figures(result: Result, answers: Mapping[str, Any]) -> list[tuple[str, str, plots.Plot | None]]:
-    """Title, caption and plot; None where there is nothing to plot."""
+    """Title, caption and plot; None if there is nothing to plot."""
     return [
         ("Gain over the baseline", GAINS, plots.gains(result)),
-        ("Beside its controls", "Value and 95 % interval; dashed: the floor or ceiling.", plots.controls(result)),
+        ("Tuned model and controls", "Value and 95 % interval; dashed: the floor or ceiling.", plots.controls(result)),
         *(
-            (title, "Counts, and the share of each true class.", plots.confusion(result, name, answers[name]))
+            (title, "Counts, and shares of each true class.", plots.confusion(result, name, answers[name]))
             for name, title in CONFUSIONS.items()
             if name in answers
         ),
-        ("Calibration of label probabilities", findings.calibrated(result), plots.calibration(result)),
+        ("Calibration of label probabilities", findings.calibration(result), plots.calibration(result)),
         ("Training loss", "", plots.loss(result)),
     ]
 
 
-def _lists(change: Change) -> list[dict[str, Any]]:
-    """The samples shown in full: what tuning broke first, then what it mended, then what stayed wrong."""
+def _study(result: Result, store: Store | None) -> dict[str, Any] | None:
+    """The architecture study of a vision-language spec; None if there is none."""
+    if "study" not in result.details:
+        return None
+    shown = {
+        "Parts of the model": vision.parts(result),
+        "Visual tokens": vision.tokens(result),
+        "Where LoRA is placed": vision.placements(result),
+        "Attention by layer": vision.attention(result),
+    }
+    return {
+        "tables": [(caption, table) for caption, table in shown.items() if table],
+        "blank": vision.blank(result),
+        "overlays": vision.overlays(result, store),
+    }
+
+
+def _lists(change: Change, store: Store | None) -> list[dict[str, Any]]:
+    """The samples shown in full: those that tuning broke, those that it fixed, then those that stayed wrong."""
     better, worse = change.names
     stuck = "still wrong" if change.right_or_wrong else "unchanged, lowest score first"
     lists = ((worse, change.worse, SHOWN), (better, change.better, SHOWN), (stuck, change.stuck, STUCK))
@@ -139,7 +159,7 @@ def _lists(change: Change) -> list[dict[str, Any]]:
             "name": name,
             "metric": change.metric,
             "total": len(samples),
-            "samples": [_sample(sample) for sample in samples[:limit]],
+            "samples": [_sample(sample, store) for sample in samples[:limit]],
             "notes": [words.visible(findings.missing(sample), QUESTION) for sample in samples[:limit]],
         }
         for name, samples, limit in lists
@@ -147,14 +167,14 @@ def _lists(change: Change) -> list[dict[str, Any]]:
     ]
 
 
-def _failing(result: Result) -> list[dict[str, Any]]:
+def _failing(result: Result, store: Store | None) -> list[dict[str, Any]]:
     """The worst answers of each failure pattern."""
     patterns = (result.details.get("failures") or {}).get("patterns", [])
     return [
         {
             "name": row["pattern"].replace("_", " "),
             "total": row["main"],
-            "samples": [_sample({**sample, "scores": {"rougeL": sample["rougeL"]}}) for sample in row["worst"]],
+            "samples": [_sample({**sample, "scores": {"rougeL": sample["rougeL"]}}, store) for sample in row["worst"]],
             "notes": [_why(sample) for sample in row["worst"]],
         }
         for row in patterns
@@ -163,16 +183,16 @@ def _failing(result: Result) -> list[dict[str, Any]]:
 
 
 def _why(sample: Sample) -> str:
-    """What a failing answer lacks, invents or mistakes, in words."""
-    said = {"names": sample["invented"], "also": sample["also"]}
+    """What a failing answer lacks, invents or confuses."""
+    extras = {"names": sample["invented"], "also": sample["also"]}
     parts = [*filter(None, [findings.missing(sample)])]
-    parts += [f"{name}: {', '.join(values)}" for name, values in said.items() if values]
+    parts += [f"{name}: {', '.join(values)}" for name, values in extras.items() if values]
     if sample["confused_with"]:
-        parts.append(f"nearer to the answer of: {sample['confused_with']}")
+        parts.append(f"closer to the answer of: {sample['confused_with']}")
     return words.visible(" · ".join(parts), QUESTION)
 
 
-def _sample(sample: Sample) -> dict[str, Any]:
+def _sample(sample: Sample, store: Store | None) -> dict[str, Any]:
     scores = {
         name: " → ".join(words.number(value) for value in pair)
         for name, pair in sample.get("scores", {}).items()
@@ -185,4 +205,5 @@ def _sample(sample: Sample) -> dict[str, Any]:
             (key, words.visible(sample.get(key), ANSWER)) for key in ("reference", "baseline", "tuned") if key in sample
         ],
         "scores": scores,
+        "pictures": vision.pictures(sample.get("images") or (), store),
     }

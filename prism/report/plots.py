@@ -1,6 +1,6 @@
-"""The pictures of report.html, as inline SVG whose colours are the page's own CSS variables.
+"""The figures of report.html, as inline SVG whose colours are CSS variables of the page.
 
-They follow the reader's light or dark theme, scale with the page, and come out the same, byte for byte, every time.
+They follow the reader's light or dark theme, scale with the page, and are identical byte for byte every time.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from prism.verdicts.record import Record, Result
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# matplotlib draws with stand-in colours that occur nowhere else; the SVG gets var(--name) in their place.
+# matplotlib draws with placeholder colours that occur nowhere else; the SVG has var(--name) instead.
 COLOURS = {
     "ink": "#010101",
     "muted": "#020202",
@@ -37,14 +37,14 @@ COLOURS = {
     "heat": "#0a0a0a",
 }
 CURVES = ("accent", "control", "second", "third", "muted")
-WIDTH = 4.4  # inches, 317 units: on a phone one unit is about one pixel, so ten-point text stays readable
-POINTS = 400  # of a loss curve; more cannot be seen, and are not sent
-DEEP = 0.65  # the share from which a cell is read better in the colour of the paper, on light and dark pages
-CLASSES = 12  # a larger confusion matrix is drawn without numbers
+WIDTH = 4.4  # inches, 317 units: a unit is about a pixel on a phone, so ten-point text is readable
+POINTS = 400  # of a loss curve; more would not be visible
+DEEP = 0.65  # the share from which a cell's text is readable in the card colour, on light and dark pages
+CLASSES = 12  # more classes: draw the confusion matrix without numbers
 SETTINGS = {
     "svg.hashsalt": "prism",
     "svg.fonttype": "none",
-    "text.parse_math": False,  # a label such as $AAPL is no formula
+    "text.parse_math": False,  # a label such as $AAPL is not a formula
     "font.size": 10,
     "font.family": ["DejaVu Sans"],
     "text.color": COLOURS["ink"],
@@ -69,22 +69,22 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Plot:
-    """A picture yet to be drawn. `draw` sees `data`, JSON types, and nothing else: what it draws can be kept by them."""
+    """A figure to be drawn. `draw` sees only `data` (JSON types), so that the figure can be cached by its data."""
 
-    name: str  # keeps its ids apart from those of the others on the page
-    said: str  # the alternative text
+    name: str  # prefix of its ids, which must be unique on the page
+    alt: str  # the alternative text
     height: float  # inches
     draw: Callable[[Axes, Any], None]
     data: Any
 
 
 def picture(plot: Plot, store: Store | None) -> str:
-    """The plot as inline SVG: one that was drawn before comes from the store, and then matplotlib is not imported."""
+    """The plot as inline SVG. A cached one comes from the store, without importing matplotlib."""
     if store is None:
         return _svg(plot)
     identity = {
         "draw": plot.draw.__name__,
-        **{key: getattr(plot, key) for key in ("name", "said", "height", "data")},
+        **{key: getattr(plot, key) for key in ("name", "alt", "height", "data")},
         "source": file_digest(Path(__file__)),
         "versions": versions(["matplotlib"]),
     }
@@ -95,7 +95,7 @@ def picture(plot: Plot, store: Store | None) -> str:
 
     try:
         return (store.make("figures", identity, work) / "figure.svg").read_text(encoding="utf-8")
-    except StoreError:  # a store that others fill and this process may not: no reason to go without a picture
+    except StoreError:  # a store that this process cannot write to: draw without it
         return _svg(plot)
 
 
@@ -109,7 +109,7 @@ def _svg(plot: Plot) -> str:
         file = io.StringIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(file, format="svg", transparent=True, metadata=nothing)
-    return _inline(file.getvalue(), plot.name, plot.said)
+    return _inline(file.getvalue(), plot.name, plot.alt)
 
 
 def _inline(svg: str, name: str, description: str) -> str:
@@ -122,16 +122,16 @@ def _inline(svg: str, name: str, description: str) -> str:
     for variable, colour in COLOURS.items():
         body = re.sub(rf"(fill|stroke): {colour}", rf"\1: var(--{variable})", body)
     box = re.search(r'viewBox="[^"]+"', body)
-    said = escape(words.visible(description))
-    head = f'<svg role="img" aria-label="{said}" {box[0] if box else ""} xmlns:xlink="{XLINK}">'
-    return head + f"<title>{said}</title>" + body[body.index(">") + 1 :]
+    alt = escape(words.visible(description))
+    head = f'<svg role="img" aria-label="{alt}" {box[0] if box else ""} xmlns:xlink="{XLINK}">'
+    return head + f"<title>{alt}</title>" + body[body.index(">") + 1 :]
 
 
 XLINK = "http://www.w3.org/1999/xlink"
 
 
 def gains(result: Result) -> Plot | None:
-    """A forest plot: one row a metric, its gain as a dot on its interval, beside the line of no gain."""
+    """A forest plot: one row per metric, its gain as a dot on its interval, with a line at 0."""
     shown = [record for record in result.records if record.tier != "cost" and math.isfinite(record.gain.value)]
     if not shown:
         return None
@@ -141,13 +141,13 @@ def gains(result: Result) -> Plot | None:
             "name": words.visible(words.metric_name(record), 24),
             "value": score.value,
             "ci": score.ci,
-            "asked": [verdict.threshold for verdict in record.verdicts if verdict.key == "gain"],
+            "required": [verdict.threshold for verdict in record.verdicts if verdict.key == "gain"],
         }
         for record, score in zip(shown, scores)
     ]
-    said = "; ".join(f"{record.metric} {words.difference(score)}" for record, score in zip(shown, scores))
+    alt = "; ".join(f"{record.metric} {words.difference(score)}" for record, score in zip(shown, scores))
     height = 0.7 + 0.36 * len(shown)
-    return Plot(_name(result, "gains"), f"Gains with 95 % intervals: {said}", height, _gains, rows)
+    return Plot(_name(result, "gains"), f"Gains with 95 % intervals: {alt}", height, _gains, rows)
 
 
 def _gains(axes: Axes, rows: Any) -> None:
@@ -158,8 +158,8 @@ def _gains(axes: Axes, rows: Any) -> None:
         fill = colour if clear else COLOURS["card"]
         axes.plot(row["ci"], (place, place), color=colour, linewidth=2, solid_capstyle="round")
         axes.plot(row["value"], place, "o", color=colour, markerfacecolor=fill, markersize=7)
-        for asked in row["asked"]:
-            axes.plot(asked, place, "|", color=COLOURS["control"], markersize=16, markeredgewidth=2)
+        for required in row["required"]:
+            axes.plot(required, place, "|", color=COLOURS["control"], markersize=16, markeredgewidth=2)
     axes.set_yticks(range(len(rows)), [row["name"] for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.grid(axis="x")
@@ -169,19 +169,19 @@ def _gains(axes: Axes, rows: Any) -> None:
 def controls(result: Result) -> Plot | None:
     """Baseline, controls and tuned of the first metric that has controls, each with its interval."""
     record = next((record for record in result.records if record.controls and record.n), None)
-    rows = _beside(record) if record else []
+    rows = _control_rows(record) if record else []
     if record is None or not rows:
         return None
     data = {
         "metric": words.visible(record.metric, 40),
         "limits": [verdict.threshold for verdict in record.verdicts if verdict.key in ("floor", "ceiling")],
         "rows": [
-            {"name": words.visible(name, 24), "value": value, "said": words.number(value), "ci": ends}
+            {"name": words.visible(name, 24), "value": value, "label": words.number(value), "ci": ends}
             for name, value, ends in rows
         ],
     }
-    said = "; ".join(f"{name} {words.number(value)}" for name, value, _ in rows)
-    return Plot(_name(result, "controls"), f"{record.metric}: {said}", 0.7 + 0.42 * len(rows), _controls, data)
+    alt = "; ".join(f"{name} {words.number(value)}" for name, value, _ in rows)
+    return Plot(_name(result, "controls"), f"{record.metric}: {alt}", 0.7 + 0.42 * len(rows), _controls, data)
 
 
 def _controls(axes: Axes, data: Any) -> None:
@@ -192,9 +192,9 @@ def _controls(axes: Axes, data: Any) -> None:
         colour = COLOURS["accent" if row["name"] == "tuned" else "muted"]
         axes.plot(row["ci"], (place, place), color=colour, linewidth=2, solid_capstyle="round")
         axes.plot(row["value"], place, "o", color=colour, markersize=7)
-        paper = {"facecolor": COLOURS["card"], "edgecolor": "none", "pad": 1}  # a limit's line may run behind it
-        said = axes.annotate(row["said"], (row["value"], place), (0, 7), textcoords="offset points", ha="center")
-        said.set_bbox(paper)
+        box = {"facecolor": COLOURS["card"], "edgecolor": "none", "pad": 1}  # a limit's line may be behind the label
+        label = axes.annotate(row["label"], (row["value"], place), (0, 7), textcoords="offset points", ha="center")
+        label.set_bbox(box)
     axes.set_yticks(range(len(rows)), [row["name"] for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.7)
     axes.margins(x=0.08)
@@ -202,7 +202,7 @@ def _controls(axes: Axes, data: Any) -> None:
     axes.set_xlabel(data["metric"])
 
 
-def _beside(record: Record) -> list[tuple[str, float, tuple[float, float]]]:
+def _control_rows(record: Record) -> list[tuple[str, float, tuple[float, float]]]:
     middle = [(words.control_name(name), control.value, control.ci) for name, control in record.controls.items()]
     ends = [("baseline", record.baseline.value, record.baseline.ci), ("tuned", record.tuned.value, record.tuned.ci)]
     rows = [ends[0], *sorted(middle, key=lambda row: row[1]), ends[1]]
@@ -210,16 +210,16 @@ def _beside(record: Record) -> list[tuple[str, float, tuple[float, float]]]:
 
 
 def confusion(result: Result, name: str, answers: Mapping[str, Any]) -> Plot:
-    """One confusion matrix: counts, and the share of each true class as the depth of the colour."""
+    """One confusion matrix: counts, and the share of each true class as colour intensity."""
     counts, columns = answers["confusion"], answers["labels"]
     truths = columns[: len(counts)]
     right = "; ".join(
         f"{truth}: {row[i]:,} of {sum(row):,} right" for i, (truth, row) in enumerate(zip(truths, counts))
     )
-    said = f"Confusion matrix, {words.control_name(name)}: {right}"
+    alt = f"Confusion matrix, {words.control_name(name)}: {right}"
     data = {"counts": counts, "labels": [words.visible(label, 14) for label in columns]}
     height = 0.9 + 0.62 * min(len(truths), 8)
-    return Plot(_name(result, f"confusion-{name}"), said, height, _confusion, data)
+    return Plot(_name(result, f"confusion-{name}"), alt, height, _confusion, data)
 
 
 def _confusion(axes: Axes, data: Any) -> None:
@@ -233,10 +233,10 @@ def _confusion(axes: Axes, data: Any) -> None:
             axes.add_patch(Rectangle(place, 0.94, 0.94, color=COLOURS["line"], alpha=0.4, linewidth=0))
             axes.add_patch(Rectangle(place, 0.94, 0.94, color=COLOURS["heat"], alpha=share, linewidth=0))
             if len(labels) <= CLASSES:
-                known: dict[str, Any] = {"ha": "center", "in_layout": False}
-                known["color"] = COLOURS["card" if share > DEEP else "ink"]
-                axes.text(j, i, f"{cell:,}", va="bottom", fontsize=11, **known)
-                axes.text(j, i + 0.08, f"{share:.0%}", va="top", fontsize=8, **known)
+                style: dict[str, Any] = {"ha": "center", "in_layout": False}
+                style["color"] = COLOURS["card" if share > DEEP else "ink"]
+                axes.text(j, i, f"{cell:,}", va="bottom", fontsize=11, **style)
+                axes.text(j, i + 0.08, f"{share:.0%}", va="top", fontsize=8, **style)
     axes.set_xlim(-0.5, len(labels) - 0.5)
     axes.set_ylim(len(counts) - 0.5, -0.5)
     turn = 0 if max(map(len, labels)) * len(labels) <= 40 else 35
@@ -249,16 +249,16 @@ def _confusion(axes: Axes, data: Any) -> None:
 
 
 def calibration(result: Result) -> Plot | None:
-    """A reliability diagram: how often the likeliest label is right, by the probability that the model gave it."""
+    """A reliability diagram: how often the likeliest label is right, by the model's probability for it."""
     found = result.details.get("calibration") or {}
     if not found:
         return None
-    said = "; ".join(
+    alt = "; ".join(
         f"{name}, expected calibration error {words.number(part['ece'])}: "
         + ", ".join(f"{words.number(row['right'])} right at {words.number(row['probability'])}" for row in part["bins"])
         for name, part in found.items()
     )
-    return Plot(_name(result, "calibration"), f"Reliability of label probabilities: {said}", 2.9, _calibration, found)
+    return Plot(_name(result, "calibration"), f"Reliability of label probabilities: {alt}", 2.9, _calibration, found)
 
 
 def _calibration(axes: Axes, data: Any) -> None:
@@ -281,16 +281,16 @@ def _calibration(axes: Axes, data: Any) -> None:
 
 
 def loss(result: Result) -> Plot | None:
-    """Training loss by step, one curve a seed."""
+    """Training loss by step, one curve per seed."""
     curves = {seed: _finite(curve) for seed, curve in (result.details.get("loss") or {}).items()}
     curves = {seed: curve for seed, curve in curves.items() if len(curve) > 1}
     if not curves:
         return None
-    said = "; ".join(
+    alt = "; ".join(
         f"seed {seed} from {words.number(curve[0][1])} to {words.number(curve[-1][1])} in {curve[-1][0]:,} steps"
         for seed, curve in curves.items()
     )
-    return Plot(_name(result, "loss"), f"Training loss: {said}", 2.6, _loss, curves)
+    return Plot(_name(result, "loss"), f"Training loss: {alt}", 2.6, _loss, curves)
 
 
 def _loss(axes: Axes, curves: Any) -> None:
@@ -306,8 +306,8 @@ def _loss(axes: Axes, curves: Any) -> None:
 
 
 def _finite(curve: Sequence[Sequence[float]]) -> list[Sequence[float]]:
-    kept = [point for point in curve if point[1] is not None and math.isfinite(point[1])]
-    return kept[:: math.ceil(len(kept) / POINTS) or 1]
+    points = [point for point in curve if point[1] is not None and math.isfinite(point[1])]
+    return points[:: math.ceil(len(points) / POINTS) or 1]
 
 
 def _name(result: Result, plot: str) -> str:

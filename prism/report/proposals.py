@@ -1,8 +1,8 @@
-"""Proposed thresholds, from measured seeds: each number with the reason for it, as TOML to paste into the spec.
+"""Propose thresholds from measured seeds: each number with its reason, as TOML to paste into the spec.
 
-A floor is read on the same held-out rows each time, so only the seed moves it. A gain must hold on other samples, too. A
-drop is the smallest loss that these samples and seeds tell from chance; rows that see only a loss as large as the whole
-gain cannot carry one.
+A floor is measured on the same held-out rows each time, so only the seed changes it. A gain must hold on other samples,
+too. A drop is the smallest loss that these samples and seeds can distinguish from chance; if that is as large as the
+whole gain, no drop is proposed.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from prism.verdicts.intervals import quantile, wilson
 from prism.verdicts.record import Record
 from prism.verdicts.scores import Scores
 
-TAIL = 0.01  # one next seed in a hundred may miss a floor by chance
-NOTHING = "these seeds bear no floor or ceiling within its range, and show no gain"
-FEWEST = 3  # seeds of a recipe: two to see a spread in, one to compare with them
+TAIL = 0.01  # the chance that the next seed misses a floor
+NOTHING = "these seeds support no floor or ceiling within the metric's range, and show no gain"
+FEWEST = 3  # seeds of a recipe: two show a spread, and one is compared with them
 
 Number = tuple[str, float, str]  # key, value, reason
 
 
 def propose(spec: Spec, records: Sequence[Record], scores: Scores, metrics: Sequence[Metric], other_drops: int) -> str:
-    """The TOML. `metrics` are those of the scores; `other_drops` share the profile's false alarms with the proposed ones."""
+    """The TOML. `metrics` are those of `scores`; `other_drops` thresholds share its false alarms."""
     by_name = {metric.name: metric for metric in metrics}
     known = [r for r in records if r.tier != "cost" and r.metric in scores.measures and math.isfinite(r.tuned.value)]
     headlines = set(_headlines(spec, known))
@@ -58,7 +58,7 @@ def _measured(scores: Scores) -> str:
 
 
 def _headlines(spec: Spec, records: Sequence[Record]) -> Iterator[str]:
-    """The one metric of each tier that gets a drop: the first that the spec gates, else the first. Each more costs all power."""
+    """One metric per tier for a drop: the first that the spec gates, else the first. Every further one costs power."""
     fit = [record for record in records if record.direction == "higher" and record.against == "baseline"]
     for tier in dict.fromkeys(record.tier for record in fit):
         names = [record.metric for record in fit if record.tier == tier]
@@ -67,19 +67,19 @@ def _headlines(spec: Spec, records: Sequence[Record]) -> Iterator[str]:
 
 
 def _level(record: Record, low: float, high: float) -> Iterator[Number]:
-    """A floor, or a ceiling if lower is better, that the next seed keeps with 99 % chance.
+    """A floor, or a ceiling if lower is better, that the next seed meets with 99 % probability.
 
-    Of one adapter, or if no seed differs, it is the end of the value's own interval.
+    With one adapter, or if no seed differs, it is the end of the value's own interval.
     """
-    if record.against != "baseline":  # the same value as of the metric that it repeats
+    if record.against != "baseline":  # it has the same value as the metric that it repeats
         return
     mean, values = record.tuned.value, list(record.seeds.values())
     key, sign = ("floor", 1) if record.direction == "higher" else ("ceiling", -1)
     spread = statistics.stdev(values) if len(values) > 1 else 0.0
     if spread:
         bound = mean - sign * _reach(values)
-        seen = f"99 of 100 next seeds {'reach' if sign > 0 else 'stay under'} {number(bound)}"
-        reason = f"mean {number(mean)}, sd {number(spread)} of {len(values)} seeds; {seen}"
+        share = f"99 of 100 next seeds {'reach' if sign > 0 else 'stay under'} {number(bound)}"
+        reason = f"mean {number(mean)}, sd {number(spread)} of {len(values)} seeds; {share}"
     elif len(values) > 1:
         bound = wilson(mean * record.n, record.n)[0 if sign > 0 else 1]
         end = f"the 95 % interval of n = {record.n:,} ends at {number(bound)}"
@@ -92,13 +92,13 @@ def _level(record: Record, low: float, high: float) -> Iterator[Number]:
 
 
 def _gain(record: Record) -> Iterator[Number]:
-    """The lower end of the gain's interval, or what the next seed gains with 99 % chance, whichever is less."""
-    if record.direction == "lower":  # its ceiling says it
+    """The lower end of the gain's interval, or the gain that the next seed reaches with 99 % probability, if lower."""
+    if record.direction == "lower":  # its ceiling covers it
         return
     gain, values = record.gain, list(record.seeds.values())
     bounds = {"the lower end of its interval": gain.ci[0]}
     if len(values) > 1:
-        bounds["what 99 of 100 next seeds gain"] = gain.value - _reach(values)
+        bounds["the gain of 99 of 100 next seeds"] = gain.value - _reach(values)
     why = min(bounds, key=lambda name: bounds[name])
     if bounds[why] > 0:
         interval = f"{signed(gain.value)} [{signed(gain.ci[0])}, {signed(gain.ci[1])}]"
@@ -112,24 +112,24 @@ def _reach(values: Sequence[float]) -> float:
 
 
 def _drop(record: Record, metric: Metric, scores: Scores, thresholds: int) -> tuple[list[Number], str]:
-    """The loss caught with 80 % power if one new seed meets the accepted others, or why these rows carry no drop.
+    """The loss caught with 80 % power if one new seed is compared with the others, or why there is no drop.
 
-    One adapter is compared with itself: what it would take to see a change of it.
+    One adapter is compared with itself: the result is the smallest change that would be detected.
     """
-    seeds, seen = scores.seeds, list[float]()
+    seeds, detectable = scores.seeds, list[float]()
     for seed in seeds:
         others = [other for other in seeds if other != seed] or seeds
         sides = _only(scores, metric.name, others), _only(scores, metric.name, [seed])
         comparisons, _ = compare(*sides, [metric], thresholds)
-        seen += [comparison.detectable() for comparison in comparisons.values()]
-    least = float(numpy.mean(seen)) if seen else math.inf
+        detectable += [comparison.detectable() for comparison in comparisons.values()]
+    least = float(numpy.mean(detectable)) if detectable else math.inf
     against = f"one seed against {len(seeds) - 1}" if len(seeds) > 1 else "this adapter against itself"
     at = f"p ≤ .05/{thresholds}, {len(scores.ids):,} samples"
     if not math.isfinite(least):
-        return [], f"no loss can be told from chance ({at}); hold out more rows"
+        return [], f"no loss can be distinguished from chance ({at}); hold out more rows"
     if least >= record.gain.value:
         found = f"{against} shows losses from {number(least)} with 80 % power ({at}), and the whole gain is"
-        return [], f"these rows cannot carry one: {found} {signed(record.gain.value)}; hold out more rows"
+        return [], f"these rows are too few for one: {found} {signed(record.gain.value)}; hold out more rows"
     return [("drop", _rounded(least, 1), f"the loss that {against} shows with 80 % power ({at})")], ""
 
 
@@ -141,7 +141,7 @@ def _only(scores: Scores, metric: str, seeds: Sequence[str]) -> Scores:
 
 
 def _rounded(value: float, direction: int) -> float:
-    """To three decimals, down or up."""
+    """Round to three decimals, down or up."""
     return (math.ceil if direction > 0 else math.floor)(round(value * 1000, 6)) / 1000
 
 

@@ -1,4 +1,4 @@
-"""Which samples a report shows: those that tuning made worse or better, and those still answered worst."""
+"""Choose the samples that a report shows: those that tuning made worse or better, and the worst unchanged ones."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ Sample = dict[str, Any]
 
 @dataclass(frozen=True)
 class Change:
-    """How one metric's per-sample scores moved from baseline to tuned; each list is ordered worst first."""
+    """How one metric's per-sample scores changed from baseline to tuned; each list is sorted worst first."""
 
     metric: str
     right_or_wrong: bool
     worse: Sequence[Sample]
     better: Sequence[Sample]
-    stuck: Sequence[Sample]  # neither better nor worse, and not right
+    stuck: Sequence[Sample]  # unchanged and not right
     unchanged: int
     unscored: int
 
     @property
     def names(self) -> tuple[str, str]:
-        """What to call `better` and `worse`."""
+        """The labels of `better` and `worse`."""
         return ("wrong → right", "right → wrong") if self.right_or_wrong else ("better", "worse")
 
 
-def asked(samples: Sequence[Sample]) -> list[Sample]:
-    """The samples, their questions without the words that all begin with: the task's own, said once in its spec."""
+def without_shared_prefix(samples: Sequence[Sample]) -> list[Sample]:
+    """The samples, with questions cut by their common first words, which are the task's own prompt."""
     questions = [str(sample.get("question") or "") for sample in samples]
     shared = os.path.commonprefix(questions) if len(questions) > 1 else ""
     shared = shared[: max(shared.rfind(end) + 1 for end in ("\n", "? ", ": "))]
@@ -43,7 +43,7 @@ def asked(samples: Sequence[Sample]) -> list[Sample]:
 
 
 def changes(result: Result, samples: Sequence[Sample]) -> list[Change]:
-    """One Change for each of the result's metrics that has a score a sample, in the order of its records."""
+    """One Change for each metric of the result with a score per sample, in the order of its records."""
     scored = {name for sample in samples for name in sample.get("scores", {})}
     return [_change(record.metric, samples) for record in result.records if record.metric in scored]
 

@@ -1,4 +1,4 @@
-"""The tables that Markdown and HTML both show, as plain text: each format escapes and lays them out its own way."""
+"""The tables of both Markdown and HTML, as plain text: each format escapes and formats the cells itself."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from prism.verdicts.record import Record, Result, Run, Verdict
 
 @dataclass(frozen=True)
 class Table:
-    """`rows` are as long as `headers`; columns from `numbers` on hold numbers. A column "verdict" holds states."""
+    """`rows` are as long as `headers`; columns from index `numbers` are numeric. A column "verdict" has states."""
 
     headers: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -23,7 +23,7 @@ class Table:
 
 
 def metrics(results: Sequence[Result]) -> Table:
-    """One row a threshold, or a metric without one; a metric's own cells stand in its first row only."""
+    """One row per threshold, or per metric without one; only the first row of a metric has its own cells."""
     names = list(dict.fromkeys(name for result in results for record in result.records for name in record.controls))
     controls = [f"{words.control_name(name)} (tuned ahead by)" for name in names]
     headers = ["metric", "baseline → tuned", "gain [95 %]", "threshold", "verdict", *controls]
@@ -54,7 +54,7 @@ def _verdict(verdict: Verdict | None) -> list[str]:
 
 
 def flips(changes: Sequence[Change]) -> Table:
-    """How many samples each metric says became better and worse."""
+    """How many samples became better and worse, by each metric."""
     binary = all(change.right_or_wrong for change in changes)
     better, worse = ("wrong → right", "right → wrong") if binary else ("better", "worse")
     rows = [
@@ -64,31 +64,31 @@ def flips(changes: Sequence[Change]) -> Table:
     return Table(["metric", better, worse, "unchanged", "unscored"], rows)
 
 
-def reference(result: Result) -> Table | None:
-    """Each metric beside the accepted reference: what was lost, whether by chance, and what would have been seen."""
+def against_accepted(result: Result) -> Table | None:
+    """Each metric compared with the accepted run: its loss, the p value, and the smallest loss that would be caught."""
     rows = []
     level = ""
     for record in result.records:
-        if (told := record.reference) is None or record.against != "baseline":  # that repeats another metric's loss
+        if (accepted := record.reference) is None or record.against != "baseline":  # repeats another metric's loss
             continue
-        loss = told["loss"]
+        loss, worse, better = (accepted[key] for key in ("loss", "worse", "better"))
         level = f"{100 * loss['level']:.3g} %"
         rows.append(
             [
                 words.metric_name(record),
                 words.number(record.baseline.value),
-                words.number(told["value"]),
+                words.number(accepted["value"]),
                 words.number(record.tuned.value),
-                words.loss(told),
+                words.loss(accepted),
                 words.number(loss["p"]),
-                _seen(record),
-                f"{told['worse']:,} / {told['better']:,}" if told["worse"] + told["better"] else words.NOTHING,
+                _detectable(record),
+                f"{worse:,} / {better:,}" if worse + better else words.NOTHING,
             ]
         )
     headers = [
         "metric",
         "baseline",
-        "reference",
+        "accepted",
         "tuned",
         f"loss [{level}]",
         "p",
@@ -98,43 +98,46 @@ def reference(result: Result) -> Table | None:
     return Table(headers, rows) if rows else None
 
 
-def _seen(record: Record) -> str:
-    """The smallest loss caught with 80 % power, and whether that is too coarse for the threshold."""
+def _detectable(record: Record) -> str:
+    """The smallest loss caught with 80 % power, and whether n is too small for the threshold."""
     drop = next((verdict for verdict in record.verdicts if verdict.key == "drop" and verdict.detectable), None)
-    seen = words.number(drop.detectable if drop else (record.reference or {})["detectable"])
-    return f"{seen} (n too small for {words.threshold(drop)})" if drop and words.underpowered(drop) else seen
+    loss = words.number(drop.detectable if drop else (record.reference or {})["detectable"])
+    return f"{loss} (n too small for {words.threshold(drop)})" if drop and words.underpowered(drop) else loss
 
 
 def differences(result: Result) -> Table | None:
-    """How the training side differs from the reference's."""
+    """How the training side differs from that of the accepted run."""
     found = (result.details.get("reference") or {}).get("differences")
     if not found:
         return None
-    rows = [[key, there or words.NOTHING, here or words.NOTHING] for key, there, here in found]
-    return Table(["training side", "reference", "this run"], rows, numbers=3)
+    rows = [[key, accepted or words.NOTHING, here or words.NOTHING] for key, accepted, here in found]
+    return Table(["training side", "accepted", "this run"], rows, numbers=3)
 
 
 def flipped(result: Result) -> list[tuple[str, list[dict[str, Any]]]]:
-    """The samples that an accepted reference had right and this run has not, and the other way, with what to call them."""
+    """Samples that are right in the accepted run and wrong in this one, and vice versa, each list with its title."""
     found = (result.details.get("reference") or {}).get("flipped")
     if not found:
         return []
     names = ("right → wrong", "wrong → right") if found["right_or_wrong"] else ("worse", "better")
     return [
-        (f"Since the reference {name} by {found['metric']}: {len(found[way])} of {found['counts'][way]:,}", found[way])
+        (
+            f"Since the accepted run {name} by {found['metric']}: {len(found[way])} of {found['counts'][way]:,}",
+            found[way],
+        )
         for name, way in zip(names, ("worse", "better"))
         if found[way]
     ]
 
 
 def labelled(result: Result) -> dict[str, Any]:
-    """The sets of answers that a confusion matrix exists of: those to a question with a closed set of labels."""
+    """The sets of answers with a confusion matrix: those of a task with a closed set of labels."""
     answers = result.details.get("answers") or {}
     return {name: part for name, part in answers.items() if "confusion" in part}
 
 
 def failures(result: Result) -> Table | None:
-    """In which recognizable way answers fail, before and after."""
+    """How often answers fail by each pattern, before and after."""
     found = result.details.get("failures")
     if not found:
         return None
@@ -146,7 +149,7 @@ def failures(result: Result) -> Table | None:
 
 
 def missed(result: Result) -> Table | None:
-    """The domain's terms that most tuned answers lack although the reference names them."""
+    """The domain terms that tuned answers most often lack although the reference names them."""
     found = (result.details.get("answers") or {}).get("tuned", {}).get("most_missed")
     if not found:
         return None
@@ -156,7 +159,7 @@ def missed(result: Result) -> Table | None:
 
 
 def by_type(result: Result) -> Table | None:
-    """Exact match by type of answer, of the baseline, the tuned model and the controls; last, how often each abstains."""
+    """Exact match by type of answer for baseline, tuned model and controls; the last row is how often each abstains."""
     found = {name: part["by_type"] for name, part in (result.details.get("answers") or {}).items() if "by_type" in part}
     if not found:
         return None
@@ -172,7 +175,7 @@ def by_type(result: Result) -> Table | None:
 
 
 def confusion(answers: dict[str, Any]) -> Table | None:
-    """Counts before → after, one row a true label."""
+    """Counts before → after, one row per true label."""
     shown = [answers[name] for name in ("baseline", "tuned") if name in answers]
     if not shown or any(part["labels"] != shown[0]["labels"] for part in shown):
         return None
@@ -204,7 +207,7 @@ SCORES = ("precision", "recall", "f1-score")
 
 
 def seeds(result: Result) -> Table | None:
-    """Each seed's value of each metric, their mean and standard deviation; None where there is one seed."""
+    """Each metric's value by seed, with mean and standard deviation; None if there is one seed."""
     records = [record for record in result.records if len(record.seeds) > 1]
     if not records:
         return None
@@ -212,47 +215,47 @@ def seeds(result: Result) -> Table | None:
     rows = []
     for record in records:
         values = list(record.seeds.values())
-        spread = statistics.stdev(values) if all(map(math.isfinite, values)) else None  # stdev raises on NaN
+        deviation = statistics.stdev(values) if all(map(math.isfinite, values)) else None  # stdev raises on NaN
         each = [words.number(record.seeds.get(seed)) for seed in names]
-        rows.append([record.metric, words.number(record.tuned.value), words.number(spread), *each])
+        rows.append([record.metric, words.number(record.tuned.value), words.number(deviation), *each])
     return Table(["metric", "mean", "sd", *(f"seed {seed}" for seed in names)], rows)
 
 
-# What a GPU tells besides, by its key in `Result.cost`: a column each, where any stage has it.
+# Columns of a run on a GPU by their key in `Result.cost`; a column is shown if any stage has a value.
 ON_A_GPU = {"energy, Wh": "energy_wh", "utilization": "utilization", "answered by": "engine"}
 
 
 def cost(results: Sequence[Result]) -> Table | None:
-    """One row a stage; peak memory is the spec's own."""
-    told = {head: key for head, key in ON_A_GPU.items() if any(_on_a_gpu(result, key) for result in results)}
+    """One row per stage; peak memory is that of the whole spec."""
+    columns = {head: key for head, key in ON_A_GPU.items() if any(_on_a_gpu(result, key) for result in results)}
     rows = []
     for result in results:
         seconds, speeds = result.cost.get("seconds", {}), result.cost.get("tokens_per_second", {})
         for stage in dict.fromkeys([*seconds, *speeds]):
             cached = " *" if stage in result.cost.get("cached", ()) else ""
             taken = [words.duration(seconds.get(stage)) + cached, words.number(speeds.get(stage))]
-            held = words.number(result.cost.get("peak_memory_gib"))
-            further = [result.cost.get(key, {}).get(stage) for key in told.values()]
-            cells = [value if isinstance(value, str) else words.number(value) for value in further]
-            rows.append([result.id, stage, *taken, held, *cells])
-    headers = ["spec", "stage", "time", "tokens/s", "peak memory, GiB", *told]
+            memory = words.number(result.cost.get("peak_memory_gib"))
+            values = [result.cost.get(key, {}).get(stage) for key in columns.values()]
+            cells = [value if isinstance(value, str) else words.number(value) for value in values]
+            rows.append([result.id, stage, *taken, memory, *cells])
+    headers = ["spec", "stage", "time", "tokens/s", "peak memory, GiB", *columns]
     return Table(headers, rows, numbers=2) if rows else None
 
 
 def _on_a_gpu(result: Result, key: str) -> bool:
-    """Whether a cost is told; that every answer came from `generate`, as on a CPU, needs no column."""
+    """Whether a cost needs a column; not if `generate` gave every answer, as on a CPU."""
     values = set((result.cost.get(key) or {}).values())
     return bool(values - {"generate"})
 
 
 def parity(result: Result) -> Table | None:
-    """How far each adapter's logits move when it is reloaded, asked one by one, merged; – where not measured."""
+    """How far each adapter's logits move if it is reloaded, asked one by one or merged; – if not measured."""
     found = result.details.get("parity") or {}
     rows = []
     for seed, check in found.items():
         if check:
             moved = check.get("differences", {})
-            rows.append([seed, *(_logit(check, name, moved.get(name)) for name in PARITY), _scientific(check)])
+            rows.append([seed, *(_logit(check, name, moved.get(name)) for name in PARITY), _tolerance(check)])
     return Table(["seed", *PARITY.values(), "tolerance"], rows) if rows else None
 
 
@@ -266,12 +269,12 @@ def _logit(check: dict[str, Any], name: str, moved: float | None) -> str:
     return f"{moved:.2g}{mark}"
 
 
-def _scientific(check: dict[str, Any]) -> str:
+def _tolerance(check: dict[str, Any]) -> str:
     return f"{check['tolerance']:g}" if "tolerance" in check else words.NOTHING
 
 
 def leaks(result: Result) -> Table | None:
-    """Each metric over all held-out samples, and over those that have no twin among the training rows."""
+    """Each metric over all held-out samples, and over those without a twin among the training rows."""
     found = result.details.get("leaks") or {}
     records = {record.metric: record for record in result.records}
     rows = []
@@ -279,9 +282,9 @@ def leaks(result: Result) -> Table | None:
         if record := records.get(clean["metric"]):
             before, after = clean["baseline"]["value"], clean["tuned"]["value"]
             moved = None if after is None else after - record.tuned.value
-            left = f"{words.number(before)} → {words.number(after)}"
+            shown = f"{words.number(before)} → {words.number(after)}"
             n = f"{record.n:,} → {clean['n']:,}"
-            rows.append([words.metric_name(record), n, words.before_and_after(record), left, words.signed(moved)])
+            rows.append([words.metric_name(record), n, words.before_and_after(record), shown, words.signed(moved)])
     headers = ["metric", "n", "all samples: baseline → tuned", "without leaked ones", "tuned differs by"]
     return Table(headers, rows) if rows else None
 
@@ -299,20 +302,20 @@ def twins(result: Result) -> Table | None:
 
 
 def facts(result: Result) -> Table:
-    """Data, digests, engine and training of one spec, flattened."""
+    """Data, digests, engine and training of one spec, as a flat table."""
     keys = ("data", "digests", "engine", "training")
     pairs = [pair for key in keys for pair in words.flat(result.details.get(key), key)]
-    pairs += words.flat((result.details.get("reference") or {}).get("origin"), "reference")
+    pairs += words.flat((result.details.get("reference") or {}).get("origin"), "accepted")
     return Table(["key", "value"], [list(pair) for pair in pairs], numbers=2)
 
 
 def options(result: Result) -> Table:
-    """The library options as the spec gives them."""
+    """The library options, as in the spec."""
     pairs = words.flat(result.details.get("options"))
     return Table(["option", "value"], [list(pair) for pair in pairs], numbers=2)
 
 
 def provenance(run: Run) -> Table:
-    """Where the run happened, flattened."""
+    """The command, commit and machine of the run, as a flat table."""
     pairs = [("run", run.id), ("command", run.command), *words.flat(run.provenance)]
     return Table(["key", "value"], [list(pair) for pair in pairs], numbers=2)

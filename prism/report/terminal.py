@@ -1,4 +1,4 @@
-"""The short summary at the end of a pytest run: one row a threshold, then why some do not hold."""
+"""The summary at the end of a pytest run: one row per threshold, then the reasons of those that do not hold."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from prism.report import findings, words
 from prism.verdicts.record import Record, Result, Run, Verdict
 
 WIDTH = 120
-NAMES = 2  # the first columns, spec and metric, are names and may be cut
+NAMES = 2  # the first columns, spec and metric, may be cut
 
 
 def lines(run: Run) -> list[str]:
@@ -21,22 +21,23 @@ def lines(run: Run) -> list[str]:
     if rows:
         shown += ["", *_table(rows), ""]
     for result in run.results:
-        if said := findings.reference(result):
-            shown += _wrap(f"{result.id}: {said}")
+        if sentence := findings.against_accepted(result):
+            shown += _wrap(f"{result.id}: {sentence}")
         for point in findings.open_points(result):
             shown += _wrap(f"{result.id} {point.about} {words.state_name(point.state)}: {point.text}")
     return shown
 
 
 def explain(result: Result, record: Record, verdict: Verdict, worst: str, report: Path) -> str:
-    """Why a threshold's test fails: verdict, scores, one of the worst samples, where the report lies."""
+    """Why a threshold's test fails: verdict, scores, one of the worst samples, the path of the report."""
     about = f"{record.metric} {words.threshold(verdict)}"
-    told = record.reference if verdict.key == "drop" else None
+    accepted = record.reference if verdict.key == "drop" else None
     lines = (
         f"{result.id} {about} {words.state_name(verdict.state)}: {verdict.reason}",
-        f"accepted {words.number(told['value'])} ({told['file']}, {words.count(len(told['seeds']), 'seed')}) → tuned "
-        f"{words.number(record.tuned.value)} ({len(record.seeds)}); {told['worse']} samples worse, {told['better']} better"
-        if told
+        f"accepted {words.number(accepted['value'])} ({accepted['file']}, "
+        f"{words.count(len(accepted['seeds']), 'seed')}) → tuned {words.number(record.tuned.value)} "
+        f"({len(record.seeds)}); {accepted['worse']} samples worse, {accepted['better']} better"
+        if accepted
         else "",
         f"baseline {words.before_and_after(record)}, n = {record.n:,}, gain {words.gain(record)}",
         worst,
@@ -53,7 +54,7 @@ def _rows(run: Run) -> list[list[str]]:
             rows += [
                 [
                     *cells[:2],
-                    *_since(record, cells[2:], verdict),
+                    *_scores(record, cells[2:], verdict),
                     words.threshold(verdict),
                     f"{words.MARKS[verdict.state]} {words.state_name(verdict.state)}",
                 ]
@@ -62,17 +63,17 @@ def _rows(run: Run) -> list[list[str]]:
     return [[words.visible(cell, WIDTH).replace("\n", " ") for cell in row] for row in rows]
 
 
-def _since(record: Record, cells: list[str], verdict: Verdict) -> list[str]:
-    """A drop is read from the reference's value to the tuned one, and from its loss."""
-    told = record.reference
-    if verdict.key != "drop" or told is None:
+def _scores(record: Record, cells: list[str], verdict: Verdict) -> list[str]:
+    """Scores and gain; for a drop, the accepted and tuned values and the loss."""
+    accepted = record.reference
+    if verdict.key != "drop" or accepted is None:
         return cells
-    before_and_after = f"reference {words.number(told['value'])} → {words.number(record.tuned.value)}"
-    return [before_and_after, f"loss {words.loss(told)}"]
+    before_and_after = f"accepted {words.number(accepted['value'])} → {words.number(record.tuned.value)}"
+    return [before_and_after, f"loss {words.loss(accepted)}"]
 
 
 def _table(rows: list[list[str]]) -> list[str]:
-    """The table, its longest names cut until it fits."""
+    """The table, with the longest names cut until it fits."""
     from tabulate import tabulate
 
     headers = ["spec", "metric", "baseline → tuned", "gain [95 %]", "threshold", "verdict"]

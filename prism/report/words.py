@@ -1,4 +1,4 @@
-"""How a value is said: the same digits, signs, units and names in the terminal, in Markdown and in HTML."""
+"""Format values: the same digits, signs, units and names in the terminal, in Markdown and in HTML."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from prism.verdicts.record import Record, Score, State, Verdict
 
 NOTHING = "–"
 MARKS: dict[State, str] = {"holds": "✓", "fails": "✗", "inconclusive": "?", "not_comparable": "≠", "skipped": "–"}
-UNDERPOWERED = 2  # a comparison that catches only losses of twice the threshold is too small for it
+UNDERPOWERED = 2  # n is too small if the smallest loss caught is more than twice the threshold
 LIMITS = {"floor": "floor ≥ {}", "ceiling": "ceiling ≤ {}", "gain": "gain ≥ {}", "drop": "drop ≤ {}"}
 
 
 def number(value: float | None) -> str:
-    """Three digits that mean something: .734, 12.4, 1,234; never .734123, and never .000 for what is not 0."""
+    """Three significant digits: .734, 12.4, 1,234; never .734123, and never .000 for a value other than 0."""
     if value is None or not math.isfinite(value):
         return NOTHING
     size = abs(value)
@@ -29,12 +29,12 @@ def number(value: float | None) -> str:
 
 
 def value(number: float | None) -> float:
-    """A number of plain JSON, where null stands for what is none."""
+    """A number from JSON, where null means NaN."""
     return math.nan if number is None else number
 
 
 def signed(value: float | None) -> str:
-    """A difference, always with its sign."""
+    """A difference with its sign."""
     return f"+{number(value)}" if value is not None and value > 0 and math.isfinite(value) else number(value)
 
 
@@ -45,21 +45,21 @@ def difference(score: Score) -> str:
     return f"{signed(score.value)} [{signed(score.ci[0])}, {signed(score.ci[1])}]"
 
 
-def loss(told: Mapping[str, Any]) -> str:
-    """The loss of a `Record.reference` with its interval."""
-    ends = told["loss"]["ci"]
-    return difference(Score(value(told["loss"]["value"]), (value(ends[0]), value(ends[1]))))
+def loss(accepted: Mapping[str, Any]) -> str:
+    """The loss in a `Record.reference`, with its interval."""
+    ends = accepted["loss"]["ci"]
+    return difference(Score(value(accepted["loss"]["value"]), (value(ends[0]), value(ends[1]))))
 
 
 def in_favour(score: Score, record: Record) -> Score:
-    """A difference from the record as the gate reads it: positive is better, also where lower values are better."""
+    """A difference of the record as the gate reads it: positive is better, even if lower values are better."""
     if record.direction == "higher":
         return score
     return Score(-score.value, (-score.ci[1], -score.ci[0]), score.p)
 
 
 def before_and_after(record: Record) -> str:
-    """Baseline → tuned; a cost is one measurement and has no before."""
+    """Baseline → tuned; a cost is one measurement without a baseline."""
     if record.tier == "cost":
         return number(record.tuned.value)
     shown = number(record.baseline.value), number(record.tuned.value)
@@ -78,16 +78,16 @@ def metric_name(record: Record) -> str:
 
 
 def threshold(verdict: Verdict) -> str:
-    """The limit as it stands in the spec: floor ≥ .85."""
+    """The limit as written in the spec: floor ≥ .85."""
     shown = f"{verdict.threshold:+g}" if verdict.key == "gain" else f"{verdict.threshold:g}"
     shown = re.sub(r"^([+-]?)0\.", r"\1.", shown).replace("-", "−")
     return LIMITS.get(verdict.key, verdict.key + " {}").format(shown)
 
 
 def underpowered(verdict: Verdict) -> bool:
-    """Whether a comparison that found no loss would have seen only losses far larger than its threshold."""
-    seen = verdict.detectable
-    return verdict.state != "fails" and seen is not None and seen > UNDERPOWERED * verdict.threshold
+    """Whether a comparison that found no loss could only catch losses far larger than its threshold."""
+    loss = verdict.detectable
+    return verdict.state != "fails" and loss is not None and loss > UNDERPOWERED * verdict.threshold
 
 
 def control_name(name: str) -> str:
@@ -110,12 +110,12 @@ def duration(seconds: float | None) -> str:
 
 
 def count(number: int, one: str, many: str | None = None) -> str:
-    """1 sample, 1,200 samples."""
+    """A count with its noun: 1 sample, 1,200 samples."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def visible(text: Any, limit: int | None = None) -> str:
-    """Untrusted text cut to `limit` characters, its invisible ones shown as escapes; only newlines stay.
+    """Untrusted text cut to `limit` characters, with invisible ones except newlines shown as escapes.
 
     Terminal codes, bidirectional overrides and lone surrogates would change what the reader sees, or break the file.
     """
@@ -132,7 +132,7 @@ def _visible(character: str) -> str:
 
 
 def flat(table: Any, prefix: str = "") -> list[tuple[str, str]]:
-    """A nested table as (dotted key, value) pairs; what is None or empty is left out."""
+    """A nested table as (dotted key, value) pairs, without None and empty values."""
     if isinstance(table, dict):
         pairs = ((f"{prefix}.{key}" if prefix else str(key), value) for key, value in table.items())
         return [line for key, value in pairs for line in flat(value, key)]

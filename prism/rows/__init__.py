@@ -1,6 +1,6 @@
-"""Rows, and what is made of them: an `Example` that a model is asked, a `Prediction` that it answers.
+"""The data types: a `Row` of a data set, the `Example` made from it, and the `Prediction` of a model.
 
-A row is a plain dict, as it was read from a file.
+A row is a plain dict, as read from a file.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Example:
-    """One question as it is asked. `group` names what makes samples dependent; by default the sample itself.
+    """One question as the model gets it. Samples of the same `group` are dependent; by default each is its own group.
 
-    `facts` is what else the row says (type, scale, context …), for metrics, judges and controls: no model sees it.
+    `facts` are other columns (type, scale, context …) for metrics, judges and controls; the model does not see them.
     """
 
     id: str
@@ -29,13 +29,13 @@ class Example:
 
     @property
     def question(self) -> str:
-        """The last thing the user says: what changes from one example to the next."""
+        """The last user message, which differs between examples."""
         return self.messages[-1]["content"]
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model answered to the example of the same id; `finish` is "stop", or "length" where it was cut off."""
+    """A model's answer to the example of the same id; `finish` is "stop", or "length" if the answer was cut off."""
 
     id: str
     answer: str

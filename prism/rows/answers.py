@@ -1,4 +1,4 @@
-"""Answers and label likelihoods as files of JSON lines, written a batch at a time and read back by sample."""
+"""Reads answers and label likelihoods from JSON lines files, which are written batch by batch."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ LIKELIHOODS = "likelihoods.jsonl"
 
 
 def read_predictions(folder: Path, examples: Sequence[Example]) -> list[Prediction]:
-    """Predictions in the order of the examples. Raises ModelError if one is missing: the engine failed on it."""
-    found = {line["id"]: Prediction(**line) for line in read_json_lines(folder / ANSWERS)}
-    missing = [example.id for example in examples if example.id not in found]
+    """Predictions in the order of the examples. Raises ModelError if one is missing: the engine gave no answer."""
+    by_id = {line["id"]: Prediction(**line) for line in read_json_lines(folder / ANSWERS)}
+    missing = [example.id for example in examples if example.id not in by_id]
     if missing:
-        raise ModelError(f"{folder}: {len(missing)} of {len(examples)} samples have no answer, {missing[0]} the first")
-    return [found[example.id] for example in examples]
+        raise ModelError(
+            f"{folder}: {len(missing)} of {len(examples)} samples have no answer, first {missing[0]}; delete the "
+            f"folder and run again"
+        )
+    return [by_id[example.id] for example in examples]
 
 
 def read_likelihoods(folder: Path, examples: Sequence[Example]) -> list[dict[str, float]]:
@@ -30,22 +33,22 @@ def read_likelihoods(folder: Path, examples: Sequence[Example]) -> list[dict[str
 
 
 def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """One object a line; unlike `str.splitlines`, a line does not end at U+2028, which an answer may hold."""
+    """One object a line. Unlike `str.splitlines`, this does not split at U+2028, which an answer may contain."""
     with path.open(encoding="utf-8") as file:
         for line in file:
             yield json.loads(line)
 
 
 def finished_ids(path: Path) -> set[str]:
-    """The ids already in a file of JSON lines. A last line that a kill cut off is removed from the file."""
+    """The ids already in a JSON lines file. Removes an incomplete last line, which a killed process leaves."""
     if not path.exists():
         return set()
-    whole, ids = [], set()
+    complete, ids = [], set()
     for line in path.read_text(encoding="utf-8").split("\n"):  # str.splitlines would also split at U+2028 in an answer
         try:
             ids.add(json.loads(line)["id"])
         except ValueError:
             break
-        whole.append(line + "\n")
-    path.write_text("".join(whole), encoding="utf-8")
+        complete.append(line + "\n")
+    path.write_text("".join(complete), encoding="utf-8")
     return ids

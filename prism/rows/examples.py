@@ -1,31 +1,33 @@
-"""From a spec's rows to the examples that a model is trained on and asked."""
+"""Makes the training and held-out examples from the rows of a spec."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from prism.errors import DataError
 from prism.rows import Example, Row
 from prism.rows.files import SUFFIXES, read_rows, require_columns
+from prism.rows.images import prepare, read_sources
 from prism.rows.leaks import Kind, leaking_places
 from prism.rows.splits import split_places, unique_ids
 from prism.spec import Spec
 from prism.store.sources import is_local
 
-Places = Callable[[Sequence[Row], Mapping[str, Any], int], tuple[list[int], list[int]]]
-Leaking = Callable[[Sequence[Example], Sequence[Example], Kind], Collection[int]]
+SplitPlaces = Callable[[Sequence[Row], Mapping[str, Any], int], tuple[list[int], list[int]]]
+LeakingPlaces = Callable[[Sequence[Example], Sequence[Example], Kind], Collection[int]]
 
 
 class Reader(Protocol):
-    """What has to be known of a task to read its rows; `prism.tasks.Task` is one."""
+    """What `load_examples` needs of a task; `prism.tasks.Task` implements it."""
 
     @property
     def columns(self) -> Sequence[str]: ...
 
     @property
-    def labels(self) -> Sequence[str]: ...  # empty if the answer is not one of a closed set
+    def labels(self) -> Sequence[str]: ...  # empty if answers are free text
 
     @property
     def example(self) -> Callable[[Row, str], Example]: ...
@@ -33,40 +35,46 @@ class Reader(Protocol):
     @property
     def rows(self) -> Callable[[Row, Spec], list[Row]]: ...
 
+    @property
+    def images(self) -> Sequence[str]: ...  # the columns that hold images
+
 
 def load_examples(
     spec: Spec,
     task: Reader,
     root: Path,
     data: Path | None = None,
-    places: Places = split_places,
-    leaking: Leaking = leaking_places,
+    places: SplitPlaces = split_places,
+    leaking: LeakingPlaces = leaking_places,
+    pictures: Path | None = None,
 ) -> tuple[list[Example], list[Example]]:
     """The training and the held-out examples of a spec, in a fixed order.
 
-    `data` is --prism-data: a folder whose subfolder [data].name replaces the spec's own path. `places` splits rows that
-    have no official parts. `leaking` returns the places of the training rows that [data].dedupe removes before
-    train_rows are taken. Raises DataError if rows, columns or classes are missing.
+    `data` is --prism-data: a folder whose subfolder [data].name replaces [data].path. `places` splits rows that have no
+    official parts. `leaking` returns the indices of the training rows that [data].dedupe removes before train_rows is
+    applied. `pictures` is the folder of prepared images, which a task with images needs. Raises DataError if rows,
+    columns, classes or images are missing, or an image cannot be used.
     """
+    prepared = _Prepared(spec, task, pictures)
     split = spec.data.split
     if split.train and split.test:
-        parts = [_mapped(spec, task, _read_part(spec, root, data, name)) for name in (split.train, split.test)]
-        order = _shuffled(parts[0], spec.seed), _shuffled(parts[1], spec.seed)
+        parts = [_read_rows(spec, task, root, data, name) for name in (split.train, split.test)]
+        pool, held_out_pool = _shuffled(parts[0], spec.seed), _shuffled(parts[1], spec.seed)
     else:
-        rows = _mapped(spec, task, _read_part(spec, root, data, "train"))
-        if task.labels:  # a label that nobody knows would else be said to have too few rows to split
+        rows = _read_rows(spec, task, root, data, "train")
+        if task.labels:  # report an unknown label as such; the split would report too few rows
             for number, row in enumerate(rows, start=1):
-                _example(task, row, f"{spec.data.path}, row {number}")
+                _make_example(task, row, f"{spec.data.path}, row {number}")
         train, test = places(rows, split.model_dump(exclude_none=True), spec.seed)
-        order = [rows[i] for i in train], [rows[i] for i in test]
-    pool, measured = order[0], order[1][: spec.data.eval_rows]
+        pool, held_out_pool = [rows[i] for i in train], [rows[i] for i in test]
+    held_out_rows = held_out_pool[: spec.data.eval_rows]
     if spec.data.dedupe:
-        pool = _without_leaks(spec, task, pool, measured, spec.data.dedupe, leaking)
-    chosen = pool[: spec.data.train_rows], measured
-    training, held_out = ([task.example(row, row_name) for row, row_name in _named(part)] for part in chosen)
+        pool = _remove_leaks(spec, prepared, pool, held_out_rows, spec.data.dedupe, leaking)
+    selected = pool[: spec.data.train_rows], held_out_rows
+    training, held_out = (prepared.examples(part) for part in selected)
     for part, name in ((training, "training"), (held_out, "held-out")):
         if not part:
-            raise DataError(f"{spec.id}: no {name} rows; an empty set of samples cannot be measured")
+            raise DataError(f"{spec.id}: there are no {name} rows; check [data]")
         classes = {example.reference for example in part}
         if task.labels and len(classes) < 2:
             raise DataError(
@@ -75,29 +83,48 @@ def load_examples(
     return training, held_out
 
 
-def _without_leaks(
-    spec: Spec, task: Reader, pool: list[Row], measured: list[Row], kind: Kind, leaking: Leaking
+@dataclass(frozen=True)
+class _Prepared:
+    """Makes examples of rows whose images are prepared first."""
+
+    spec: Spec
+    task: Reader
+    folder: Path | None
+
+    def examples(self, rows: Sequence[Row]) -> list[Example]:
+        return [self.task.example(self._row(row, row_id), row_id) for row, row_id in zip(rows, unique_ids(rows))]
+
+    def _row(self, row: Row, row_id: str) -> Row:
+        if not self.task.images:
+            return row
+        if self.spec.image is None or self.folder is None:
+            raise DataError(f"{self.spec.id}: its task has images, so the spec needs the table [image]; add it")
+        images = {
+            column: prepare(row[column], self.spec.image, self.folder, f"sample {row_id}")
+            for column in self.task.images
+        }
+        return {**row, **images}
+
+
+def _remove_leaks(
+    spec: Spec, prepared: _Prepared, pool: list[Row], held_out_rows: list[Row], kind: Kind, leaking: LeakingPlaces
 ) -> list[Row]:
-    rows, held_out = ([task.example(row, name) for row, name in _named(part)] for part in (pool, measured))
-    removed = leaking(rows, held_out, kind)
-    kept = [row for place, row in enumerate(pool) if place not in removed]
-    if not kept:
+    training, held_out = map(prepared.examples, (pool, held_out_rows))
+    removed = leaking(training, held_out, kind)
+    remaining = [row for index, row in enumerate(pool) if index not in removed]
+    if not remaining:
         raise DataError(
-            f'{spec.id}.toml [data].dedupe = "{kind}": each of {len(pool)} training rows has a twin that is '
-            f"held out; name parts of different rows in [data].split"
+            f'{spec.id}.toml [data].dedupe = "{kind}": each of {len(pool)} training rows has a held-out twin; '
+            f"name parts with different rows in [data].split"
         )
-    return kept
+    return remaining
 
 
-def _example(task: Reader, row: Row, name: str) -> Example:
+def _make_example(task: Reader, row: Row, name: str) -> Example:
     try:
         return task.example(row, name)
     except DataError as error:
         raise DataError(str(error) if name in str(error) else f"{name}: {error}") from None
-
-
-def _named(rows: Sequence[Row]) -> list[tuple[Row, str]]:
-    return list(zip(rows, unique_ids(rows)))
 
 
 def _shuffled(rows: Sequence[Row], seed: int) -> list[Row]:
@@ -106,29 +133,35 @@ def _shuffled(rows: Sequence[Row], seed: int) -> list[Row]:
     return [rows[i] for i in numpy.random.default_rng(seed).permutation(len(rows))]
 
 
-def _mapped(spec: Spec, task: Reader, rows: Sequence[Row]) -> list[Row]:
-    """Rows with the task's own column names, without those that [data].where and .without leave out."""
+def _read_rows(spec: Spec, task: Reader, root: Path, data: Path | None, part: str) -> list[Row]:
+    """The rows of a part, one a question, with the task's column names and their images found."""
+    rows, folder = _read_part(spec, root, data, part)
+    questions = [question for row in rows for question in task.rows(row, spec)]
+    return read_sources(_map_columns(spec, task, questions), task.images, folder, spec.data.path)
+
+
+def _map_columns(spec: Spec, task: Reader, rows: Sequence[Row]) -> list[Row]:
+    """Rows with the task's column names that match [data].where and do not match [data].without."""
     where, without = spec.data.where, spec.data.without
-    rows = [part for row in rows for part in task.rows(row, spec)]
-    mapped = spec.data.columns
-    for column in mapped.values():
+    columns = spec.data.columns
+    for column in columns.values():
         require_columns(rows, [column], spec.data.path)
     rows = [
-        {column: value for column, value in row.items() if column not in mapped.values()}
-        | {mine: row[theirs] for mine, theirs in mapped.items()}
+        {column: value for column, value in row.items() if column not in columns.values()}
+        | {task_column: row[own_column] for task_column, own_column in columns.items()}
         for row in rows
     ]
     require_columns(rows, [*task.columns, *where, *without], spec.data.path)
-    kept = [
+    selected = [
         row
         for row in rows
         if all(row[column] in values for column, values in where.items())
         and not any(row[column] in values for column, values in without.items())
     ]
-    if not kept:
-        given = f"where = {where}" + (f", without = {without}" if without else "")
-        raise DataError(f"{spec.id}.toml [data].{given}: keeps none of {len(rows)} rows; widen it")
-    return kept
+    if not selected:
+        filters = f"where = {where}" + (f", without = {without}" if without else "")
+        raise DataError(f"{spec.id}.toml [data].{filters}: keeps none of {len(rows)} rows; allow more values")
+    return selected
 
 
 def has_local_rows(spec: Spec, root: Path, data: Path | None) -> bool:
@@ -137,37 +170,42 @@ def has_local_rows(spec: Spec, root: Path, data: Path | None) -> bool:
 
 
 def stand_in(spec: Spec, data: Path | None) -> Path | None:
-    """The folder of --prism-data that stands in for the spec's own path; None where there is none."""
+    """The folder of --prism-data that replaces [data].path; None if there is none."""
     folder = data / spec.data.name if data is not None and spec.data.name else None
     return folder if folder is not None and folder.is_dir() else None
 
 
-def _read_part(spec: Spec, root: Path, data: Path | None, part: str) -> list[Row]:
-    """One part's rows: from --prism-data, a local file or folder, or the hub."""
+def _read_part(spec: Spec, root: Path, data: Path | None, part: str) -> tuple[list[Row], Path]:
+    """The rows of one part, from --prism-data, a local file or folder, or the hub; and the folder of their images."""
     if folder := stand_in(spec, data):
-        return read_rows(_part_file(folder, part))
+        return read_rows(_find_part_file(folder, part)), folder
     if is_local(spec.data.path, root):
         path = (root / Path(spec.data.path).expanduser()).resolve()
         if path.is_file() and spec.data.split.train:
             raise DataError(
-                f"{spec.data.path}: is one file, which has no parts {spec.data.split.train} and {spec.data.split.test}; "
-                f"name the folder that holds one file a part, or give [data].split a test_size"
+                f"{spec.data.path}: is one file without the parts {spec.data.split.train} and {spec.data.split.test}; "
+                f"name a folder with one file a part, or set test_size in [data].split"
             )
-        return read_rows(_part_file(path, part) if path.is_dir() else path)
-    from datasets import load_dataset
+        rows = read_rows(_find_part_file(path, part) if path.is_dir() else path)
+        return rows, path if path.is_dir() else path.parent
+    from datasets import Image, load_dataset
 
     try:
-        return load_dataset(spec.data.path, split=part).to_list()
-    except Exception as error:  # noqa: BLE001  # an unreachable hub shows itself as any of a dozen types of three libraries
+        rows = load_dataset(spec.data.path, split=part)
+        for column, feature in rows.features.items():
+            if isinstance(feature, Image):  # its bytes: decoded, it would be turned and clipped without a word
+                rows = rows.cast_column(column, Image(decode=False))
+        return rows.to_list(), root
+    except Exception as error:  # noqa: BLE001  # an unreachable hub raises any of a dozen types of three libraries
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(
-            f"{spec.data.path}: cannot be had from the hub ({reason}); put the rows into DIR/{spec.data.name or 'NAME'}/"
-            f"{part}.jsonl and pass --prism-data DIR"
+            f"{spec.data.path}: cannot be downloaded from the hub ({reason}); put the rows into "
+            f"DIR/{spec.data.name or 'NAME'}/{part}.jsonl and pass --prism-data DIR"
         ) from None
 
 
-def _part_file(folder: Path, part: str) -> Path:
+def _find_part_file(folder: Path, part: str) -> Path:
     for suffix in SUFFIXES:
         if (folder / f"{part}{suffix}").is_file():
             return folder / f"{part}{suffix}"
-    raise DataError(f"{folder}: holds no {part}.jsonl(.gz), .csv or .parquet; check [data].path and split")
+    raise DataError(f"{folder}: contains no {part}.jsonl(.gz), .csv or .parquet; check [data].path and split")

@@ -1,4 +1,4 @@
-"""How each row is named, and which rows are held out."""
+"""Row ids, and the split into training and held-out rows."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from prism.rows.files import require_columns
 
 
 def row_id(row: Row) -> str:
-    """The name of a row: 12 hex digits of the SHA-256 of its content, so it outlives reordering and file names."""
+    """12 hex digits of the SHA-256 of the row's content, so the id does not depend on row order or file names."""
     canonical = json.dumps(row, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
 def unique_ids(rows: Sequence[Row]) -> list[str]:
-    """`row_id` of each row; a repeated row gets "-2", "-3" … so that every sample has a name of its own."""
-    seen: Counter[str] = Counter()
+    """`row_id` of each row; a repeated row gets the suffix "-2", "-3" … so that every id is unique."""
+    counts: Counter[str] = Counter()
     ids = []
     for row in rows:
-        name = row_id(row)
-        seen[name] += 1
-        ids.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
+        base_id = row_id(row)
+        counts[base_id] += 1
+        ids.append(base_id if counts[base_id] == 1 else f"{base_id}-{counts[base_id]}")
     return ids
 
 
 def split_rows(rows: Sequence[Row], split: Mapping[str, Any], seed: int) -> tuple[list[Row], list[Row]]:
-    """Rows divided into (training, held out) as `split_places` says."""
+    """The (training, held-out) rows at the indices that `split_places` returns."""
     train, test = split_places(rows, split, seed)
     return [rows[i] for i in train], [rows[i] for i in test]
 
 
 def split_places(rows: Sequence[Row], split: Mapping[str, Any], seed: int) -> tuple[list[int], list[int]]:
-    """Shuffle and divide rows with scikit-learn's splitters: the places of the training and of the held-out rows.
+    """Shuffle and split rows with scikit-learn. Returns the indices of the training and of the held-out rows.
 
-    `split` holds test_size (a share, or a number of rows; with `group` of its values) and at most one of `stratify` (a
-    column whose shares stay equal: train_test_split) and `group` (a column whose values stay whole: GroupShuffleSplit).
-    Both parts come out shuffled, so that their first N rows are a random sample.
+    `split` has test_size (a share or a number of rows; with `group`, of groups) and at most one of `stratify` (a column
+    whose distribution both parts share: train_test_split) and `group` (a column whose values are never split:
+    GroupShuffleSplit). Both parts are shuffled, so that their first N rows are a random sample.
     """
     import numpy
     from sklearn.model_selection import GroupShuffleSplit, train_test_split
@@ -51,7 +51,7 @@ def split_places(rows: Sequence[Row], split: Mapping[str, Any], seed: int) -> tu
         require_columns(rows, [column])
     labels, groups = ([str(row[split[by]]) for row in rows] if split.get(by) else None for by in ("stratify", "group"))
     if groups and len(set(groups)) < 2:
-        raise DataError(f'[data].split group = "{split["group"]}": one value only, so nothing can be held out')
+        raise DataError(f'[data].split group = "{split["group"]}": all rows have one value; name another column')
     try:
         if groups:
             train, test = next(GroupShuffleSplit(1, test_size=test_size, random_state=seed).split(rows, groups=groups))

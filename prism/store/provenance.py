@@ -1,4 +1,4 @@
-"""Where a run happened: commit, machine, libraries. Asked without importing a model library."""
+"""The commit, machine and library versions of a run, read without importing a model library."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from prism.store import digest, file_digest
 
 
 def provenance(root: Path, packages: Sequence[str]) -> dict[str, Any]:
-    """Commit and whether the tree had changes, versions, and the machine, as plain JSON types."""
+    """The commit, whether the tree had uncommitted changes, versions and the machine, as JSON types."""
     import psutil
 
     return {
         "commit": _git(root, "rev-parse", "HEAD"),
-        # What lies in reports/ does not change what is measured: accepting one run leaves the next one's tree clean.
+        # Files in reports/ do not change results, so that accepting one run leaves the tree of the next one clean.
         "dirty": bool(_git(root, "status", "--porcelain", "--", ":/", ":(exclude)reports")),
         "python": platform.python_version(),
         "versions": versions(("prism-bench", *packages, "deepeval", "scikit-learn", "pytest")),
@@ -35,12 +35,12 @@ def provenance(root: Path, packages: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _git(root: Path, *words: str) -> str | None:
+def _git(root: Path, *arguments: str) -> str | None:
     try:
-        done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, timeout=10, check=True)
+        result = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
+    return result.stdout.strip()
 
 
 def _processor() -> str:
@@ -64,19 +64,19 @@ def _gpus() -> list[str]:
 
 
 def versions(packages: Sequence[str]) -> dict[str, str]:
-    """Installed versions; a package that is not installed is left out."""
-    found = {}
+    """Installed versions; packages that are not installed are left out."""
+    installed = {}
     for package in packages:
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 @cache
 def own_source() -> str:
-    """The digest of PRISM's own code and lexicons."""
+    """SHA-256 of PRISM's own code and lexicons."""
     package = Path(__file__).parent.parent
     files = sorted(file for file in package.rglob("*") if file.suffix in (".py", ".txt"))  # .txt: the lexicons
     return digest({str(file.relative_to(package)): file_digest(file) for file in files})

@@ -1,6 +1,6 @@
-"""Where a model or a set of rows comes from: a local folder or the hub, which revision, and whether its weights are safe.
+"""Resolves models and data sets to a local folder or a hub revision, and refuses unsafe weights.
 
-Nothing here imports a model library: a run whose results are all cached asks these questions and stops.
+This module imports no model library, so that a fully cached run starts fast.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl")
 
 
 def is_local(name: str, root: Path) -> bool:
-    """Whether a model or a set of rows is a local folder or file: a hub id is "owner/name" and nothing else."""
+    """Whether a model or data set is a local folder or file; a hub id is always "owner/name"."""
     return name.startswith((".", "/", "~", "fixtures/")) or name.count("/") != 1 or (root / name).exists()
 
 
@@ -27,25 +27,25 @@ def local_folder(name: str, root: Path, key: str = "[model].model_name") -> Path
 
 
 def base_identity(name: str, root: Path, key: str = "[model].model_name") -> dict[str, str]:
-    """A local folder's bytes, or a hub id with its revision.
+    """The digest of a local folder, or a hub id with its revision.
 
-    Raises ModelError for a folder that is missing, holds pickled weights only, or asks for remote code, and where the
-    hub cannot be reached.
+    Raises ModelError if a folder is missing, has only pickled weights or needs remote code, or if the hub cannot be
+    reached.
     """
     if not is_local(name, root):
         return {"hub": name, "revision": hub_revision(name, key)}
     folder = local_folder(name, root, key)
     if not (folder / "config.json").is_file():
-        raise ModelError(f"{name}: holds no config.json, so it is no model folder; check {key}")
+        raise ModelError(f"{name}: contains no config.json, so it is no model folder; check {key}")
     for file in sorted(folder.glob("*config.json")):
         try:
             config = json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise ModelError(f"{name}/{file.name}: is not JSON ({error}); restore the folder") from None
+            raise ModelError(f"{name}/{file.name}: is not JSON ({error}); restore the file") from None
         if "auto_map" in config:
             raise ModelError(
-                f"{name}/{file.name}: asks for remote code (auto_map), which PRISM never runs; use a model that "
-                f"transformers knows"
+                f"{name}/{file.name}: needs remote code (auto_map), which PRISM never runs; use a model that "
+                f"transformers supports"
             )
     require_safetensors(folder, "model")
     files = (file for file in sorted(folder.iterdir()) if file.is_file() and file.suffix != ".md")
@@ -53,17 +53,17 @@ def base_identity(name: str, root: Path, key: str = "[model].model_name") -> dic
 
 
 def require_safetensors(folder: Path, what: str) -> None:
-    """Refuse weights that exist only as pickles: unpickling runs whatever code they hold."""
+    """Raise ModelError if weights exist only as pickles, since unpickling can run any code."""
     if any(folder.glob("*.safetensors")):
         return
     pickled = [file.name for pattern in PICKLES for file in folder.glob(pattern)]
     if pickled:
-        raise ModelError(f"{folder.name}/{pickled[0]}: a pickled {what}, which can run code; convert it to safetensors")
-    raise ModelError(f"{folder.name}: holds no .safetensors file, so there is no {what} in it; restore the folder")
+        raise ModelError(f"{folder.name}/{pickled[0]}: a pickled {what} can run any code; convert it to safetensors")
+    raise ModelError(f"{folder.name}: contains no .safetensors file, so no {what}; restore the folder")
 
 
 def hub_revision(name: str, key: str = "[model].model_name") -> str:
-    """The commit of a hub model: asked of the hub, or of the local cache where the hub cannot be reached."""
+    """The commit of a hub model, from the hub, or from the local cache if the hub cannot be reached."""
     import httpx
     from huggingface_hub import HfApi, try_to_load_from_cache
     from huggingface_hub.errors import (
@@ -77,7 +77,7 @@ def hub_revision(name: str, key: str = "[model].model_name") -> str:
         return str(HfApi().model_info(name, timeout=10).sha)
     except (HFValidationError, RepositoryNotFoundError):
         raise ModelError(
-            f"{name}: is neither a folder here nor a model of the hub that you may read; check {key}"
+            f"{name}: is neither a local folder nor a hub model that you can access; check {key}"
         ) from None
     except (httpx.HTTPError, HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
         cached = try_to_load_from_cache(name, "config.json")
@@ -85,6 +85,6 @@ def hub_revision(name: str, key: str = "[model].model_name") -> str:
             return Path(cached).parent.name
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ModelError(
-            f"{name}: the model hub cannot be reached ({reason}); put the model into a local folder and name that "
-            f"folder in {key} (for rows: --prism-data)"
+            f"{name}: the model hub cannot be reached ({reason}); put the model into a local folder and set "
+            f"{key} to it (for rows: --prism-data)"
         ) from None

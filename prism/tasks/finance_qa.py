@@ -1,10 +1,10 @@
-"""Phase 3: a question about a filing, answered from its table and its paragraphs, with the evidence quoted.
+"""Phase 3: a question about a filing, answered from its table and paragraphs with a quote of the evidence.
 
-Rows: `next-tat/TAT-QA` (CC BY 4.0): one row a context, with `table`, `paragraphs` and nested `questions`, each with
-`answer`, `answer_type` (span, multi-span, arithmetic, count; ours besides: unanswerable), `scale` and `derivation`. Or
-one row a question: `report` (text), `question`, `answer`, and, where there are any, `answer_type`, `scale`, `context`
-(what questions share) and `evidence`. TAT-QA marks no evidence, so what is quoted in training is the row or sentence
-that holds most of the answer. The context is the system's part of the conversation; the user only asks.
+Rows: `next-tat/TAT-QA` (CC BY 4.0): one row per context, with `table`, `paragraphs` and nested `questions`, each with
+`answer`, `answer_type` (span, multi-span, arithmetic, count; PRISM adds unanswerable), `scale` and `derivation`. Or one
+row per question: `report` (text), `question`, `answer`, and optionally `answer_type`, `scale`, `context` (shared by
+questions) and `evidence`. TAT-QA marks no evidence, so training quotes the row or sentence that contains most of the
+answer. The context is the system message, the question the user message.
 """
 
 from __future__ import annotations
@@ -28,31 +28,31 @@ if TYPE_CHECKING:
 
 VERSION = 1
 COLUMNS = ("report", "question", "answer")
-SYSTEM = (  # every word is paid for in each training step
+SYSTEM = (  # every word costs compute in each training step
     'Answer from this report, with the scale (several answers with ";") or with a calculation, and quote the evidence in '
     'the next line. If it is not there: "not stated".'
 )
 SCALES = ("", "thousand", "million", "billion", "percent")
 LEXICON = coverage.LEXICONS / "financial.txt"
-TEMPLATE = 40  # tokens of a chat template around the system's and the user's part
-QUOTED = 20  # words; of a longer sentence so many around the answer are quoted
+TEMPLATE = 40  # tokens of a chat template around the system and user messages
+QUOTED = 20  # words; of a longer sentence, this many around the answer are quoted
 
 
 def rows(row: Row, spec: Spec) -> list[Row]:
-    """One row a question, the report cut to the spec's window. Rows that hold no nested questions stay as they are."""
+    """One row per question, with the report cut to the spec's window. Rows without nested questions stay the same."""
     if not isinstance(row.get("questions"), list | tuple):
         return [row]
     name = str(row["table"]["uid"])
     paragraphs = [part["text"] for part in sorted(row["paragraphs"], key=lambda part: part["order"])]
     window = spec.model.max_seq_length - spec.generate.get("max_new_tokens", 0) - TEMPLATE - filings.tokens(SYSTEM)
     found = []
-    for asked in row["questions"]:
-        question = " ".join(asked["question"].split())
+    for nested in row["questions"]:
+        question = " ".join(nested["question"].split())
         room = window - filings.tokens(question)
         report = filings.render(row["table"]["table"], paragraphs, question, room, name)
         columns = ("answer", "answer_type", "scale", "derivation", "evidence")
-        kept = {column: asked[column] for column in columns if asked.get(column) is not None}
-        found.append({"context": name, "report": report, "question": question, **kept})
+        known = {column: nested[column] for column in columns if nested.get(column) is not None}
+        found.append({"context": name, "report": report, "question": question, **known})
     return found
 
 
@@ -61,7 +61,7 @@ def example(row: Row, id: str) -> Example:
     scale = str(row.get("scale") or "")
     if kind not in TYPES or scale not in SCALES:
         wrong, known = (kind, TYPES) if kind not in TYPES else (scale, SCALES[1:])
-        raise DataError(f"row {id}: {wrong!r} is not one of {', '.join(known)}; mend the row or map the column")
+        raise DataError(f"row {id}: {wrong!r} is not one of {', '.join(known)}; fix the row or map the column")
     report, question = str(row["report"]), " ".join(str(row["question"]).split())
     answer = _answer(row["answer"], kind, id)
     return Example(
@@ -78,7 +78,7 @@ def _messages(report: str, question: str) -> tuple[dict[str, str], dict[str, str
 
 
 def _answer(value: Any, kind: str, id: str) -> tuple[str, ...]:
-    """The gold spans; a count is a whole number, and TAT-QA writes it as a text."""
+    """The gold spans; a count is an integer, which TAT-QA writes as text."""
     if kind == "unanswerable":
         return (NOT_STATED,)
     spans = tuple(str(part).strip() for part in (value if isinstance(value, list | tuple) else [value]))
@@ -89,32 +89,32 @@ def _answer(value: Any, kind: str, id: str) -> tuple[str, ...]:
         try:
             return (str(int(float(spans[0]))),)
         except ValueError:
-            raise DataError(f"row {id}: answer {spans[0]!r} of a count is no number; mend it") from None
+            raise DataError(f"row {id}: answer {spans[0]!r} of a count is not a number; fix it") from None
     return spans
 
 
 def _reference(row: Row, kind: str, scale: str, answer: tuple[str, ...], report: str, question: str) -> str:
-    """What the model is taught to say: the answer, or a calculation of it, and the evidence in quotation marks."""
+    """The training target: the answer, or a calculation of it, and the evidence in quotation marks."""
     if kind == "unanswerable":
         return NOT_STATED
-    said, needed = "; ".join(answer), list(answer)
-    if ("%" in said and scale == "percent") or (scale and read_answer(said).scale == scale):
-        scale = ""  # "$3.0 million" has it
+    text, needed = "; ".join(answer), list(answer)
+    if ("%" in text and scale == "percent") or (scale and read_answer(text).scale == scale):
+        scale = ""  # "$3.0 million" includes it
     if kind == "arithmetic" and (expression := _expression(str(row.get("derivation") or ""), answer[0], scale)):
-        said, needed, scale = expression, arithmetic.operands(expression), str(row.get("scale") or "")
+        text, needed, scale = expression, arithmetic.operands(expression), str(row.get("scale") or "")
     elif kind == "count":
         needed = [part.strip() for part in str(row.get("derivation") or "").split("##")]
     quote = str(row.get("evidence") or "") or _cut(filings.evidence(report, question, needed), needed)
-    return "\n".join(filter(None, (f"{said} {scale}".strip(), f'"{quote}"' if quote else "")))
+    return "\n".join(filter(None, (f"{text} {scale}".strip(), f'"{quote}"' if quote else "")))
 
 
 def _expression(derivation: str, answer: str, scale: str) -> str:
-    """The derivation as an expression that comes to the answer in its scale; empty where it does not."""
+    """The derivation as an expression that evaluates to the answer in its scale; empty if it does not."""
     expression = arithmetic.spaced(derivation)
-    for written in (expression, f"{expression} * 100", f"({expression}) * 100"):
-        value = arithmetic.compute(written)
+    for candidate in (expression, f"{expression} * 100", f"({expression}) * 100"):
+        value = arithmetic.compute(candidate)
         if value is not None and math.isclose(value, float(answer), abs_tol=0.005):
-            return written
+            return candidate
     return ""
 
 
@@ -127,7 +127,7 @@ def _cut(evidence: str, needed: Sequence[str]) -> str:
     return " ".join(words[first : first + QUOTED])
 
 
-# --- controls: the same adapter, asked with evidence missing, wrong, or in another order ----------------------------
+# --- controls: the same adapter with missing, wrong or reordered evidence -------------------------------------------
 
 
 def _without_context(example: Example, examples: Sequence[Example]) -> Example:
@@ -135,7 +135,7 @@ def _without_context(example: Example, examples: Sequence[Example]) -> Example:
 
 
 def _other_context(example: Example, examples: Sequence[Example]) -> Example:
-    """The report of the next example, from a place that the id fixes, that belongs to another filing."""
+    """The report of the next example from another filing, searched from a position that depends on the id."""
     start = int(hashlib.sha256(example.id.encode()).hexdigest(), 16) % len(examples)
     for other in (*examples[start:], *examples[:start]):
         if other.group != example.group:

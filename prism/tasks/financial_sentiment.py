@@ -1,8 +1,8 @@
 """Phase 1: is this financial text bullish, bearish or neutral about its subject?
 
 Rows: `TimKoornstra/financial-tweets-sentiment` (MIT), columns `tweet` and `sentiment` (0 neutral, 1 bullish, 2 bearish),
-or any file of that shape. Links and user names are replaced as FinTwitBERT, the set's own model, does: they say nothing
-about the sentiment and a language model memorizes them.
+or any file with these columns. Links and user names are replaced, as in FinTwitBERT, the model of this data set: they
+carry no sentiment, and a language model memorizes them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from prism.rows import Example, Row
 
 VERSION = 1
 COLUMNS = ("tweet", "sentiment")
-LABELS = ("neutral", "bullish", "bearish")  # in the order of the published set's numbers
+LABELS = ("neutral", "bullish", "bearish")  # in the order of the numbers in the published set
 PROMPT = "Is this tweet neutral, bullish or bearish?\n{tweet}"
 
 _LINK = re.compile(r"https?://\S+")
@@ -32,20 +32,20 @@ def example(row: Row, id: str) -> Example:
 
 
 def label(value: object) -> str:
-    """The label of a row: the published set's number, or the word itself."""
+    """The label of a row: a number of the published set, or the word itself."""
     text = str(value).strip().lower()
     if text.isdigit() and int(text) < len(LABELS):
         return LABELS[int(text)]
     if text in LABELS:
         return text
-    raise DataError(f"sentiment {value!r}: not one of 0, 1, 2 or {', '.join(LABELS)}; mend the row or map the column")
+    raise DataError(f"sentiment {value!r}: not one of 0, 1, 2 or {', '.join(LABELS)}; fix the row or map the column")
 
 
 def parse(answer: str) -> str | None:
-    """The label that an answer names: its first word ("bullish, since …"), else the only label in it.
+    """The label in an answer: its first word ("bullish, since …"), else the only label in it.
 
-    None where it names no label, leaves the choice open ("bullish or bearish"), names several further on, or denies one
-    ("not bullish").
+    None if the answer names no label, leaves the choice open ("bullish or bearish"), names several labels after the
+    first word, or negates one ("not bullish").
     """
     words = _WORD.findall(answer.lower())
     named = {word for word in words if word in LABELS}

@@ -1,10 +1,10 @@
-"""Phase 2: a medical question, answered in a sentence.
+"""Phase 2: a medical question, answered in one sentence.
 
 Rows: `medalpaca/medical_meadow_medical_flashcards` (33,955 flashcards of the Anki decks of medical students, rewritten
-as questions by GPT-3.5), columns `instruction` (the same in every row: ours stands in the system prompt), `input` and
-`output`, which a spec maps by `[data].columns = { question = "input", answer = "output" }`; or any file of questions
-and answers. Rows with a `term` are grouped by it, since two books define one term in much the same words. The optional
-column `topic` conditions the system prompt, which then names it in place of "medical".
+as questions by GPT-3.5), columns `instruction` (the same in every row; the system prompt replaces it), `input` and
+`output`, which a spec maps with `[data].columns = { question = "input", answer = "output" }`; or any file of questions
+and answers. Rows are grouped by `term` if they have one, because two books define a term in much the same words. The
+optional column `topic` replaces "medical" in the system prompt.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from prism.rows import Example, Prediction, Row
 
 VERSION = 2
 COLUMNS = ("question", "answer")
-SYSTEM = "Answer the {topic} question in one sentence."  # every word is paid for in each training step
+SYSTEM = "Answer the {topic} question in one sentence."  # every word costs compute in each training step
 LEXICON = coverage.LEXICONS / "medical.txt"
 
 
 def example(row: Row, id: str) -> Example:
-    asked = " ".join(str(row["question"]).split())
-    group = " ".join(str(row.get("term") or asked).lower().split())
+    question = " ".join(str(row["question"]).split())
+    group = " ".join(str(row.get("term") or question).lower().split())
     topic = " ".join(str(row.get("topic") or "").split()) or "medical"
-    messages = ({"role": "system", "content": SYSTEM.format(topic=topic)}, {"role": "user", "content": asked})
+    messages = ({"role": "system", "content": SYSTEM.format(topic=topic)}, {"role": "user", "content": question})
     return Example(id, messages, str(row["answer"]).strip(), group)
 
 

@@ -1,1 +1,1 @@
-"""From answers to verdicts: scores with their intervals, controls, comparisons with accepted runs, the gate."""
+"""Turn answers into verdicts: scores with intervals, controls, comparisons with accepted runs, the gate."""

@@ -1,6 +1,6 @@
-"""Accepted scores: where they lie, which of them a run is compared with, and how a run becomes the accepted one.
+"""Find, read and write accepted scores: those that later runs are compared with.
 
-They are files that people review and commit, one a spec and evaluation, under reports/reference.
+They are files under reports/reference that people review and commit, one per spec and evaluation.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ RUNS = Path("reports/runs")
 
 
 def accepted_for(scores: Scores, root: Path) -> Scores | None:
-    """The accepted scores of the evaluation that a run measured, or None. Raises ScoresError as `read_scores` does."""
+    """Read the accepted scores of a run's evaluation, or return None. Raises ScoresError as `read_scores` does."""
     path = root / FOLDER / f"{scores.name}.json"
     return read_scores(path) if path.exists() else None
 
 
 def competing_drops(root: Path, profile: str, besides: str = "") -> int:
-    """How many `drop` thresholds share the profile's false alarms: those of its specs that have accepted scores.
+    """Count the `drop` thresholds that share the profile's false-alarm rate: those of its specs with accepted scores.
 
-    Accepted scores of any evaluation count. A spec without them decides no `drop`, so it takes no power from the others.
-    `besides` is the id of a spec that is left out.
+    Accepted scores of any evaluation count. A spec without them decides no `drop`, so it costs the others no power.
+    `besides` is the id of a spec to leave out.
     """
     specs = (
         load_spec(path)
@@ -43,18 +43,18 @@ def competing_drops(root: Path, profile: str, besides: str = "") -> int:
 
 
 def gather_scores(where: str, root: Path) -> list[Scores]:
-    """The scores that a name stands for: a run's folder or id, an accepted file, a folder of them, or git:REV."""
+    """Read the scores that `where` names: a run's folder or id, an accepted file, a folder of them, or git:REV."""
     if where.startswith("git:"):
-        return _at_revision(where.removeprefix("git:"), root)
+        return _scores_at_revision(where.removeprefix("git:"), root)
     path = locate(where, root)
     files = [path] if path.is_file() else sorted((path / "scores").glob("*.json")) or sorted(path.rglob("*@*.json"))
     if not files:
-        raise ScoresError(f"{where}: holds no scores; name a run's folder, or one with accepted scores")
+        raise ScoresError(f"{where}: contains no scores; name the folder of a run or of accepted scores")
     return [read_scores(file) for file in files]
 
 
 def locate(where: str, root: Path) -> Path:
-    """A path as given, from the root, or a run by its id."""
+    """Find a path as given, relative to the root, or as the id of a run."""
     candidates = (Path(where).expanduser(), root / where, root / RUNS / where)
     path = next((path for path in candidates if path.exists()), None)
     if path is None:
@@ -62,32 +62,32 @@ def locate(where: str, root: Path) -> Path:
     return path
 
 
-def _at_revision(revision: str, root: Path) -> list[Scores]:
-    listed = ask_git(root, "ls-tree", "-r", "--name-only", revision, "--", FOLDER.as_posix()).split()
-    if not listed:
-        raise ScoresError(f"git:{revision}: holds no file under {FOLDER}; name a revision with accepted scores")
+def _scores_at_revision(revision: str, root: Path) -> list[Scores]:
+    paths = ask_git(root, "ls-tree", "-r", "--name-only", revision, "--", FOLDER.as_posix()).split()
+    if not paths:
+        raise ScoresError(f"git:{revision}: contains no file under {FOLDER}; name a revision with accepted scores")
     return [
-        parse_scores(ask_git(root, "show", f"{revision}:./{path}"), Path(path).name) for path in listed if "@" in path
+        parse_scores(ask_git(root, "show", f"{revision}:./{path}"), Path(path).name) for path in paths if "@" in path
     ]
 
 
-def ask_git(root: Path, *words: str) -> str:
-    """What git says; its own first line of complaint where it fails."""
+def ask_git(root: Path, *arguments: str) -> str:
+    """Return git's output. Raises ScoresError with the first line of git's error message."""
     try:
-        done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, timeout=60, check=True)
+        process = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, timeout=60, check=True)
     except subprocess.CalledProcessError as error:
-        said = (error.stderr.strip().splitlines() or ["no reason given"])[0]
+        message = (error.stderr.strip().splitlines() or ["no reason given"])[0]
         raise ScoresError(
-            f"git {' '.join(words)}: {said}; run this in the checkout, with a revision that exists"
+            f"git {' '.join(arguments)}: {message}; run this in the checkout, with a revision that exists"
         ) from None
     except (OSError, subprocess.SubprocessError) as error:
-        raise ScoresError(f"git cannot be asked ({error}); accepted scores live in git") from None
-    return done.stdout
+        raise ScoresError(f"git cannot be run ({error}); install it, since it stores the accepted scores") from None
+    return process.stdout
 
 
 @dataclass(frozen=True)
 class Acceptance:
-    """Accepted scores that were written, and those that they replace; `damage` if the old file could not be read."""
+    """Accepted scores that were written, and those they replace; `damage` is why the old file could not be read."""
 
     path: Path
     new: Scores
@@ -96,35 +96,35 @@ class Acceptance:
 
 
 def accept(run: Path, root: Path, force: bool = False) -> list[Acceptance]:
-    """Make a run's scores those that later runs are compared with.
+    """Save a run's scores as those that later runs are compared with.
 
-    Raises ScoresError for a run that is partial, that failed, or whose commit cannot be known, unless `force`.
+    Unless `force`, raises ScoresError if the run is partial, failed, has fewer seeds or no clean commit.
     """
     try:
-        told = json.loads((run / "results.json").read_text(encoding="utf-8"))
-        doubts = list(_doubts(told))
+        results = json.loads((run / "results.json").read_text(encoding="utf-8"))
+        objections = list(_objections(results))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ScoresError(f"{run}: is no finished run ({error}); name a folder of {RUNS}") from None
+        raise ScoresError(f"{run}: is not a finished run ({error}); name a folder of {RUNS}") from None
     scores = sorted((run / "scores").glob("*.json"))
     if not scores:
-        raise ScoresError(f"{run}: holds no scores; run the benchmarks again, and accept that run")
+        raise ScoresError(f"{run}: contains no scores; run the benchmarks again and accept that run")
     accepted = [_acceptance(read_scores(path), root) for path in scores]
-    doubts += [
-        f"it has {len(found.new.seeds)} of the {len(found.old.seeds)} seeds of the accepted run that it would replace"
-        for found in accepted
-        if found.old and len(found.new.seeds) < len(found.old.seeds)
+    objections += [
+        f"it has {len(each.new.seeds)} of the {len(each.old.seeds)} seeds of the accepted run that it would replace"
+        for each in accepted
+        if each.old and len(each.new.seeds) < len(each.old.seeds)
     ]
-    if doubts and not force:
-        raise ScoresError(f"{told['id']}: not accepted, since {'; '.join(doubts)}; mend that, or pass --force")
+    if objections and not force:
+        raise ScoresError(f"{results['id']}: not accepted, because {'; '.join(objections)}; fix that, or pass --force")
     origin = {
-        "run": told["id"],
-        "date": "{}-{}-{}".format(told["id"][:4], told["id"][4:6], told["id"][6:8]),
-        "command": told["command"],
-        "commit": told["provenance"]["commit"],
-        "machine": told["provenance"]["machine"],
-        **({"forced": doubts} if doubts else {}),
+        "run": results["id"],
+        "date": "{}-{}-{}".format(results["id"][:4], results["id"][4:6], results["id"][6:8]),
+        "command": results["command"],
+        "commit": results["provenance"]["commit"],
+        "machine": results["provenance"]["machine"],
+        **({"forced": objections} if objections else {}),
     }
-    accepted = [replace(found, new=replace(found.new, origin=origin)) for found in accepted]
+    accepted = [replace(each, new=replace(each.new, origin=origin)) for each in accepted]
     for acceptance in accepted:
         try:
             write_scores(acceptance.new, acceptance.path)
@@ -135,23 +135,21 @@ def accept(run: Path, root: Path, force: bool = False) -> list[Acceptance]:
     return accepted
 
 
-def _doubts(told: Mapping[str, Any]) -> Iterable[str]:
-    if not told["complete"]:
-        yield f"it is partial ({told['partial']})"
-    if told["verdict"] != "pass":
-        yield f"it failed ({told['reason']})"
-    if not told["provenance"]["commit"]:
-        yield "no commit is known that it could be repeated from"
-    elif told["provenance"]["dirty"]:
-        yield "its tree had changes that no commit holds"
+def _objections(results: Mapping[str, Any]) -> Iterable[str]:
+    if not results["complete"]:
+        yield f"it is partial ({results['partial']})"
+    if results["verdict"] != "pass":
+        yield f"it failed ({results['reason']})"
+    if not results["provenance"]["commit"]:
+        yield "no commit is known to repeat it from"
+    elif results["provenance"]["dirty"]:
+        yield "its working tree had uncommitted changes"
 
 
 def _acceptance(new: Scores, root: Path) -> Acceptance:
     for name, measure in new.measures.items():
         if not math.isfinite(measure.value):
-            raise ScoresError(
-                f"{new.id}: {name} is not a number, so nothing could be compared with it; mend the metric"
-            )
+            raise ScoresError(f"{new.id}: {name} is not a number, so nothing could be compared with it; fix the metric")
     path = root / FOLDER / f"{new.name}.json"
     try:
         return Acceptance(path, new, read_scores(path) if path.exists() else None)

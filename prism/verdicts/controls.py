@@ -1,10 +1,11 @@
-"""Controls that keep gains honest: what a model without language, or the base without the format, would score.
+"""Controls that put a gain in perspective: answers of a classical classifier, and the base model's likeliest label.
 
-Each control is a set of answers to the same held-out questions, scored by the same metrics as the tuned model's.
+Each control answers the same held-out questions and is scored by the same metrics as the tuned model.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from prism.rows import Example
@@ -13,7 +14,7 @@ from prism.rows import Example
 def classical(training: Sequence[Example], held_out: Sequence[Example]) -> list[str]:
     """TF-IDF of words and word pairs with logistic regression, on the adapter's own training rows.
 
-    An adapter that does not beat this has not earned its GPU.
+    An adapter that does not beat this is not worth its GPU time.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
@@ -26,6 +27,19 @@ def classical(training: Sequence[Example], held_out: Sequence[Example]) -> list[
     return model.predict([example.question for example in held_out]).tolist()
 
 
+def most_frequent(training: Sequence[Example], held_out: Sequence[Example]) -> list[str]:
+    """The most frequent training answer to questions of the same type: what knows the questions and looks at nothing.
+
+    The type is the fact "question_type"; a type that training lacks gets the most frequent answer of all.
+    """
+    by_type: dict[str, Counter[str]] = {}
+    for example in training:
+        for kind in {"", str(example.facts.get("question_type") or "")}:
+            by_type.setdefault(kind, Counter())[example.reference] += 1
+    best = {kind: min(counts, key=lambda answer: (-counts[answer], answer)) for kind, counts in by_type.items()}
+    return [best.get(str(example.facts.get("question_type") or ""), best[""]) for example in held_out]
+
+
 def likeliest(labels: dict[str, float]) -> str:
-    """The label of the highest log-likelihood: what a base that never learned the format of the answer would say."""
+    """The label of highest log-likelihood: the answer of a base model that has not learned the answer's format."""
     return max(labels, key=labels.__getitem__)

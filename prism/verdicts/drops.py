@@ -1,4 +1,4 @@
-"""A run compared with the accepted one: what `drop` thresholds read, and what the reports show of it."""
+"""Compare a run with the accepted one, for `drop` thresholds and for the reports."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from prism.verdicts.compare import Comparison, compare, differences, first_flipp
 from prism.verdicts.record import Record
 from prism.verdicts.scores import Scores
 
-FLIPPED = 20  # samples that a report shows of those that the accepted run had right, and of those it had wrong
+FLIPPED = 20  # samples in a report, of those that became worse and of those that became better
 
 
 @dataclass(frozen=True)
 class Against:
-    """A run's scores compared with the accepted ones, metric by metric, and why some metrics have no comparison.
+    """A run's scores compared with the accepted ones by metric; `without` is why a metric has no comparison.
 
-    `fault` says why nothing could be compared although there are accepted scores.
+    `fault` is why nothing could be compared although there are accepted scores.
     """
 
     accepted: Scores | None = None
@@ -31,17 +31,17 @@ class Against:
     fault: str = ""
 
     def beside(self, record: Record) -> Record:
-        """The record with its metric's comparison."""
+        """Return the record with its metric's comparison added."""
         comparison = self.comparisons.get(record.metric)
         if self.accepted is None or comparison is None:
             return record
-        return replace(record, reference=_plain(comparison, self.accepted))
+        return replace(record, reference=_to_json(comparison, self.accepted))
 
 
 def against_accepted(root: Path, new: Scores, metrics: Sequence[Metric], thresholds: int) -> Against | None:
     """Compare a run's scores with the accepted ones of its evaluation; None if there are none.
 
-    `thresholds` is how many `drop` thresholds share the profile's false alarms.
+    `thresholds` is how many `drop` thresholds share the profile's false-alarm rate.
     """
     try:
         accepted = accepted_for(new, root)
@@ -50,8 +50,8 @@ def against_accepted(root: Path, new: Scores, metrics: Sequence[Metric], thresho
         return Against(fault=str(error))
 
 
-def _plain(comparison: Comparison, accepted: Scores) -> dict[str, Any]:
-    """What a record keeps of a comparison, in plain JSON types."""
+def _to_json(comparison: Comparison, accepted: Scores) -> dict[str, Any]:
+    """The comparison as a record stores it, in plain JSON types."""
     loss, measure = comparison.loss, accepted.measures[comparison.metric.name]
     return {
         "file": f"{accepted.name}.json",
@@ -70,24 +70,25 @@ def _plain(comparison: Comparison, accepted: Scores) -> dict[str, Any]:
 
 
 def shown(
-    against: Against, new: Scores, samples: Sequence[Mapping[str, Any]], said: Mapping[str, Sequence[str]]
+    against: Against, new: Scores, samples: Sequence[Mapping[str, Any]], answers: Mapping[str, Sequence[str]]
 ) -> dict[str, Any]:
-    """What the reports show of the comparison: with which run, how the recipes differ, which samples flipped.
+    """What the reports show of the comparison: the accepted run, how the recipes differ, which samples flipped.
 
-    A sample flips if most seeds say so; `said` holds every seed's answer by sample id.
+    A sample flips by majority of the seeds; `answers` has every seed's answer by sample id.
     """
     accepted = against.accepted
     assert accepted is not None
     hidden = ("scores", "group")
     by_id = {
-        s["id"]: {k: v for k, v in s.items() if k not in hidden} | {"tuned": _by_seed(said[s["id"]])} for s in samples
+        s["id"]: {k: v for k, v in s.items() if k not in hidden} | {"tuned": _by_seed(answers[s["id"]])}
+        for s in samples
     }
     flipped = first_flipped(against.comparisons.values())
     return {
         "file": f"{accepted.name}.json",
         "origin": dict(accepted.origin),
         "seeds": accepted.seeds,
-        "question": next((found.question for found in against.comparisons.values()), ""),
+        "question": next((comparison.question for comparison in against.comparisons.values()), ""),
         "differences": [list(line) for line in differences(accepted, new)],
         "without": dict(against.without),
         "flipped": {
@@ -103,7 +104,7 @@ def shown(
 
 
 def _by_seed(answers: Sequence[str]) -> str:
-    """The two most frequent of several seeds' answers; if each seed says something else, the first seed's."""
+    """The two most frequent of several seeds' answers; if all differ, the first seed's."""
     counted = Counter(answers).most_common(2)
     if counted[0][1] in (1, len(answers)):
         return answers[0]

@@ -1,4 +1,4 @@
-"""Thresholds become verdicts here, and nowhere else. A metric never knows a threshold; the gate computes no metric."""
+"""Decide verdicts from thresholds, here and nowhere else: metrics know no thresholds, the gate computes no metric."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prism.verdicts.compare import Comparison
 from prism.verdicts.drops import Against
 from prism.verdicts.record import Record, Verdict
 
-MOST_UNSCORED = 0.05  # share of the samples that a judge may leave ungraded without making a verdict a guess
+MAX_UNSCORED = 0.05  # share of samples that a judge may leave ungraded; with more, a verdict would be a guess
 
 
 def decide_all(
@@ -21,49 +21,47 @@ def decide_all(
     unfit: Mapping[str, str] | None = None,
     required: Collection[str] = (),
 ) -> list[Record]:
-    """The records, each with a verdict on every threshold of the spec for its metric.
+    """Return the records, each with a verdict on every threshold of the spec for its metric.
 
-    A threshold that was measured on other rows than those at hand is skipped with that reason, never applied. `unfit`
-    says by metric why it cannot be decided (no judge, or one that agrees too little), which fails if its tier is
-    `required`. `against` is the comparison with the accepted run, which a `drop` reads.
+    A threshold that was measured on other rows than these is skipped with that reason, never applied. `unfit` is why
+    a metric cannot be decided (no judge, or one that agrees too little); its thresholds fail if its tier is `required`.
+    `against` is the comparison with the accepted run, which a `drop` reads.
     """
-    found = {(record.tier, record.metric): record for record in records}
+    by_metric = {(record.tier, record.metric): record for record in records}
     verdicts: dict[tuple[str, str], list[Verdict]] = {}
     for limit in spec.limits():
-        place = limit.tier, limit.metric
+        key = limit.tier, limit.metric
         reason = (unfit or {}).get(limit.metric, "")
         if reason:
             verdict = _verdict(limit, "fails" if limit.tier in required else "skipped", reason)
-        elif reason := _measured_elsewhere(spec, found[place]):
+        elif reason := _why_not_applicable(spec, by_metric[key]):
             verdict = _verdict(limit, "skipped", reason)
         else:
-            verdict = decide(limit, found[place], against)
-        verdicts.setdefault(place, []).append(verdict)
-    return [replace(record, verdicts=tuple(verdicts.get(place, ()))) for place, record in found.items()]
+            verdict = decide(limit, by_metric[key], against)
+        verdicts.setdefault(key, []).append(verdict)
+    return [replace(record, verdicts=tuple(verdicts.get(key, ()))) for key, record in by_metric.items()]
 
 
-def _measured_elsewhere(spec: Spec, record: Record) -> str:
-    """Why the thresholds do not apply to the rows at hand; empty if they do."""
+def _why_not_applicable(spec: Spec, record: Record) -> str:
+    """Why the thresholds do not apply to these rows; empty if they do."""
     measured_on = spec.data.measured_on
     if not measured_on or record.evaluation_digest.startswith(measured_on):
         return ""
     return (
-        f"measured on other rows ([data].measured_on = {measured_on}, at hand: {record.evaluation_digest[:8]}); "
-        f"measure it again for these"
+        f"measured on other rows ([data].measured_on = {measured_on}, these: {record.evaluation_digest[:8]}); "
+        f"measure it again on these"
     )
 
 
 def decide(limit: Limit, record: Record, against: Against | None = None) -> Verdict:
-    """Hold one threshold against one metric's record.
+    """Decide one threshold from its metric's record.
 
     A floor or ceiling reads the tuned value itself; a gain must reach its threshold *and* its paired 95 % interval must
-    lie above 0. Where lower is better, a gain is a fall. A `drop` fails where the loss against an accepted reference, on
-    the same samples, exceeds it *and* is more than chance. What is not a number fails.
+    be above 0. If lower is better, a gain is a decrease. A `drop` fails if the loss against the accepted run, on the
+    same samples, exceeds it *and* is significant. A value that is not a number fails.
     """
     if limit.key == "drop" and against is None:
-        reason = (
-            f"no accepted reference for evaluation {record.evaluation_digest[:8]}; `prism accept` a run to make one"
-        )
+        reason = f"no accepted run for evaluation {record.evaluation_digest[:8]}; `prism accept` a run to make one"
         return _verdict(limit, "skipped", reason)
     if record.tier == "cost" and math.isnan(record.tuned.value):
         reason = (
@@ -72,19 +70,17 @@ def decide(limit: Limit, record: Record, against: Against | None = None) -> Verd
         return _verdict(limit, "skipped", reason)
     if record.n == 0:
         return _verdict(limit, "fails", f"none of {record.unscored} samples could be scored")
-    if record.tier == "tier3" and record.unscored > MOST_UNSCORED * (record.n + record.unscored):
+    if record.tier == "tier3" and record.unscored > MAX_UNSCORED * (record.n + record.unscored):
         reason = (
-            f"{record.unscored:,} of {record.n + record.unscored:,} samples are unscored, more than {MOST_UNSCORED:.0%}: "
-            f"the others need not be like them; the report says why, and another run asks again"
+            f"{record.unscored:,} of {record.n + record.unscored:,} samples are unscored, over {MAX_UNSCORED:.0%}, and "
+            f"may differ from the others; see the reasons in the report, and run again to ask again"
         )
         return _verdict(limit, "inconclusive", reason)
     if against and limit.key == "drop":
         return _drop(limit, record, against)
     tuned, gain = record.tuned.value, record.gain
     if not math.isfinite(tuned) or (limit.key == "gain" and not math.isfinite(gain.value + gain.ci[0] + gain.ci[1])):
-        return _verdict(
-            limit, "fails", f"{record.metric} is not a number; mend the metric, or the answers that it reads"
-        )
+        return _verdict(limit, "fails", f"{record.metric} is not a number; fix the metric or the answers that it reads")
     if limit.key == "floor":
         holds = tuned >= limit.value
         return _verdict(limit, "holds" if holds else "fails", f"{tuned:.4f} {'≥' if holds else '<'} {limit.value:g}")
@@ -102,9 +98,7 @@ def _gain(limit: Limit, record: Record, gain: float) -> Verdict:
     if gain < limit.value:
         return _verdict(limit, "fails", f"gain {gain:+.4f} < {limit.value:+g}, {interval}", record.gain.p)
     if ends[0] <= 0:
-        reason = (
-            f"gain {gain:+.4f} ≥ {limit.value:+g}, but its {interval} holds 0: n = {record.n} is too small to see it"
-        )
+        reason = f"gain {gain:+.4f} ≥ {limit.value:+g}, but its {interval} includes 0: n = {record.n} is too small"
         return _verdict(limit, "inconclusive", reason, record.gain.p)
     return _verdict(limit, "holds", f"gain {gain:+.4f} ≥ {limit.value:+g}, {interval} above 0", record.gain.p)
 
@@ -114,29 +108,29 @@ def _drop(limit: Limit, record: Record, against: Against) -> Verdict:
         return _verdict(limit, "fails", against.fault)
     comparison = against.comparisons.get(record.metric)
     if comparison is None:
-        reason = against.without.get(record.metric, "has no statistics that could be compared")
+        reason = against.without.get(record.metric, "it has no statistics to compare")
         return _verdict(limit, "not_comparable", reason)
     loss = comparison.loss
     if not math.isfinite(loss.value) or math.isnan(loss.p):
-        reason = f"the loss of {record.metric} is not a number; mend the metric, or the answers that it reads"
+        reason = f"the loss of {record.metric} is not a number; fix the metric or the answers that it reads"
         return _verdict(limit, "fails", reason)
-    found = f"{comparison.question}? loss {loss.value:+.4f}"
-    seen = comparison.detectable(limit.value)
-    if math.isinf(seen):
-        reason = f"{found} on samples of one group, from which no chance can be told; widen the held-out rows"
-        return _compared(limit, "inconclusive", reason, comparison, seen)
+    finding = f"{comparison.question}? loss {loss.value:+.4f}"
+    detectable = comparison.detectable(limit.value)
+    if math.isinf(detectable):
+        reason = f"{finding} on samples of one group, too few to estimate chance; hold out rows of more groups"
+        return _compared(limit, "inconclusive", reason, comparison, detectable)
     if loss.value <= limit.value:
-        return _compared(limit, "holds", f"{found} ≤ {limit.value:g}", comparison, seen)
+        return _compared(limit, "holds", f"{finding} ≤ {limit.value:g}", comparison, detectable)
     if comparison.is_worse(limit.value):
         interval = f"{100 * comparison.level:.3g} % interval [{loss.low:+.4f}, {loss.high:+.4f}]"
-        reason = f"{found} > {limit.value:g}, p = {loss.p:.2g} ≤ {comparison.alpha:.2g}, {interval}"
-        return _compared(limit, "fails", reason, comparison, seen)
-    reason = f"{found} > {limit.value:g}, but p = {loss.p:.2g} > {comparison.alpha:.2g}: chance may have made it"
-    return _compared(limit, "holds", reason, comparison, seen)
+        reason = f"{finding} > {limit.value:g}, p = {loss.p:.2g} ≤ {comparison.alpha:.2g}, {interval}"
+        return _compared(limit, "fails", reason, comparison, detectable)
+    reason = f"{finding} > {limit.value:g}, but p = {loss.p:.2g} > {comparison.alpha:.2g}: it may be chance"
+    return _compared(limit, "holds", reason, comparison, detectable)
 
 
-def _compared(limit: Limit, state: str, reason: str, comparison: Comparison, seen: float) -> Verdict:
-    return replace(_verdict(limit, state, reason, comparison.loss.p), detectable=seen)
+def _compared(limit: Limit, state: str, reason: str, comparison: Comparison, detectable: float) -> Verdict:
+    return replace(_verdict(limit, state, reason, comparison.loss.p), detectable=detectable)
 
 
 def _verdict(limit: Limit, state: str, reason: str, p: float | None = None) -> Verdict:

@@ -1,4 +1,4 @@
-"""Each metric over the accepted scores in git's history: how the project got where it is."""
+"""Read the accepted scores of every commit in git's history, to follow each metric over time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from prism.verdicts.scores import Scores, parse_scores
 
 @dataclass(frozen=True)
 class Entry:
-    """One acceptance: the commit that holds it, or none where it is not committed; `damage` where it cannot be read."""
+    """One accepted run: its commit, empty if not committed; `damage` is why it cannot be read."""
 
     file: Path
     commit: str
@@ -23,7 +23,7 @@ class Entry:
 
 
 def history(root: Path) -> list[Entry]:
-    """Every accepted run, the oldest first, those included that were replaced or deleted since."""
+    """List every accepted run, oldest first, including those replaced or deleted since."""
     entries = list(_committed(root))
     for path in sorted((root / FOLDER).rglob("*@*.json")):
         name = path.relative_to(root)

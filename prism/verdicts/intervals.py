@@ -1,8 +1,8 @@
-"""Intervals of one value, over groups, in vectorized numpy.
+"""Confidence intervals of one value over groups, in vectorized numpy.
 
-Samples of one group (one image, one context) stand or fall together, so groups are what is resampled, swapped and left
-out. Every metric is a function of sums of per-sample statistics, and everything here takes it as such: `sums` is
-(groups, d), or (seeds, groups, d), and `function` maps (..., d) to (...).
+Samples of one group (one image, one context) are dependent, so whole groups are resampled, swapped and left out. Every
+metric is a function of sums of per-sample statistics: `sums` is (groups, d), or (seeds, groups, d), and `function` maps
+(..., d) to (...).
 
 Sources: Efron & Tibshirani, An Introduction to the Bootstrap, ch. 11 (jackknife) and 14 (BCa); Hesterberg 2015, What
 Teachers Should Know About the Bootstrap (expanded percentiles); Wilson 1927.
@@ -27,12 +27,12 @@ Function = Callable[[numpy.ndarray], numpy.ndarray]
 
 @dataclass(frozen=True)
 class Error:
-    """What a loss is uncertain by, as variances of it; numbers, or arrays of one shape.
+    """The variances of an estimated loss; numbers, or arrays of one shape.
 
-    `samples` is how it varies with the samples, known to groups - 1 `freedom`. With several seeds it was seen to vary
-    by `between` from seed to seed, known to `seed_freedom`, where samples alone let equal seeds vary by `within`, which
-    is part of `samples` already. `growth` is what a true loss of 1 adds to `samples`: right answers cannot get lost
-    without flips of their own.
+    `samples` is the variance due to the samples, with `freedom` = groups - 1 degrees of freedom. With several seeds,
+    `between` is the observed variance between seeds, with `seed_freedom`; `within` is the variance that samples alone
+    cause between equal seeds, and `samples` already includes it. `growth` is what a true loss of 1 adds to `samples`:
+    right answers cannot be lost without flips.
     """
 
     samples: Any
@@ -44,18 +44,18 @@ class Error:
 
     @property
     def standard(self) -> Any:
-        """√(s²_samples + s²_seed (1/k_ref + 1/k_new)), s²_seed being what seeds vary beyond what samples explain."""
+        """√(s²_samples + s²_seed (1/k_old + 1/k_new)); s²_seed is the variance of seeds beyond what samples explain."""
         return numpy.sqrt(self.samples + numpy.maximum(self.between - self.within, 0))
 
     def reach(self, tail: float) -> Any:
-        """How far chance carries the loss with probability `tail`: c·SE, each part with the t quantile that it earns.
+        """The loss that chance exceeds with probability `tail`: c·SE, each part with its own t quantile.
 
         One quantile for both parts, at Satterthwaite's mean of their degrees of freedom, raises up to 12 % false alarms
-        over 40 thresholds and 5 seeds; with one each they stay under 5 %.
+        over 40 thresholds and 5 seeds; with one quantile each they stay under 5 %.
         """
         samples, seeds = quantile(tail, self.freedom) ** 2, quantile(tail, self.seed_freedom) ** 2
-        varied = samples * (self.samples - self.within) + seeds * self.between
-        return numpy.sqrt(numpy.maximum(varied, samples * self.samples))
+        variance = samples * (self.samples - self.within) + seeds * self.between
+        return numpy.sqrt(numpy.maximum(variance, samples * self.samples))
 
 
 @dataclass(frozen=True)
@@ -67,10 +67,10 @@ class Estimate:
     high: float
     p: float
     standard_error: float
-    error: Error | None = None  # of a loss: what `detectable` reads
+    error: Error | None = None  # of a loss; `detectable` reads it
 
 
-# Sums, and what resampling makes of them
+# Sums and resampling
 
 
 def group_sums(statistics: numpy.ndarray, groups: Sequence[str]) -> numpy.ndarray:
@@ -84,7 +84,7 @@ def group_sums(statistics: numpy.ndarray, groups: Sequence[str]) -> numpy.ndarra
 def resampled_sums(sums: numpy.ndarray, resamples: int = RESAMPLES, seed: int = 42) -> numpy.ndarray:
     """Totals of `resamples` draws of groups with replacement: (groups, d) to (resamples, d).
 
-    Draw once for all columns: metrics that share the draws cost one matrix product, and their differences are paired.
+    Draw once for all columns: shared draws cost one matrix product, and differences of metrics are paired.
     """
     groups = len(sums)
     random = numpy.random.default_rng(seed)
@@ -99,16 +99,16 @@ def resampled_sums(sums: numpy.ndarray, resamples: int = RESAMPLES, seed: int = 
 def swapped_sums(
     before: numpy.ndarray, after: numpy.ndarray, resamples: int = RESAMPLES, seed: int = 42
 ) -> numpy.ndarray:
-    """Totals of `after` where each group swapped sides with `before` or not, by a coin: (groups, d) to (resamples, d).
+    """Totals of `after` with each group swapped with `before` at probability 1/2: (groups, d) to (resamples, d).
 
-    What such a total leaves of the joint total is the other side's. Swap once for all columns of all metrics.
+    The joint total minus such a total is the other side's. Swap once for all columns of all metrics.
     """
     random = numpy.random.default_rng(seed)
     change = before - after
     totals = numpy.empty((resamples, after.shape[1]))
     for rows in _chunks(resamples):
-        coins = random.integers(0, 2, (rows.stop - rows.start, len(after)), dtype=numpy.int8)
-        totals[rows] = coins.astype(float) @ change
+        swaps = random.integers(0, 2, (rows.stop - rows.start, len(after)), dtype=numpy.int8)
+        totals[rows] = swaps.astype(float) @ change
     return totals + after.sum(0)
 
 
@@ -118,9 +118,9 @@ def _chunks(resamples: int) -> Iterator[slice]:
 
 
 def influence(sums: numpy.ndarray, function: Function) -> numpy.ndarray:
-    """How far each group moves `function(sums.sum(-2))`, by leaving it out: (..., groups, d) to (..., groups).
+    """How much leaving out each group changes `function(sums.sum(-2))`: (..., groups, d) to (..., groups).
 
-    Its mean is 0, and its variance over the number of groups is the jackknife's sampling variance of the value.
+    Its mean is 0, and its variance divided by the number of groups is the jackknife's sampling variance of the value.
     """
     left_out = function(sums.sum(-2, keepdims=True) - sums)
     return (sums.shape[-2] - 1) * (left_out.mean(-1, keepdims=True) - left_out)
@@ -130,16 +130,16 @@ def influence(sums: numpy.ndarray, function: Function) -> numpy.ndarray:
 
 
 def bca(sums: numpy.ndarray, totals: numpy.ndarray, function: Function, level: float = 0.95) -> Estimate:
-    """Bias-corrected and accelerated bootstrap interval of `function(sums.sum(0))`: for a score, which may be skewed.
+    """Bias-corrected and accelerated bootstrap interval of `function(sums.sum(0))`, for a score, which may be skewed.
 
-    `sums` is (groups, d), `totals` what `resampled_sums` made of it. The tails are Student's (Hesterberg's expansion):
-    a resample varies by 1 - 1/groups of what it should, and a spread known from few groups has tails of its own. Where
-    nothing varies the interval is the value.
+    `sums` is (groups, d), `totals` its `resampled_sums`. The tails are Student's (Hesterberg's expansion), because a
+    resample's variance is 1 - 1/groups of the true one, and a spread estimated from few groups needs wider tails. If
+    nothing varies, the interval is the value.
     """
     value = float(function(sums.sum(0)))
     draws = numpy.sort(function(totals))
     spread = float(draws.std(ddof=1))
-    # Ties count half, so that a discrete metric gets no bias correction out of its own coarseness.
+    # Ties count half, so that a discrete metric gets no bias correction from its coarseness alone.
     below = (numpy.searchsorted(draws, value, "left") + numpy.searchsorted(draws, value, "right")) / 2 / len(draws)
     p = (1 + numpy.searchsorted(draws, 0.0, "right")) / (1 + len(draws))
     if spread == 0 or len(sums) < 2:
@@ -158,7 +158,7 @@ def bca(sums: numpy.ndarray, totals: numpy.ndarray, function: Function, level: f
 
 
 def wilson(right: float, n: float, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a proportion: never empty at 0 or 1, never outside them."""
+    """Wilson's score interval of a proportion: not empty at 0 or 1, and never outside [0, 1]."""
     z = NORMAL.inv_cdf((1 + level) / 2)
     share = right / n
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
@@ -185,7 +185,7 @@ def over_seeds(estimate: Estimate, values: Sequence[float], level: float = 0.95)
 
 
 def quantile(tail: float, freedom: float) -> float:
-    """Student's upper quantile."""
+    """The upper quantile of Student's t distribution."""
     from scipy.special import stdtrit
 
     return -float(stdtrit(freedom, tail)) if math.isfinite(freedom) else NORMAL.inv_cdf(1 - tail)

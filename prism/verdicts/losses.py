@@ -1,14 +1,14 @@
-"""The loss from one set of answers to another on the same samples, with its interval, its p-value and its power.
+"""The loss from one set of answers to another on the same samples, with its interval, p-value and power.
 
-Two sides are held against each other by one of two questions, and a verdict says which one it answers.
+A comparison answers one of two questions, and its verdict says which.
 
-*These two adapters differ*: on other samples, would this one still be worse? `flips` where answers are right or wrong
-and independent, else `difference` with `swap_p`. *This recipe is worse*: on other samples, and trained with other
-seeds? `recipes`, which needs several seeds. Both speak of the loss, before minus after: positive is worse.
+*These two adapters differ*: would this one still be worse on other samples? `flips` if answers are right or wrong and
+independent, else `difference` with `swap_p`. *This recipe is worse*: would it be worse on other samples, trained with
+other seeds? `recipes`, which needs several seeds. The loss is before minus after: positive is worse.
 
-Which method does what was settled by simulation (benchmarks/simulation/RESULTS.md). Between equal models a bootstrap's p
-raises up to four times the alarms that it should, at the levels that many thresholds ask for: from few groups it draws
-tails that are too short, and BCa's correction for skewness, estimated there, does more harm than good.
+A simulation selected these methods (benchmarks/simulation/RESULTS.md). Between equal models a bootstrap's p raises up
+to four times the alarms that it should, at the levels that many thresholds need: with few groups its tails are too
+short, and BCa's correction for skewness, estimated from so few, does more harm than good.
 
 Sources: Efron & Tibshirani, An Introduction to the Bootstrap, ch. 15 (swapping); Fagerland, Lydersen & Laake 2013
 (McNemar's mid-p); Tango 1998 (score interval of a paired difference); Banerjee 1960 (a t quantile for each variance).
@@ -36,8 +36,8 @@ def difference(
 ) -> Estimate:
     """The loss from `before` to `after` on the same samples, with Student's interval over groups.
 
-    Both are (groups, d), or (seeds, groups, d), of which the mean over the seeds is taken: these adapters, no others. A
-    single group says nothing: the interval is infinite.
+    Both are (groups, d), or (seeds, groups, d), averaged over the seeds: the loss of these adapters, not of others.
+    With a single group the interval is infinite.
     """
     sides = [side if side.ndim == 3 else side[None] for side in (before, after)]
     loss = float(function(sides[0].sum(-2)).mean() - function(sides[1].sum(-2)).mean())
@@ -60,15 +60,15 @@ def loss_growth(before: numpy.ndarray, function: Function) -> float:
 
 def _estimate(loss: float, error: Error, level: float) -> Estimate:
     half = float(error.reach((1 - level) / 2))
-    return Estimate(loss, loss - half, loss + half, _p(loss, error), float(error.standard), error)
+    return Estimate(loss, loss - half, loss + half, _p_value(loss, error), float(error.standard), error)
 
 
-def _p(loss: float, error: Error) -> float:
-    """The tail whose reach is the loss; where nothing varies, 0 or 1."""
+def _p_value(loss: float, error: Error) -> float:
+    """The tail probability whose reach is the loss; 0 or 1 if nothing varies."""
     from scipy.special import stdtr
 
     if loss < 0:
-        return 1 - _p(-loss, error)
+        return 1 - _p_value(-loss, error)
     if loss == 0:
         return 0.5 if error.standard else 1.0
     if not error.between:
@@ -81,17 +81,17 @@ def _p(loss: float, error: Error) -> float:
 
 
 def swap_p(before: numpy.ndarray, after: numpy.ndarray, swapped: numpy.ndarray, function: Function) -> float:
-    """One-sided mid-p of no loss: how often coins that swap the two sides of each group make one at least as large.
+    """One-sided mid-p of no loss: how often random swaps of each group's two sides give at least this loss.
 
-    If the two models are equal, their answers to a group might as well have changed places: the paired randomization
-    test is exact for any metric, any number of groups and however few answers differ. `before` and `after` are
-    (groups, d), `swapped` what `swapped_sums` made of them. Ties count half, so that on right and wrong answers this
-    is McNemar's mid-p, which `flips` computes without coins.
+    If the two models are equal, swapping their answers to a group changes nothing: this paired randomization test is
+    exact for any metric, any number of groups and any number of differing answers. `before` and `after` are
+    (groups, d), `swapped` their `swapped_sums`. Ties count half, so that on right and wrong answers this is McNemar's
+    mid-p, which `flips` computes without random swaps.
     """
     old, new = before.sum(0), after.sum(0)
     loss = function(old) - function(new)
     losses = function(old + new - swapped) - function(swapped)
-    tie = 1e-9 * max(float(numpy.abs(losses).max()), abs(float(loss)))  # sums in another order differ in the last bits
+    tie = 1e-9 * max(float(numpy.abs(losses).max()), abs(float(loss)))  # sums in another order differ by rounding
     larger, smaller = int((losses > loss + tie).sum()), int((losses < loss - tie).sum())
     return (1 + larger + (len(losses) - larger - smaller) / 2) / (1 + len(losses))
 
@@ -99,7 +99,7 @@ def swap_p(before: numpy.ndarray, after: numpy.ndarray, swapped: numpy.ndarray, 
 def flips(better: int, worse: int, n: int, level: float = 0.95) -> Estimate:
     """The loss of a right-or-wrong metric over `n` independent samples: McNemar's mid-p, Tango's interval.
 
-    `better` samples were wrong and are right now, `worse` were right and are wrong now.
+    `better` samples were wrong and are now right, `worse` were right and are now wrong.
     """
     loss = (worse - better) / n
     low, high = tango(better, worse, n, level)
@@ -123,7 +123,7 @@ def tango_z(better: Any, worse: Any, n: Any, margin: Any) -> numpy.ndarray:
     1 - Φ(z) is the one-sided p-value of "the loss is at most `margin`".
     """
     better, worse, margin = numpy.asarray(better, float), numpy.asarray(worse, float), numpy.asarray(margin, float)
-    # The most likely share of `better` flips, had the loss been `margin`: a root of 2n q² + b q - c.
+    # The maximum-likelihood share of `better` flips if the loss is `margin`: a root of 2n q² + b q - c.
     b = -better - worse + (2 * n - worse + better) * margin
     c = better * margin * (1 - margin)
     root = (numpy.sqrt(numpy.maximum(b * b + 8 * n * c, 0)) - b) / (4 * n)
@@ -134,7 +134,7 @@ def tango_z(better: Any, worse: Any, n: Any, margin: Any) -> numpy.ndarray:
 
 
 def tango(better: Any, worse: Any, n: Any, level: float = 0.95) -> tuple[numpy.ndarray, numpy.ndarray]:
-    """Tango's score interval of the loss (worse - better) / n, any shape: the margins that his test does not reject."""
+    """Tango's score interval of the loss (worse - better) / n, any shape: margins that Tango's test does not reject."""
     loss = (numpy.asarray(worse, float) - better) / n
     z = NORMAL.inv_cdf((1 + level) / 2)
     ends = []
@@ -142,8 +142,8 @@ def tango(better: Any, worse: Any, n: Any, level: float = 0.95) -> tuple[numpy.n
         inside, outside = loss, numpy.full_like(loss, bound)
         for _ in range(40):  # bisection, to 1e-12
             middle = (inside + outside) / 2
-            kept = numpy.abs(tango_z(better, worse, n, middle)) <= z
-            inside, outside = numpy.where(kept, middle, inside), numpy.where(kept, outside, middle)
+            not_rejected = numpy.abs(tango_z(better, worse, n, middle)) <= z
+            inside, outside = numpy.where(not_rejected, middle, inside), numpy.where(not_rejected, outside, middle)
         ends.append(inside)
     return ends[0], ends[1]
 
@@ -158,7 +158,7 @@ def recipes(
     level: float = 0.95,
     right_or_wrong: bool = False,
 ) -> Estimate:
-    """The loss from one recipe, (k_before, groups, d), to another, (k_after, groups, d), on other samples with other seeds."""
+    """The loss between recipes, (k_before, groups, d) and (k_after, groups, d), for other samples and seeds."""
     groups = before.shape[1]
     values = numpy.concatenate([function(before.sum(-2)), function(after.sum(-2))])
     if groups < 2:
@@ -172,70 +172,72 @@ def recipes(
 def recipe_error(
     values: numpy.ndarray, covariance: numpy.ndarray, k_before: int, groups: int, growth: float = 0.0
 ) -> tuple[Any, Error]:
-    """Loss and its error from each seed's score (..., k_before + k_after), those of the side before first, and their covariance.
+    """The loss and its error from each seed's score (..., k_before + k_after), `before` first, and their covariance.
 
-    `covariance` (..., k, k) says how the scores vary with the samples. The spread between seeds is taken to be the same
-    on both sides, and both sides' seeds estimate it.
+    `covariance` (..., k, k) is how the scores vary with the samples. The spread between seeds is assumed equal on both
+    sides, and the seeds of both sides estimate it.
     """
     k_after = values.shape[-1] - k_before
     freedom = k_before + k_after - 2
     if freedom < 1:
-        raise ValueError(f"{k_before} and {k_after} seeds: two of one side are needed to see a spread")
+        raise ValueError(f"{k_before} and {k_after} seeds: one side needs two to estimate their spread")
     shares = numpy.concatenate([numpy.full(k_before, 1 / k_before), numpy.full(k_after, -1 / k_after)])
     spread = (1 / k_before + 1 / k_after) / freedom
     between: Any = 0.0
     within: Any = 0.0
     for side in (slice(0, k_before), slice(k_before, None)):
-        mine, part = values[..., side], covariance[..., side, side]
-        between = between + spread * ((mine - mine.mean(-1, keepdims=True)) ** 2).sum(-1)
-        within = within + spread * (numpy.einsum("...ii", part) - part.sum((-2, -1)) / mine.shape[-1])
-    # The same seeds on both sides cancel out but for the last bits, whose sign is anybody's.
-    samples = _or_nothing(
+        scores, block = values[..., side], covariance[..., side, side]
+        between = between + spread * ((scores - scores.mean(-1, keepdims=True)) ** 2).sum(-1)
+        within = within + spread * (numpy.einsum("...ii", block) - block.sum((-2, -1)) / scores.shape[-1])
+    # The same seeds on both sides cancel out except for rounding, whose sign is arbitrary.
+    samples = _zero_if_rounding(
         numpy.einsum("...ij,i,j", covariance, shares, shares),
         numpy.einsum("...ij,i,j", numpy.abs(covariance), numpy.abs(shares), numpy.abs(shares)),
     )
-    loss = _or_nothing(values @ shares, numpy.abs(values) @ numpy.abs(shares))
+    loss = _zero_if_rounding(values @ shares, numpy.abs(values) @ numpy.abs(shares))
     return loss, Error(samples, groups - 1, between, within, freedom, growth)
 
 
-def _or_nothing(found: Any, terms: Any) -> Any:
-    """A sum, or 0 where it is no more than what rounding leaves of its terms."""
-    return numpy.where(numpy.abs(found) > 1e-12 * terms, found, 0.0)[()]
+def _zero_if_rounding(total: Any, terms: Any) -> Any:
+    """The sum, or 0 if it is within the rounding error of its terms."""
+    return numpy.where(numpy.abs(total) > 1e-12 * terms, total, 0.0)[()]
 
 
-# What could have been seen
+# Power
 
 
 def detectable(drop: float, error: Error, alpha: float, power: float = 0.8) -> float:
-    """The smallest true loss that a `drop` threshold at one-sided `alpha` catches with this power.
+    """The smallest true loss that a `drop` threshold at one-sided `alpha` detects with this power.
 
-    It fails where the loss found exceeds both `drop` and c·SE, c the critical value: max(drop, c·SE) + .84·SE, if SE is
-    known. It is estimated, so `c·SE` is averaged over what the estimate might have been; and where a true loss brings
-    flips of its own, SE is that of such a loss. NaN where no sample differs, infinite where chance cannot be told.
+    The threshold fails if the estimated loss exceeds both `drop` and c·SE, c being the critical value. With a known SE
+    the result is max(drop, c·SE) + .84·SE. SE is estimated, so `c·SE` is averaged over its possible estimates; and if
+    a true loss causes flips, SE is that of such a loss. NaN if no sample differs, infinite if SE cannot be estimated.
     """
     from scipy.special import chdtri, ndtr
 
     if not math.isfinite(error.standard):
         return math.inf
-    if not error.standard and not error.growth:  # not one sample differs: nothing tells how much they might
+    if not error.standard and not error.growth:  # no sample differs, so their variance is unknown
         return math.nan
     ranks = (numpy.arange(40) + 0.5) / 40
 
-    def might_be(freedom: float) -> numpy.ndarray:  # an estimated variance over the true one
+    def variance_ratios(freedom: float) -> numpy.ndarray:  # an estimated variance over the true one
         return chdtri(freedom, ranks) / freedom if math.isfinite(freedom) else numpy.ones(1)
 
-    seen, seeds_seen = might_be(error.freedom)[:, None], might_be(error.seed_freedom)
+    of_samples, of_seeds = variance_ratios(error.freedom)[:, None], variance_ratios(error.seed_freedom)
 
-    def caught(loss: float) -> float:
+    def power_at(loss: float) -> float:
         true = replace(error, samples=error.samples + error.growth * loss)
-        found = replace(true, samples=true.samples * seen, within=true.within * seen, between=true.between * seeds_seen)
-        beyond = loss - numpy.maximum(drop, found.reach(alpha))
-        return float(ndtr(beyond / max(float(true.standard), 1e-12)).mean())
+        estimated = replace(
+            true, samples=true.samples * of_samples, within=true.within * of_samples, between=true.between * of_seeds
+        )
+        margin = loss - numpy.maximum(drop, estimated.reach(alpha))
+        return float(ndtr(margin / max(float(true.standard), 1e-12)).mean())
 
     low, high = 0.0, max(drop, 1e-6)
-    while caught(high) < power:
+    while power_at(high) < power:
         low, high = high, 2 * high
     for _ in range(40):
         middle = (low + high) / 2
-        low, high = (middle, high) if caught(middle) < power else (low, middle)
+        low, high = (middle, high) if power_at(middle) < power else (low, middle)
     return high

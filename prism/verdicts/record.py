@@ -1,6 +1,6 @@
-"""What a run found, as plain data: one `Record` a metric, its `Verdict`s, and a `Result` a spec.
+"""The results of a run as plain data: a `Record` per metric with its `Verdict`s, and a `Result` per spec.
 
-`results.json` is these classes through `dataclasses.asdict`; every report is made from it and from nothing else.
+`results.json` is these classes through `dataclasses.asdict`; every report is made from it alone.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ State = Literal["holds", "fails", "inconclusive", "not_comparable", "skipped"]
 
 @dataclass(frozen=True)
 class Score:
-    """A metric's value with its 95 % interval; `p` only where the value is a difference."""
+    """A metric's value with its 95 % interval; `p` only if the value is a difference."""
 
     value: float
     ci: tuple[float, float]
@@ -26,12 +26,12 @@ class Score:
 
 
 UNDECIDED = "not selected, or not reached, in this run"
-NOTHING = Score(math.nan, (math.nan, math.nan))
+NO_SCORE = Score(math.nan, (math.nan, math.nan))
 
 
 @dataclass(frozen=True)
 class Control:
-    """The same metric of other answers than the tuned model's, and how far the tuned model is ahead of it (paired)."""
+    """The same metric of a control's answers, and how far the tuned model is ahead of it (paired)."""
 
     value: float
     ci: tuple[float, float]
@@ -40,20 +40,20 @@ class Control:
 
 @dataclass(frozen=True)
 class Verdict:
-    """One threshold decided, with the reason in words."""
+    """The decision on one threshold, with its reason in words."""
 
     key: str
     threshold: float
     state: State
     reason: str
     p: float | None = None
-    detectable: float | None = None  # the smallest loss that this comparison catches with 80 % power
+    detectable: float | None = None  # the smallest loss that this comparison detects with 80 % power
     provisional: str | None = None
 
 
 @dataclass(frozen=True)
 class Record:
-    """One metric of one spec: baseline, tuned, their paired difference, the controls beside them, the verdicts."""
+    """One metric of one spec: baseline, tuned, their paired difference, controls and verdicts."""
 
     phase: str
     spec: str
@@ -71,14 +71,14 @@ class Record:
     tuned: Score
     gain: Score
     controls: dict[str, Control] = field(default_factory=dict)
-    reference: dict[str, Any] | None = None
+    reference: dict[str, Any] | None = None  # the comparison with the accepted run
     verdicts: tuple[Verdict, ...] = ()
     against: str = "baseline"  # whose answers `baseline` scores: the untuned model's, or a control's
 
 
 def empty_record(spec: Spec, evaluation: str, tier: str, metric: str, unscored: int, **known: Any) -> Record:
-    """A metric's record before anything is scored: whose it is, and what is `known`."""
-    head: dict[str, Any] = {
+    """A metric's record before anything is scored, with the fields that are `known`."""
+    fields: dict[str, Any] = {
         "phase": spec.phase,
         "spec": spec.name,
         "profile": spec.profile,
@@ -87,23 +87,23 @@ def empty_record(spec: Spec, evaluation: str, tier: str, metric: str, unscored: 
         "n": 0,
         "groups": 0,
         "seeds": {},
-        "baseline": NOTHING,
-        "tuned": NOTHING,
-        "gain": NOTHING,
+        "baseline": NO_SCORE,
+        "tuned": NO_SCORE,
+        "gain": NO_SCORE,
     }
-    return Record(evaluation_digest=evaluation, tier=tier, metric=metric, unscored=unscored, **(head | known))
+    return Record(evaluation_digest=evaluation, tier=tier, metric=metric, unscored=unscored, **(fields | known))
 
 
 @dataclass(frozen=True)
 class Result:
-    """Everything that one spec's run found: its records, and what only the reports show."""
+    """Everything that the run of one spec found: its records, and details that only the reports show."""
 
     phase: str
     spec: str
     title: str
     profile: str
     records: tuple[Record, ...]
-    details: dict[str, Any]  # confusion matrices, loss curves, parity, digests; keys as the reports read them
+    details: dict[str, Any]  # confusion matrices, loss curves, parity, digests, by the keys that the reports read
     cost: dict[str, Any]
     decided: tuple[str, ...] = ()  # ids of the thresholds that this run asked for and reached
 
@@ -120,24 +120,24 @@ class Result:
         }
 
     def as_decided(self, ids: Collection[str]) -> Result:
-        """The result of a run that asked for these thresholds only: the others are skipped."""
+        """The result of a run that selected only these thresholds: the others are skipped."""
 
-        def seen(record: Record, verdict: Verdict) -> Verdict:
-            known = threshold_id(record.tier, record.metric, verdict.key) in ids
-            return verdict if known else replace(verdict, state="skipped", reason=UNDECIDED)
+        def mark(record: Record, verdict: Verdict) -> Verdict:
+            selected = threshold_id(record.tier, record.metric, verdict.key) in ids
+            return verdict if selected else replace(verdict, state="skipped", reason=UNDECIDED)
 
-        records = (replace(r, verdicts=tuple(seen(r, verdict) for verdict in r.verdicts)) for r in self.records)
+        records = (replace(r, verdicts=tuple(mark(r, verdict) for verdict in r.verdicts)) for r in self.records)
         return replace(self, records=tuple(records), decided=tuple(sorted(ids)))
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run of the benchmarks: what `results.json` holds, and the samples beside it."""
+    """One run of the benchmarks, as `results.json` stores it."""
 
     id: str
     results: tuple[Result, ...]
     complete: bool
-    partial: str  # why it is not complete, in words; empty where it is
+    partial: str  # why it is not complete, in words; empty if it is
     verdict: Literal["pass", "fail"]
     reason: str  # the verdict in one sentence
     command: str
@@ -146,7 +146,7 @@ class Run:
 
 
 def run_to_json(run: Run) -> dict[str, Any]:
-    """The layout of results.json: a flat list of records, and a table a spec with what only the reports show."""
+    """The layout of results.json: a flat list of records, and a table per spec with what only the reports show."""
     specs = [to_json(result) for result in run.results]
     return {
         "schema": SCHEMA,
@@ -165,7 +165,7 @@ def run_to_json(run: Run) -> dict[str, Any]:
 
 
 def to_json(result: Result) -> dict[str, Any]:
-    """Plain JSON types. JSON knows no NaN and no infinity: they become null."""
+    """Convert to plain JSON types. JSON has no NaN and no infinity: they become null."""
     return _finite(asdict(result))
 
 

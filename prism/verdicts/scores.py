@@ -1,11 +1,11 @@
-"""The scores that one run measured for one spec, sample by sample, and the file that holds them.
+"""The scores that one run measured for one spec, sample by sample, and their file.
 
-The file holds, for every metric and training seed, each held-out sample's statistics by sample id, so that a later run
-is compared sample by sample and any set metric is computed anew. A run writes such a file of itself; `prism accept`
-makes it the accepted one. Its name carries the digest of the evaluation that it was measured under: another evaluation
-is another question. A checksum tells a file that was edited by hand.
+The file contains, for every metric and training seed, each held-out sample's statistics by sample id, so that a later
+run is compared sample by sample and any set metric is recomputed. Every run writes such a file; `prism accept` makes it
+the accepted one. Its name contains the digest of the evaluation, because scores of different evaluations cannot be
+compared. A checksum detects edits by hand.
 
-Neither rows nor answers are kept: a sample is the hash of its row, a group the hash of its name.
+The file contains neither rows nor answers: a sample is the hash of its row, a group the hash of its name.
 """
 
 from __future__ import annotations
@@ -29,18 +29,16 @@ from prism.store import digest, write_text
 from prism.verdicts.record import Record
 
 SCHEMA = 1
-DIGITS = (
-    6  # decimals of a value or statistic: more would be noise to git, and both sides of a comparison are rounded alike
-)
+DIGITS = 6  # decimals of a value or statistic: more would be noise in git, and both sides of a comparison are rounded
 
 
 @dataclass(frozen=True)
 class Measure:
-    """One metric as a run reported it, and each sample's statistics: (seeds, samples, d), a row of NaN unscored."""
+    """One metric as a run reported it, and each sample's statistics: (seeds, samples, d); a row of NaN is unscored."""
 
     tier: str
     version: int
-    judge: str  # who graded it, and by which definition; empty where nobody did
+    judge: str  # which judge graded it, by which definition; empty if none did
     value: float
     ci: tuple[float, float]
     seeds: Mapping[str, float]
@@ -59,7 +57,7 @@ class Scores:
     ids: tuple[str, ...]
     groups: tuple[str, ...]
     measures: Mapping[str, Measure]
-    training: Mapping[str, Any]  # the side that may differ: base, rows, options, engine, adapters
+    training: Mapping[str, Any]  # what may differ between runs: base, rows, options, engine, adapters
     origin: Mapping[str, Any]  # where it was measured: run, date, commit, machine
 
     @property
@@ -76,9 +74,9 @@ class Scores:
 
 
 def evaluation_digest(spec: Spec, version: int, examples: Sequence[Example], metrics: Sequence[Metric]) -> str:
-    """What makes two runs comparable: held-out samples, their questions and references, metrics and `[generate]`.
+    """Digest what makes runs comparable: held-out samples, their questions and references, metrics and `[generate]`.
 
-    `version` is the task's; `metrics` are those of the task and those that the spec adds.
+    `version` is the task's; `metrics` are the task's and those that the spec adds.
     """
     rows = sorted([e.id, list(e.messages), e.reference, e.group, image_digests(e)] for e in examples)
     versions = sorted([metric.name, metric.version] for metric in metrics)
@@ -94,9 +92,9 @@ def measured(
     training: Mapping[str, Any],
     judges: Mapping[str, str],
 ) -> Scores:
-    """What a run has just measured: `answers` by seed, in the order of `examples`; `judges` by metric.
+    """Collect a run's scores from its `answers` by seed, in the order of `examples`, and its `judges` by metric.
 
-    A metric of which no sample could be scored is left out.
+    A metric is left out if no sample could be scored.
     """
     order = sorted(range(len(examples)), key=lambda i: examples[i].id)
     reported = {record.metric: record for record in records if record.n}
@@ -105,7 +103,7 @@ def measured(
     for metric in metrics:
         if record := reported.get(metric.name):
             if metric.statistics not in shared:
-                by_seed = numpy.stack([metric.statistics(examples, said) for said in answers.values()])
+                by_seed = numpy.stack([metric.statistics(examples, of_seed) for of_seed in answers.values()])
                 shared[metric.statistics] = by_seed[:, order].round(DIGITS)
             measures[metric.name] = Measure(
                 metric.tier,
@@ -118,7 +116,7 @@ def measured(
             )
     ids = tuple(examples[i].id for i in order)
     groups = tuple(examples[i].group for i in order)
-    if groups != ids:  # a group's name may be text of a row
+    if groups != ids:  # a group's name may be text from a row
         groups = tuple(hashlib.sha256(group.encode()).hexdigest()[:12] for group in groups)
     return Scores(
         phase=spec.phase,
@@ -138,7 +136,7 @@ def measured(
 
 
 def write_scores(scores: Scores, path: Path) -> None:
-    """One line a metric and a sample, so that git shows which changed."""
+    """Write one line per metric and per sample, so that git shows which changed."""
     content = _to_json(scores)
     parts = [
         f"{json.dumps(key)}: {_json_lines(key, value)}"
@@ -157,13 +155,13 @@ def _json_lines(key: str, value: Any) -> str:
 
 
 def _to_json(scores: Scores) -> dict[str, Any]:
-    """Plain JSON. Metrics of the same statistics share a family: its distinct rows, and a row's number a sample and seed.
+    """Convert to plain JSON. Metrics of the same statistics share a family: distinct rows, and a row number per score.
 
-    A sample is [group, if it is not its own, then a list of numbers a family]; null stands for unscored.
+    A sample is [its group unless it is its own, then per family a list of row numbers by seed]; null means unscored.
     """
     families = list({id(measure.statistics): measure.statistics for measure in scores.measures.values()}.values())
     packed = [_pack(statistics) for statistics in families]
-    place = {id(statistics): number for number, statistics in enumerate(families)}
+    family_of = {id(statistics): number for number, statistics in enumerate(families)}
     grouped = scores.groups != scores.ids
     return {
         "schema": SCHEMA,
@@ -180,7 +178,7 @@ def _to_json(scores: Scores) -> dict[str, Any]:
                 "value": _number(measure.value),
                 "ci": [_number(end) for end in measure.ci],
                 "seeds": {seed: _number(value) for seed, value in measure.seeds.items()},
-                "family": place[id(measure.statistics)],
+                "family": family_of[id(measure.statistics)],
                 "width": measure.statistics.shape[-1],
             }
             for name, measure in scores.measures.items()
@@ -200,7 +198,7 @@ def _number(value: float) -> float | None:
 
 
 def _pack(statistics: numpy.ndarray) -> tuple[list[list[float]], list[list[int | None]]]:
-    """(seeds, samples, d) as its distinct rows, sorted, and each sample's numbers of them, seed by seed."""
+    """(seeds, samples, d) as its distinct rows, sorted, and each sample's row numbers, seed by seed."""
     scored = numpy.isfinite(statistics).all(-1)
     rows, inverse = numpy.unique(statistics[scored], axis=0, return_inverse=True)
     numbers = numpy.full(scored.shape, -1)
@@ -212,7 +210,7 @@ def _pack(statistics: numpy.ndarray) -> tuple[list[list[float]], list[list[int |
 def read_scores(path: Path) -> Scores:
     """Read the scores of a run, accepted or not.
 
-    Raises ScoresError for a file that is damaged, was edited by hand, has another schema or another evaluation's name.
+    Raises ScoresError if the file is damaged, edited by hand, of another schema or named after another evaluation.
     """
     try:
         return parse_scores(path.read_text(encoding="utf-8"), path.name)
@@ -221,37 +219,37 @@ def read_scores(path: Path) -> Scores:
 
 
 def parse_scores(text: str, name: str) -> Scores:
-    """The scores in a file's text; `name` is the file's, for messages and for the evaluation that it names."""
+    """Parse a file's text; `name` is the file's name, for error messages and to check the evaluation in it."""
     try:
-        content = json.loads(text, parse_constant=_refuse)
+        content = json.loads(text, parse_constant=_reject_constant)
         schema, checksum = content["schema"], content.pop("checksum")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ScoresError(f"{name}: is no file of scores ({error!r}); restore it from git") from None
+        raise ScoresError(f"{name}: is not a file of scores ({error!r}); restore it from git") from None
     if schema != SCHEMA:
         raise ScoresError(
-            f"{name}: has schema {schema!r} where this PRISM reads {SCHEMA}; measure again and `prism accept` that run"
+            f"{name}: has schema {schema!r}, but this PRISM reads {SCHEMA}; measure again and `prism accept` that run"
         )
     if checksum != digest(content):
         raise ScoresError(
-            f"{name}: was edited by hand or damaged, its checksum does not fit; restore it from git, or `prism accept` a run"
+            f"{name}: was edited by hand or damaged, its checksum differs; restore it from git, or `prism accept` a run"
         )
     try:
         scores = _build(content)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise ScoresError(f"{name}: is no whole file of scores ({error!r}); restore it from git") from None
-    fitting = f"{scores.spec}@{scores.evaluation_digest[:8]}.json"
-    if "@" in name and name != fitting:
+        raise ScoresError(f"{name}: is an incomplete file of scores ({error!r}); restore it from git") from None
+    expected = f"{scores.spec}@{scores.evaluation_digest[:8]}.json"
+    if "@" in name and name != expected:
         raise ScoresError(
-            f"{name}: the file contains {scores.name} but is named differently; rename it to {fitting}, or "
+            f"{name}: the file contains {scores.name} but is named differently; rename it to {expected}, or "
             f"`prism accept` a run"
         )
     if not scores.ids or not scores.measures:
-        raise ScoresError(f"{name}: holds no scores; restore it from git")
+        raise ScoresError(f"{name}: contains no scores; restore it from git")
     return scores
 
 
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no score")
+def _reject_constant(constant: str) -> None:
+    raise ValueError(f"{constant} is not a score")
 
 
 def _build(content: Mapping[str, Any]) -> Scores:

@@ -1,4 +1,4 @@
-"""Answers to scores: every metric of a task over the same samples, baseline, tuned and controls, in one resampling."""
+"""Score answers: every metric of a task over the same samples, for baseline, tuned and controls, in one resampling."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 import numpy
 
 from prism.errors import MetricError
-from prism.metrics import Metric
-from prism.metrics.overlap import strangers
+from prism.metrics import HARDEST, Metric
+from prism.metrics.overlap import shuffle_references
 from prism.models import cost
 from prism.rows import Example
 from prism.spec import Spec
@@ -27,15 +27,15 @@ class _Value:
     """One metric of one set of answers, as a function of sums (..., d) over all columns."""
 
     metric: Metric
-    place: slice
+    columns: slice
 
     def __call__(self, sums: numpy.ndarray) -> numpy.ndarray:
-        return self.metric.value(sums[..., self.place])
+        return self.metric.value(sums[..., self.columns])
 
 
 @dataclass(frozen=True)
 class _Mean:
-    """The mean over training seeds of the same metric."""
+    """The mean of one metric over training seeds."""
 
     seeds: Sequence[_Value]
 
@@ -50,7 +50,7 @@ class _Table:
     sums: numpy.ndarray  # (groups, d)
     totals: numpy.ndarray  # (resamples, d)
     values: Mapping[tuple[str, str], _Mean]
-    scored: Mapping[str, numpy.ndarray]  # metric: which samples count, the same ones for all answers
+    scored: Mapping[str, numpy.ndarray]  # metric: which samples count, the same for all answers
     groups: Sequence[str]
 
     def alone(self, metric: Metric, value: _Mean) -> Score:
@@ -58,28 +58,33 @@ class _Table:
         if len(value.seeds) > 1:
             return self.over_seeds(value)
         n = int(self.scored[metric.name].sum())
-        found = bca(self.sums, self.totals, value)
+        estimate = bca(self.sums, self.totals, value)
         if metric.right_or_wrong and len(set(self.groups)) == len(self.groups):
-            return Score(found.value, wilson(found.value * n, n))
-        return Score(found.value, (found.low, found.high))
+            return Score(estimate.value, wilson(estimate.value * n, n))
+        return Score(estimate.value, (estimate.low, estimate.high))
 
     def over_seeds(self, mean: _Mean) -> Score:
-        found, metric = over_seeds(bca(self.sums, self.totals, mean), self.by_seed(mean)), mean.seeds[0].metric
-        return Score(found.value, (max(found.low, metric.range[0]), min(found.high, metric.range[1])))
+        estimate, metric = over_seeds(bca(self.sums, self.totals, mean), self.by_seed(mean)), mean.seeds[0].metric
+        return Score(estimate.value, (max(estimate.low, metric.range[0]), min(estimate.high, metric.range[1])))
 
     def ahead(self, mean: _Mean, other: _Mean) -> Score:
-        """How far the tuned answers are ahead, pair by pair; p is the chance of that where nothing was gained.
+        """How far the tuned answers are ahead of `other`, paired; p is the probability of such a lead without a gain.
 
-        `other` is as many answers as there are seeds, each beside its own, or one that stands beside all.
+        `other` has one set of answers per seed, each paired with its own, or one set that is paired with all.
         """
         metric = mean.seeds[0].metric
-        better = 1 if metric.direction == "higher" else -1
-        difference = bca(self.sums, self.totals, lambda sums: better * (mean(sums) - other(sums)))
-        beside = self.by_seed(other) * (len(mean.seeds) // len(other.seeds))
-        found = over_seeds(difference, [better * (ours - theirs) for ours, theirs in zip(self.by_seed(mean), beside)])
+        sign = 1 if metric.direction == "higher" else -1
+        difference = bca(self.sums, self.totals, lambda sums: sign * (mean(sums) - other(sums)))
+        others = self.by_seed(other) * (len(mean.seeds) // len(other.seeds))
+        estimate = over_seeds(difference, [sign * (ours - theirs) for ours, theirs in zip(self.by_seed(mean), others)])
         span = metric.range[1] - metric.range[0]
-        ends = sorted(better * min(max(end, -span), span) for end in (found.low, found.high))
-        return Score(better * found.value, (ends[0], ends[1]), found.p)
+        ends = sorted(sign * min(max(end, -span), span) for end in (estimate.low, estimate.high))
+        return Score(sign * estimate.value, (ends[0], ends[1]), estimate.p)
+
+    def hardest(self, metric: Metric, controls: Collection[str]) -> str:
+        """The control that scores best, by the mean over seeds."""
+        sign = 1 if metric.direction == "higher" else -1
+        return max(controls, key=lambda name: sign * float(self.values[metric.name, name](self.sums.sum(0))))
 
     def by_seed(self, mean: _Mean) -> list[float]:
         return [float(value(self.sums.sum(0))) for value in mean.seeds]
@@ -94,26 +99,26 @@ def score(
     tuned: Mapping[int, Answers],
     controls: Mapping[str, Answers | Mapping[int, Answers]],
 ) -> list[Record]:
-    """One record a metric, without verdicts. `digest` is the evaluation's.
+    """Make one record per metric, without verdicts. `digest` is the evaluation's.
 
     `tuned` maps seeds to answers, and so does a control that the tuned model itself answered. All answers are in the
-    order of `examples`. A sample that any of them leaves unscored is left out for all, so that every difference is of
+    order of `examples`. A sample that is unscored for any of them is left out for all, so that every difference is of
     the same samples.
     """
     answers: dict[str, Sequence[Answers]] = {"baseline": [baseline], "tuned": list(tuned.values())}
-    answers |= {name: list(said.values()) if isinstance(said, Mapping) else [said] for name, said in controls.items()}
-    measured = [metric for metric in metrics if metric.against in answers]
+    answers |= {name: list(a.values()) if isinstance(a, Mapping) else [a] for name, a in controls.items()}
+    measured = [m for m in metrics if m.against in answers or (m.against == HARDEST and controls)]
     table = _table(measured, examples, answers)
     records = []
     for metric in measured:
         counted = table.scored[metric.name]
-        about = numpy.array([metric.applies(example) for example in examples], bool)
+        applicable = numpy.array([metric.applies(example) for example in examples], bool)
         record = empty_record(
             spec,
             digest,
             metric.tier,
             metric.name,
-            int((about & ~counted).sum()),
+            int((applicable & ~counted).sum()),
             direction=metric.direction,
             n=int(counted.sum()),
             groups=len({group for group, counts in zip(table.groups, counted) if counts}),
@@ -132,16 +137,16 @@ def score_without(
     baseline: Answers,
     tuned: Mapping[int, Answers],
 ) -> list[Record]:
-    """`score` of the samples that lie at other places than `left_out`, without controls; no record where none is left."""
-    kept = [place for place in range(len(examples)) if place not in left_out]
-    if not kept:
+    """Score without the samples at the indices `left_out` and without controls; no records if no sample is left."""
+    rest = [i for i in range(len(examples)) if i not in left_out]
+    if not rest:
         return []
-    before, after = [baseline[i] for i in kept], {seed: [said[i] for i in kept] for seed, said in tuned.items()}
-    return score(spec, metrics, [examples[i] for i in kept], digest, before, after, {})
+    before, after = [baseline[i] for i in rest], {seed: [answers[i] for i in rest] for seed, answers in tuned.items()}
+    return score(spec, metrics, [examples[i] for i in rest], digest, before, after, {})
 
 
 def unjudged(spec: Spec, digest: str, n: int, measured: Collection[str]) -> list[Record]:
-    """A record without a score for each gated metric that no judge has measured, so that its verdict has a place."""
+    """Make an empty record for each gated metric that no judge graded, so that its verdict has a record."""
     missing = {
         limit.metric: limit.tier for limit in spec.limits() if limit.tier == "tier3" and limit.metric not in measured
     }
@@ -149,14 +154,14 @@ def unjudged(spec: Spec, digest: str, n: int, measured: Collection[str]) -> list
 
 
 def cost_records(spec: Spec, digest: str, n: int, spent: dict[str, Any]) -> list[Record]:
-    """One record a cost that the spec puts a limit on. A cost is one measurement, so its interval is itself."""
-    found = []
+    """Make one record per cost that the spec limits. A cost is a single measurement, so its interval is its value."""
+    records = []
     for name in spec.gate.get("cost", {}):
-        value = cost.gated(spent, name)
+        value = cost.gate_value(spent, name)
         exact, measured = Score(value, (value, value)), 0 if math.isnan(value) else n
-        given = {"n": measured, "groups": measured, "direction": cost.COSTS[name], "baseline": exact, "tuned": exact}
-        found.append(empty_record(spec, digest, "cost", name, n - measured, **given, gain=Score(0.0, (0.0, 0.0))))
-    return found
+        known = {"n": measured, "groups": measured, "direction": cost.COSTS[name], "baseline": exact, "tuned": exact}
+        records.append(empty_record(spec, digest, "cost", name, n - measured, **known, gain=Score(0.0, (0.0, 0.0))))
+    return records
 
 
 def _scored(
@@ -166,17 +171,21 @@ def _scored(
     tuned: Collection[int],
     controls: Collection[str],
 ) -> Record:
-    mean, against = table.values[metric.name, "tuned"], table.values[metric.name, metric.against]
-    beside: list[str] = []
+    mean, name = table.values[metric.name, "tuned"], metric.against
+    if name == HARDEST:
+        name = table.hardest(metric, controls)
+    against = table.values[metric.name, name]
+    shown: list[str] = []
     if metric.against == "baseline" and metric.beside != "nothing":
-        beside = [*controls, *([SHUFFLED] if _is_shuffled(metric) else [])]
+        shown = [*controls, *([SHUFFLED] if _is_shuffled(metric) else [])]
     return replace(
         record,
         seeds={str(seed): value for seed, value in zip(tuned, table.by_seed(mean))},
         baseline=table.alone(metric, against),
         tuned=table.alone(metric, mean),
         gain=table.ahead(mean, against),
-        controls={name: _control(table, metric, mean, name) for name in beside},
+        controls={control: _control(table, metric, mean, control) for control in shown},
+        against=name,
     )
 
 
@@ -191,30 +200,30 @@ def _control(table: _Table, metric: Metric, mean: _Mean, name: str) -> Control:
 
 
 def _table(metrics: Sequence[Metric], examples: Sequence[Example], answers: Mapping[str, Sequence[Answers]]) -> _Table:
-    """`answers` maps the baseline, the tuned model and each control to one set of answers, or to one a seed."""
+    """`answers` maps the baseline, the tuned model and each control to one set of answers, or to one per seed."""
     blocks: list[numpy.ndarray] = []
     values: dict[tuple[str, str], _Mean] = {}
     scored: dict[str, numpy.ndarray] = {}
     width = 0
     for metric in metrics:
-        known = {
-            name: said
-            for name, said in answers.items()
+        measured = {
+            name: given
+            for name, given in answers.items()
             if metric.beside != "nothing" or name in ("baseline", "tuned", metric.against)
         }
-        block = {name: [metric.statistics(examples, once) for once in said] for name, said in known.items()}
+        block = {name: [metric.statistics(examples, one) for one in given] for name, given in measured.items()}
         for name, parts in block.items():
             for part in parts:
                 if numpy.isinf(part).any():
-                    where = examples[int(numpy.isinf(part).any(1).argmax())].id
+                    sample = examples[int(numpy.isinf(part).any(1).argmax())].id
                     raise MetricError(
-                        f"{metric.name}: gives sample {where} ({name}) an infinite score; mend the metric"
+                        f"{metric.name}: gives sample {sample} ({name}) an infinite score; fix the metric"
                     )
         counts = ~numpy.any([numpy.isnan(part).any(1) for parts in block.values() for part in parts], axis=0)
         if _is_shuffled(metric):
-            # What the tuned answers would score against other rows' references, which only their style can know.
-            others = strangers(examples, counts.tolist())
-            block[SHUFFLED] = [metric.statistics(others, said) for said in answers["tuned"]]
+            # The tuned answers are scored against other rows' references, which they can match only in style.
+            others = shuffle_references(examples, counts.tolist())
+            block[SHUFFLED] = [metric.statistics(others, given) for given in answers["tuned"]]
             counts &= ~numpy.any([numpy.isnan(part).any(1) for part in block[SHUFFLED]], axis=0)
         scored[metric.name] = counts
         for name, parts in block.items():
@@ -232,14 +241,14 @@ def _table(metrics: Sequence[Metric], examples: Sequence[Example], answers: Mapp
 def samples(
     metrics: Sequence[Metric], examples: Sequence[Example], before: Answers, after: Answers
 ) -> list[dict[str, Any]]:
-    """One dict a held-out sample: question, reference, both answers, and [before, after] of each metric that lists samples.
+    """One dict per held-out sample: question, reference, answers, and [before, after] by metric that lists samples.
 
-    null stands for unscored.
+    null means unscored.
     """
     scores: dict[str, list[tuple[float | None, float | None]]] = {}
     for metric in metrics:
         if metric.lists_samples:
-            both = (metric.value(metric.statistics(examples, said)).tolist() for said in (before, after))
+            both = (metric.value(metric.statistics(examples, given)).tolist() for given in (before, after))
             first, second = ([None if math.isnan(value) else value for value in values] for values in both)
             scores[metric.name] = list(zip(first, second))
     return [
@@ -257,10 +266,10 @@ def samples(
 
 
 def worst(samples: Sequence[dict[str, Any]]) -> str:
-    """One sample in words: one that was right before and is wrong now, else any that is wrong."""
+    """Describe one sample: one that was right before and is now wrong, else any that is wrong."""
     for before in (1, 0):
         for sample in samples:
             if any(score == [before, 0] for score in sample["scores"].values()):
-                asked = " ".join(sample["question"].split())[:200]
-                return f"{sample['id']}: {asked!r} → {sample['tuned'][:80]!r}, expected {sample['reference']!r}"
+                question = " ".join(sample["question"].split())[:200]
+                return f"{sample['id']}: {question!r} → {sample['tuned'][:80]!r}, expected {sample['reference']!r}"
     return ""

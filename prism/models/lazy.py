@@ -1,0 +1,47 @@
+"""The base model of a spec, loaded only when something has to be computed, and freed when it is not needed."""
+
+from __future__ import annotations
+
+import gc
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prism.models import cost
+from prism.progress import Progress
+from prism.spec import Spec
+from prism.store.sources import base_identity
+
+if TYPE_CHECKING:
+    from prism.models.load import Base
+
+# What to lower if a stage fills the GPU: answers take what is left beside the model.
+LENGTH = "what the model takes ([model].load_in_4bit = true), or [model].max_seq_length if contexts are cut to it"
+BATCH = "[sft].per_device_train_batch_size, or set gradient_checkpointing = true"
+
+
+class LazyBase:
+    """One base model. `home` is the store's folder, which the trainer's options are checked with."""
+
+    def __init__(self, spec: Spec, root: Path, home: Path, screen: Progress) -> None:
+        self.spec, self.root, self.home, self.screen = spec, root, home, screen
+        self._loaded: Base | None = None
+
+    @cached_property
+    def identity(self) -> dict[str, str]:
+        return base_identity(self.spec.model.model_name, self.root)
+
+    def load(self) -> Base:
+        """The loaded model; the same object until `free`."""
+        if self._loaded is None:
+            from prism.models import load, train
+
+            train.check(self.spec, self.home)
+            stage = f"{self.spec.id}: loading {self.spec.model.model_name}"
+            with cost.stage(stage, LENGTH), self.screen.progress(stage):
+                self._loaded = load.load(self.spec, self.root)
+        return self._loaded
+
+    def free(self) -> None:
+        self._loaded = None
+        gc.collect()
