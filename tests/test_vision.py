@@ -10,6 +10,7 @@ from PIL import Image
 from prism.errors import DataError, ModelError, SpecError
 from prism.spec import load_spec
 from tests.conftest import ROOT, SPEC, examples_of, results, write_rows
+from tests.loopback import Loopback
 
 GATE = """
 [gate.tier1]
@@ -90,6 +91,12 @@ def test_a_run_asks_again_with_other_pictures_and_gates_what_needs_the_right_one
     again = checkout.runpytest_subprocess("benchmarks", "-m", "phase5", "--prism-profile", "nano")
     again.stdout.fnmatch_lines(["heavy: [[][]]"])
     assert results(checkout)["records"] == table["records"]
+    with Loopback() as server:
+        checkout.runpytest_subprocess("benchmarks", "-m", "phase5", "--prism-judge", server.judge)
+        assert server.asked.total()
+    judged = next(record for record in results(checkout)["records"] if record["tier"] == "tier3")
+    assert judged["metric"] == "Medical Correctness [GEval]"
+    assert judged["n"] + judged["unscored"] == records["open_recall"]["n"], "the judge is asked about open answers"
 
 
 def test_loss_is_taken_on_the_answer_alone(spec_file, tmp_path):
@@ -182,6 +189,41 @@ def test_a_placement_that_reaches_nothing_is_refused(spec_file, tmp_path, placem
     base, _, _ = loaded(spec_file, tmp_path)
     with pytest.raises(SpecError, match=sentence):
         load.add_adapter(base, 42)
+
+
+def qwen(family):
+    """A Qwen2-VL or Qwen2.5-VL of two layers and random weights."""
+    import transformers
+
+    text = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text |= {"num_key_value_heads": 2, "vocab_size": 200, "bos_token_id": None, "eos_token_id": None}
+    text |= {"rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]}}
+    vision = {"depth": 1, "hidden_size": 16, "num_heads": 2}
+    vision |= {"embed_dim": 16} if family == "Qwen2VL" else {"out_hidden_size": 16, "intermediate_size": 32}
+    config = getattr(transformers, f"{family}Config")(text_config=text, vision_config=vision)
+    return getattr(transformers, f"{family}ForConditionalGeneration")(config)
+
+
+@pytest.mark.parametrize(
+    ("family", "reached"), [("Qwen2VL", set()), ("Qwen2_5_VL", {"gate_proj", "up_proj", "down_proj"})]
+)
+def test_the_published_names_reach_one_tower_and_not_another(family, reached):
+    from prism.models import anatomy
+
+    model = qwen(family)
+    counts = anatomy.parameters(model)
+    assert sum(counts.values()) == sum(p.numel() for p in model.parameters())
+    assert anatomy.visual_tokens(model.config, 448, 448) == 256
+    every = {part: anatomy.placed(model, part, "all-linear") for part in anatomy.PARTS}
+    assert all("visual.merger." in name for name in every["projector"]), "the merger lies inside the tower"
+    assert sum(map(len, every.values())) == len(set().union(*every.values()))
+    seven = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    if reached:
+        assert {name.rpartition(".")[2] for name in anatomy.placed(model, "tower", seven)} == reached
+    else:
+        with pytest.raises(SpecError, match=r"none of target_modules is in the tower of Qwen2VLForConditional"):
+            anatomy.placed(model, "tower", seven)
+    assert len(anatomy.placed(model, "language", seven)) == 14
 
 
 def test_a_model_of_text_is_no_vision_model(spec_file, tmp_path, tiny, tiny_vision):
