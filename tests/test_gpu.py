@@ -412,7 +412,7 @@ def test_answers_stay_within_the_specs_memory(spec_file, monkeypatch):
     large = types.SimpleNamespace(device=torch.device("cuda"), dtype=torch.bfloat16, config=twin.CONFIGS["Qwen3-4B"])
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (130 * 2**30, 139 * 2**30))
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda *_: 4 * 2**30)
-    free = types.SimpleNamespace(spec=spec)
+    free = types.SimpleNamespace(spec=spec, processor=None)
     bound = types.SimpleNamespace(spec=types.SimpleNamespace(gate=gate))
     assert generate._token_budget(free, large) == generate.BATCH_TOKENS["cuda"]
     assert generate._token_budget(bound, large) * 2 * 36 * 8 * 128 * 2 < (12 - 4) / 2 * 2**30
