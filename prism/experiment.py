@@ -142,15 +142,16 @@ class Experiment:
     @cached_property
     def altered(self) -> dict[int, Path]:
         """The tuned model's answers to questions whose evidence a control took away or changed, by training seed."""
-        asked = [example for name in self.task.controls for example in self._asked_by(name)]
+        asked = [example for examples in self._asked.values() for example in examples]
         if not asked:
             return {}
         return {seed: self.answers(asked, folder, f"controls, seed {seed}") for seed, folder in self.adapters.items()}
 
-    def _asked_by(self, control: str) -> list[Example]:
-        """The held-out examples as one control asks them, under ids of their own."""
-        held_out, alter = self.examples.held_out, self.task.controls[control]
-        return [replace(alter(example, held_out), id=f"{example.id}/{control}") for example in held_out]
+    @cached_property
+    def _asked(self) -> dict[str, list[Example]]:
+        """The held-out examples as each control asks them, under ids of their own."""
+        held_out, altering = self.examples.held_out, self.task.controls.items()
+        return {name: [replace(alter(e, held_out), id=f"{e.id}/{name}") for e in held_out] for name, alter in altering}
 
     @cached_property
     def likelihoods(self) -> Path | None:
@@ -271,8 +272,7 @@ class Experiment:
         """The answers that stand beside the tuned ones, by control, and how well label likelihoods are calibrated."""
         held_out = self.examples.held_out
         beside: dict[str, list[str] | dict[int, list[str]]] = {}
-        for name in self.task.controls:
-            asked = self._asked_by(name)
+        for name, asked in self._asked.items():
             beside[name] = {
                 seed: [said.answer for said in read_predictions(folder, asked)] for seed, folder in self.altered.items()
             }

@@ -15,7 +15,7 @@ from prism.experiment import Experiment
 from prism.models.identity import engine
 from prism.rows import Example
 from prism.rows.answers import read_predictions
-from prism.rows.images import blank, image_digests
+from prism.rows.images import blank, image_digests, image_size
 from prism.store import read_manifest, write_text
 from prism.store.provenance import versions
 from prism.verdicts.scoring import score
@@ -72,7 +72,8 @@ class Study:
 
         base = self.experiment.base.load()
         token = _image_token(base)
-        counted = [(example, vision.encode(base, example).count(token)) for example in self.probes]
+        prompts = [vision.inputs(base, [example]) for example in self.probes]
+        sizes = [image_size(example.images[0]) for example in self.probes]
         batch = vision.inputs(base, self.probes)
         blanks = [replace(example, images=tuple(map(blank, example.images))) for example in self.probes]
         moved = anatomy.shift(base.model, batch, vision.inputs(base, blanks))
@@ -82,30 +83,28 @@ class Study:
                 {
                     "width": width,
                     "height": height,
-                    "counted": n,
-                    "formula": anatomy.visual_tokens(base.model.config, *size),
+                    "counted": int((prompt["input_ids"] == token).sum()),
+                    "formula": anatomy.visual_tokens(base.model.config, width, height),
                 }
-                for example, n in counted
-                for size in (_size(example.images[0]),)
-                for width, height in (size,)
+                for prompt, (width, height) in zip(prompts, sizes)
             ],
             "seconds": anatomy.forward_seconds(base.model, batch),
             "memory_gib": cost.resident_gib(),
             # How far the next-token probabilities move if the picture is blank.
             "blank": {"mean": sum(moved) / len(moved), "least": min(moved), "most": max(moved)},
-            "attention": self._attention(base, token),
+            "attention": self._attention(base.model, prompts, token),
         }
         self.experiment.base.free()  # its attention is eager now
         return findings
 
-    def _attention(self, base: Any, token: int) -> dict[str, Any]:
-        from prism.models import anatomy, vision
+    def _attention(self, model: Any, prompts: list[dict[str, Any]], token: int) -> dict[str, Any]:
+        from prism.models import anatomy
 
         maps, by_layer = [], []
-        for example in self.probes:
-            layers, places = anatomy.attention_on_image(base.model, vision.inputs(base, [example]), token)
+        for example, prompt in zip(self.probes, prompts):
+            layers, places = anatomy.attention_on_image(model, prompt, token)
             by_layer.append(layers)
-            rows, columns = anatomy.grid(len(places), *_size(example.images[0]))
+            rows, columns = anatomy.grid(len(places), *image_size(example.images[0]))
             maps.append({"image": example.images[0].name, "rows": rows, "columns": columns, "mass": places})
         mean = [sum(layer) / len(layer) for layer in zip(*by_layer)]
         questions = [example.question for example in self.probes[:OVERLAID]]
@@ -146,10 +145,3 @@ class Study:
 
 def _image_token(base: Any) -> int:
     return int(base.processor.tokenizer.convert_tokens_to_ids(base.processor.image_token))
-
-
-def _size(path: Path) -> tuple[int, int]:
-    from PIL import Image
-
-    with Image.open(path) as picture:
-        return picture.size

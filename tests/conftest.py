@@ -186,6 +186,16 @@ def checkout(pytester, tiny, rows, monkeypatch):
     return pytester
 
 
+def replace_phase1(checkout, benchmark: str, spec: str) -> None:
+    """Put another benchmark file, test_<phase>_<title>.py, and one spec of its phase in place of phase 1's."""
+    shutil.rmtree(checkout.path / "benchmarks" / "specs" / "phase1")
+    (checkout.path / "benchmarks" / "test_phase1_financial_sentiment.py").unlink()
+    shutil.copy(ROOT / "benchmarks" / benchmark, checkout.path / "benchmarks")
+    folder = checkout.path / "benchmarks" / "specs" / benchmark.split("_")[1]
+    folder.mkdir()
+    (folder / "tiny.toml").write_text(spec)
+
+
 def only_phase(
     checkout,
     tiny: Path,
@@ -201,9 +211,6 @@ def only_phase(
 
     The tiny base says noise, but never an empty answer, which no judge is asked about: nothing but letters can be said.
     """
-    shutil.rmtree(checkout.path / "benchmarks" / "specs" / "phase1")
-    (checkout.path / "benchmarks" / "test_phase1_financial_sentiment.py").unlink()
-    shutil.copy(ROOT / "benchmarks" / f"test_{phase}_{task}.py", checkout.path / "benchmarks")
     data = write_rows(checkout.path / f"{phase}-rows" / "train.jsonl", rows)
     text = SPEC.format(data=data, model=tiny).replace("financial_sentiment", task)
     text = text.replace('stratify = "sentiment"', f'group = "{group}"').partition("[gate.tier1]")[0] + gate
@@ -215,9 +222,7 @@ def only_phase(
     for old, new in ({"max_new_tokens = 4": said} | (options or {})).items():
         assert old in text
         text = text.replace(old, new)
-    folder = checkout.path / "benchmarks" / "specs" / phase
-    folder.mkdir()
-    (folder / "tiny.toml").write_text(text)
+    replace_phase1(checkout, f"test_{phase}_{task}.py", text)
 
 
 def examples_of(spec, root: Path, data: Path | None = None, **options):

@@ -58,40 +58,31 @@ def test_a_seed_names_a_picture(draw):
         assert len(first.questions) >= 3
 
 
+def every(questions, facts):
+    """What is asked about the same facts over 40 seeds."""
+    return [question for seed in range(40) for question in questions(random.Random(seed), facts)]
+
+
 def test_what_a_receipt_is_asked_follows_from_its_facts():
     receipt = Receipt("Harbor Books", "05/11/2024", (("Pen", 250), ("Map", 1199)), "card")
-    told = {
-        q.question: q.answer
-        for seed in range(40)
-        for q in pictures_receipts.plain_questions(random.Random(seed), receipt)
-    }
+    told = {q.question: q.answer for q in every(pictures_receipts.plain_questions, receipt)}
     assert told["What is the total?"] == "14.49"
     assert told["Pen?"] == "2.50"
     assert told["Which name has 11.99?"] == "Map"
     assert told["Which name has the largest value?"] == "Map"
     assert told["Is Pen more than Map?"] == "no"
-    asked = {
-        ask.query: ask.label
-        for seed in range(40)
-        for ask in charts_and_receipts.receipt_questions(random.Random(seed), receipt)
-    }
+    asked = {ask.query: ask.label for ask in every(charts_and_receipts.receipt_questions, receipt)}
     assert asked["What was the cheapest item?"] == "Pen"
     assert asked["Did the Map cost more than the Pen?"] == "Yes"
 
 
 def test_what_a_chart_is_asked_follows_from_its_facts():
     chart = Chart("column", "Sales", "2014", "region", ("North", "Asia"), (31, 58), ("red", "blue"), True)
-    told = {
-        q.question: q.answer for seed in range(40) for q in pictures_charts.plain_questions(random.Random(seed), chart)
-    }
+    told = {q.question: q.answer for q in every(pictures_charts.plain_questions, chart)}
     assert told["What is Asia?"] == "58"
     assert told["Which name has the smallest value?"] == "North"
     assert told["Which colour is North?"] == "red"
-    asked = {
-        ask.query: ask.label
-        for seed in range(40)
-        for ask in charts_and_receipts.chart_questions(random.Random(seed), chart)
-    }
+    asked = {ask.query: ask.label for ask in every(charts_and_receipts.chart_questions, chart)}
     assert asked["Which region had the highest sales in 2014?"] == "Asia"
     assert asked["Did North have higher sales than Asia?"] == "No"
     assert asked["What was the sales in North in 2014?"] == "31"

@@ -1,7 +1,6 @@
 """A vision-language model from rows to report, on a tiny LLaVA of random weights: what runs, never how well."""
 
 import json
-import shutil
 
 import numpy
 import pytest
@@ -9,7 +8,7 @@ from PIL import Image
 
 from prism.errors import DataError, ModelError, SpecError
 from prism.spec import load_spec
-from tests.conftest import ROOT, SPEC, examples_of, results, write_rows
+from tests.conftest import SPEC, examples_of, replace_phase1, results, write_rows
 from tests.loopback import Loopback
 
 GATE = """
@@ -66,12 +65,7 @@ def loaded(spec_file, tmp_path):
 
 
 def test_a_run_asks_again_with_other_pictures_and_gates_what_needs_the_right_one(checkout, tiny_vision, pictures):
-    shutil.rmtree(checkout.path / "benchmarks" / "specs" / "phase1")
-    (checkout.path / "benchmarks" / "test_phase1_financial_sentiment.py").unlink()
-    shutil.copy(ROOT / "benchmarks" / "test_phase5_medical_vqa.py", checkout.path / "benchmarks")
-    folder = checkout.path / "benchmarks" / "specs" / "phase5"
-    folder.mkdir()
-    (folder / "tiny.toml").write_text(spec_text(tiny_vision, pictures))
+    replace_phase1(checkout, "test_phase5_medical_vqa.py", spec_text(tiny_vision, pictures))
     heavy = "import sys\ndef pytest_unconfigure(): print('heavy:', sorted({'torch', 'sklearn'} & set(sys.modules)))\n"
     (checkout.path / "conftest.py").write_text((checkout.path / "conftest.py").read_text() + heavy)
     out = checkout.runpytest_subprocess("benchmarks", "-m", "phase5", "--prism-profile", "nano")
@@ -256,13 +250,8 @@ def test_parts_tokens_and_attention(spec_file, tmp_path):
 
 @pytest.mark.slow
 def test_the_study_of_an_architecture_is_a_section_of_the_report(checkout, tiny_vision, pictures):
-    shutil.rmtree(checkout.path / "benchmarks" / "specs" / "phase1")
-    (checkout.path / "benchmarks" / "test_phase1_financial_sentiment.py").unlink()
-    shutil.copy(ROOT / "benchmarks" / "test_phase4_architecture.py", checkout.path / "benchmarks")
-    folder = checkout.path / "benchmarks" / "specs" / "phase4"
-    folder.mkdir()
     gate = "\n[gate.tier1]\nclosed_accuracy = { floor = 0.0 }\n"
-    (folder / "tiny.toml").write_text(spec_text(tiny_vision, pictures, gate=gate))
+    replace_phase1(checkout, "test_phase4_architecture.py", spec_text(tiny_vision, pictures, gate=gate))
     out = checkout.runpytest_subprocess("benchmarks", "-m", "phase4", "--prism-profile", "nano")
     outcomes = out.parseoutcomes()
     assert outcomes["passed"] >= 8, out.stdout.str()  # a base of noise may not mind a blank picture

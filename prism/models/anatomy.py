@@ -132,7 +132,8 @@ def visual_tokens(config: Any, width: int, height: int) -> int:
 
 @contextmanager
 def timed(model: Any) -> Iterator[dict[str, float]]:
-    """Seconds spent in each part's forward pass while the context is open."""
+    """Seconds spent in each part's forward pass while the context was open; read them when it is closed."""
+    known = parts(model)
     seconds = dict.fromkeys(PARTS, 0.0)
     began: dict[str, float] = {}
     hooks = []
@@ -142,7 +143,7 @@ def timed(model: Any) -> Iterator[dict[str, float]]:
             torch.cuda.synchronize()
         return time.perf_counter()
 
-    for part, module in parts(model).items():
+    for part, module in known.items():
 
         def start(*_: Any, part: str = part) -> None:
             began[part] = clock()
@@ -156,6 +157,8 @@ def timed(model: Any) -> Iterator[dict[str, float]]:
     finally:
         for hook in hooks:
             hook.remove()
+    if any(module is known["projector"] for module in known["tower"].modules()):  # Qwen's merger lies inside
+        seconds["tower"] -= seconds["projector"]
 
 
 @torch.no_grad()
@@ -164,9 +167,6 @@ def forward_seconds(model: Any, batch: Mapping[str, torch.Tensor]) -> dict[str, 
     model(**batch)
     with timed(model) as seconds:
         model(**batch)
-    known = parts(model)
-    if any(module is known["projector"] for module in known["tower"].modules()):  # Qwen's merger lies inside
-        seconds["tower"] -= seconds["projector"]
     return seconds
 
 

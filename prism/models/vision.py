@@ -7,14 +7,13 @@ passes `position_ids`: plain ones move the logits.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from prism.errors import DataError
 from prism.rows import Example
+from prism.rows.images import image_size
 
 if TYPE_CHECKING:
     from prism.models.load import Base
@@ -73,19 +72,11 @@ def lengths(base: Base, examples: Sequence[Example]) -> list[tuple[int, int]]:
     further: dict[tuple[tuple[int, int], ...], int] = {}
     found = []
     for example, text, answer in zip(examples, texts, answers):
-        sizes = tuple(_size(path) for path in example.images)
+        sizes = tuple(map(image_size, example.images))
         if sizes not in further:
             further[sizes] = len(encode(base, example)) - len(text)
         found.append((len(text) + further[sizes], len(answer) + 2))
     return found
-
-
-@lru_cache(1 << 16)
-def _size(path: Path) -> tuple[int, int]:
-    from PIL import Image
-
-    with Image.open(path) as picture:
-        return picture.size
 
 
 def check(base: Base, examples: Sequence[Example]) -> None:

@@ -11,6 +11,7 @@ import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -180,12 +181,11 @@ def _fitted(picture: Any, options: Options) -> Any:
 
 def blank(path: Path) -> Path:
     """A picture of one grey, as large as a prepared one, beside it."""
-    from PIL import Image
-
-    with Image.open(path) as picture:
-        size = picture.size
+    size = image_size(path)
     found = path.with_name(f"blank-{size[0]}x{size[1]}.png")
     if not found.is_file():
+        from PIL import Image
+
         buffer = io.BytesIO()
         Image.new("RGB", size, (127, 127, 127)).save(buffer, "PNG")
         write_bytes(found, buffer.getvalue())
@@ -194,7 +194,22 @@ def blank(path: Path) -> Path:
 
 def image_digests(example: Example) -> list[str]:
     """SHA-256 of the bytes of each image, in order, for identities that depend on images."""
-    return [file_digest(image) for image in example.images]
+    return [_digest_once(image, stat.st_mtime_ns, stat.st_size) for image in example.images for stat in (image.stat(),)]
+
+
+@lru_cache(1 << 16)
+def _digest_once(image: Path, changed: int, size: int) -> str:
+    """Every seed and every stage of a run asks for the digests of the same files."""
+    return file_digest(image)
+
+
+@lru_cache(1 << 16)
+def image_size(path: Path) -> tuple[int, int]:
+    """Width and height in pixels of a prepared image, whose name changes with its content."""
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        return picture.size
 
 
 def read_sources(rows: Sequence[Row], columns: Sequence[str], folder: Path, place: str) -> list[Row]:
