@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from prism import report
+from prism.models import cost
 from prism.report import findings, plots, tables, terminal, vision, words
 from prism.report.markdown import code, prose, render
 from prism.report.samples import changes, without_shared_prefix
@@ -853,3 +854,10 @@ def test_costs_of_a_cpu_need_no_columns_of_a_gpu():
     spent = {"seconds": {"baseline": 12.3}, "engine": {"baseline": "generate"}, "utilization": {}, "peak_memory_gib": 1}
     table = tables.cost([replace(flashcards(), cost=spent)])
     assert table.headers == ["spec", "stage", "time", "tokens/s", "peak memory, GiB"]
+
+
+def test_a_vision_spec_shows_its_images_a_second():
+    stages = {"training, seed 42": {"seconds": 20.0, "tokens": 4_000, "images": 80, "peak_memory_gib": 1.0}}
+    table = tables.cost([replace(flashcards(), cost=cost.summary(stages, cached=[]))])
+    assert table.headers == ["spec", "stage", "time", "tokens/s", "peak memory, GiB", "images/s"]
+    assert table.rows[0][3:] == ["200", words.number(1.0), "4.00"]

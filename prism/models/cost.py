@@ -155,15 +155,18 @@ def summary(stages: Mapping[str, Mapping[str, Any]], cached: Sequence[str]) -> d
     """The cost of a spec from the notes of its stages. A cached artifact keeps the cost of when it was made."""
     return {
         "seconds": {name: notes["seconds"] for name, notes in stages.items()},
-        "tokens_per_second": {
-            name: notes["tokens"] / notes["seconds"] for name, notes in stages.items() if notes.get("tokens")
-        },
+        "tokens_per_second": _rates(stages, "tokens"),
+        "images_per_second": _rates(stages, "images"),
         "energy_wh": {name: notes["energy_wh"] for name, notes in stages.items() if "energy_wh" in notes},
         "peak_memory_gib": max(notes["peak_memory_gib"] for notes in stages.values()),
         "utilization": {name: used for name, notes in stages.items() if (used := utilization(notes)) is not None},
         "engine": {name: notes["engine"] for name, notes in stages.items() if "engine" in notes},
         "cached": list(cached),
     }
+
+
+def _rates(stages: Mapping[str, Mapping[str, Any]], what: str) -> dict[str, float]:
+    return {name: notes[what] / notes["seconds"] for name, notes in stages.items() if notes.get(what)}
 
 
 def gate_value(spent: dict[str, Any], name: str) -> float:

@@ -125,9 +125,9 @@ def train(
 ) -> dict[str, Any]:
     """Train an adapter and save it in `folder`; resume from the last complete checkpoint in it.
 
-    Returns notes: loss by step, trainable parameters, and wall seconds and tokens without padding of this process,
-    which may have resumed. Afterwards `base.model` has the new adapter. Raises ModelError if the loss becomes NaN,
-    SpecError if the trainer rejects an option.
+    Returns notes: loss by step, trainable parameters, and wall seconds, images and tokens without padding of this
+    process, which may have resumed. Afterwards `base.model` has the new adapter. Raises ModelError if the loss becomes
+    NaN, SpecError if the trainer rejects an option.
     """
     disable_progress_bars()  # of datasets; the plugin draws the progress bar
     config = sft_config(base.spec, folder, seed)
@@ -165,10 +165,12 @@ def train(
     lengths, trained_tokens = _lengths(base, trainer.train_dataset, examples)
     if base.processor:
         notes["moved"] = require_moved(model, base.spec.id)
-        notes["images"] = sum(len(example.images) for example in examples)
     batch = config.per_device_train_batch_size * config.gradient_accumulation_steps
     rows_seen = min(trainer.state.global_step * batch, math.ceil(trainer.state.epoch or 0) * len(lengths))
     resumed_at = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+    rows_here = rows_seen * (1 - resumed_at / trainer.state.global_step)
+    if base.processor:
+        notes["images"] = int(sum(len(example.images) for example in examples) / len(examples) * rows_here)
     model.save_pretrained(str(folder))
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card template
     base.model = model.eval()
@@ -178,7 +180,7 @@ def train(
         "seconds": seconds,
         "steps": trainer.state.global_step,
         "resumed_at": resumed_at,
-        "tokens": int(sum(lengths) / len(lengths) * rows_seen * (1 - resumed_at / trainer.state.global_step)),
+        "tokens": int(sum(lengths) / len(lengths) * rows_here),
         "trained_share": trained_tokens / sum(lengths),
         "longest": max(lengths),
         "trainable": trainable,

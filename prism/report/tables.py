@@ -221,13 +221,18 @@ def seeds(result: Result) -> Table | None:
     return Table(["metric", "mean", "sd", *(f"seed {seed}" for seed in names)], rows)
 
 
-# Columns of a run on a GPU by their key in `Result.cost`; a column is shown if any stage has a value.
-ON_A_GPU = {"energy, Wh": "energy_wh", "utilization": "utilization", "answered by": "engine"}
+# Columns by their key in `Result.cost`, each shown if any stage has a value: of runs with images, of runs on a GPU.
+WHERE_KNOWN = {
+    "images/s": "images_per_second",
+    "energy, Wh": "energy_wh",
+    "utilization": "utilization",
+    "answered by": "engine",
+}
 
 
 def cost(results: Sequence[Result]) -> Table | None:
     """One row per stage; peak memory is that of the whole spec."""
-    columns = {head: key for head, key in ON_A_GPU.items() if any(_on_a_gpu(result, key) for result in results)}
+    columns = {head: key for head, key in WHERE_KNOWN.items() if any(_known(result, key) for result in results)}
     rows = []
     for result in results:
         seconds, speeds = result.cost.get("seconds", {}), result.cost.get("tokens_per_second", {})
@@ -242,7 +247,7 @@ def cost(results: Sequence[Result]) -> Table | None:
     return Table(headers, rows, numbers=2) if rows else None
 
 
-def _on_a_gpu(result: Result, key: str) -> bool:
+def _known(result: Result, key: str) -> bool:
     """Whether a cost needs a column; not if `generate` gave every answer, as on a CPU."""
     values = set((result.cost.get(key) or {}).values())
     return bool(values - {"generate"})
