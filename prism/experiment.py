@@ -113,7 +113,7 @@ class Experiment:
                 else:
                     with setting.screen.progress(stage, train.steps(spec, len(training))) as advance:
                         notes |= train.train(self.base.load(), training, seed, folder, advance)
-                notes["parity"] = parity.check(self.base.load(), folder, training)
+                notes["parity"] = parity.check(self.base.load(), folder, training, self.examples.held_out)
                 self.base.free()
             return notes
 
@@ -178,6 +178,7 @@ class Experiment:
     def answers(self, asked: Sequence[Example], adapter: Path | None, what: str) -> Path:
         """The folder of the answers to `asked`, by the base or by an adapter; `what` names the stage."""
         merge = adapter is not None and read_manifest(adapter)["notes"]["parity"]["holds"]["merge"] is True
+        quantized = self.spec.model.load_in_4bit or self.spec.model.load_in_8bit
 
         def work(folder: Path) -> dict[str, Any]:
             from prism.models import generate, load, vision
@@ -188,9 +189,9 @@ class Experiment:
                 if adapter is None and base.processor:
                     vision.check(base, [*self.examples.training, *self.examples.held_out])
                 model = base.model if adapter is None else load.load_adapter(base, adapter)
-                if merge:
+                if merge and not quantized:
                     model = model.merge_and_unload()
-                notes |= generate.answers(base, model, asked, folder, advance)
+                notes |= generate.answers(base, model, asked, folder, advance, merge)
                 if adapter is not None:
                     self.base.free()
             return notes

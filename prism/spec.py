@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from prism.errors import SpecError
 
-PROFILES = ("nano", "full")
+PROFILES = ("nano", "small", "full")
 # PRISM sets these from the spec's own keys, or they would run code that nobody reviewed.
 RESERVED = {
     "lora": {"task_type", "auto_mapping", "base_model_name_or_path"},
@@ -178,7 +178,7 @@ def threshold_id(tier: str, metric: str, key: str) -> str:
 class Spec(Table):
     title: str
     task: str
-    profile: Literal["nano", "full"]
+    profile: Literal["nano", "small", "full"]
     requires: Requires = Requires()
     seed: int = Field(42, ge=0, lt=2**32)  # the range that scikit-learn and NumPy accept
     data: Data

@@ -83,10 +83,12 @@ def prompts():
 
 
 @torch.no_grad()
-def test_logits_and_answers_are_the_models(adapted, prompts):
-    """Rows of unequal length, a shared beginning run once, the adapter merged: against one plain pass a prompt."""
+@pytest.mark.parametrize("merge", [True, False])
+def test_logits_and_answers_are_the_models(adapted, prompts, merge):
+    """Rows of unequal length, a shared beginning run once, the adapter merged or not: against one plain pass a prompt."""
     assert layout.unsupported(adapted) == ""
-    decoder = decode.Decoder(adapted, len(prompts), max(LENGTHS) + 6)
+    decoder = decode.Decoder(adapted, len(prompts), max(LENGTHS) + 6, merge)
+    assert all(apart is None for layer in decoder.layers for apart in layer.apart.values()) == merge
     assert decode.shared_beginning(prompts) == 5
     wanted = torch.stack([adapted(torch.tensor([prompt])).logits[0, -1] for prompt in prompts])
     assert torch.allclose(decoder.prefill(prompts, shared=5), wanted, atol=1e-4)

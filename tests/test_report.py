@@ -390,7 +390,7 @@ def test_markdown_tables_have_constant_column_counts(markdown):
         "FinGPT v3.1 on TFNS, F1 .875",
         "Medical Correctness [GEval] 600 of 600",
         "it catches a loss of .041 with 80 % power: n is too small for this threshold",
-        "with merge, the adapter of seed 42 answers differently (a logit moved by 0.31, tolerance 0.001)",
+        "Parity of seed 42: merged, a logit moves by 0.31 (tolerance 0.001), so the adapter answered unmerged.",
         "90 → 201",
         "1 h 10 min",
         "12 s \\*",
@@ -861,3 +861,14 @@ def test_a_vision_spec_shows_its_images_a_second():
     table = tables.cost([replace(flashcards(), cost=cost.summary(stages, cached=[]))])
     assert table.headers == ["spec", "stage", "time", "tokens/s", "peak memory, GiB", "images/s"]
     assert table.rows[0][3:] == ["200", words.number(1.0), "4.00"]
+
+
+def test_parity_that_was_measured_in_answers_is_told_in_answers():
+    moved = {"changes": 4.2, "reload": 0.0, "batch_of_one": 0.4, "merge": 0.6}
+    check = {"probes": 8, "tolerance": 0.25, "differences": moved, "asked": 240}
+    check |= {"shares": {"batch_of_one": None, "merge": 0.025}, "holds": {"batch_of_one": False, "merge": False}}
+    result = replace(flashcards(), details={"parity": {"42": check}})
+    assert tables.parity(result).rows == [["42", "4.2", "0", "0.4 ✗", "2.5% of 240 answers ✗", "0.25"]]
+    assert "Parity of seed 42: merged, 2.5% of 240 answers differ, so the adapter answered unmerged." in findings.notes(
+        result
+    )

@@ -86,10 +86,33 @@ def loaded(spec_file, tmp_path):
     return spec, training, held_out, load.load(spec, tmp_path)
 
 
+def test_in_half_precision_the_answers_decide_whether_an_adapter_is_merged(loaded, tmp_path, monkeypatch):
+    spec, training, held_out, base = loaded
+    train.train(base, training, 42, tmp_path)
+
+    def checked():
+        half = spec.model_copy(update={"model": spec.model.model_copy(update={"dtype": "bfloat16"})})
+        return parity.check(load.load(half, tmp_path), tmp_path, training, held_out)
+
+    found = checked()
+    assert found["asked"] == min(len(held_out), 240)
+    assert set(found["shares"]) == {"batch_of_one", "merge"}
+    assert found["holds"] == {"reload": None} | {name: share <= 0.01 for name, share in found["shares"].items()}
+
+    def differ(base, model, asked, captured):  # merged, one answer of fifty is another
+        said, ids = answered(base, model, asked, captured)
+        return [text + "!" * (captured and n % 50 == 0) for n, text in enumerate(said)], ids
+
+    answered = parity._answers
+    monkeypatch.setattr(parity, "_answers", differ)
+    assert checked()["holds"]["merge"] is False
+
+
 def test_stored_adapter_is_the_trained_one_and_parity_is_kept(loaded, tmp_path):
-    spec, training, _, base = loaded
+    spec, training, held_out, base = loaded
     notes = train.train(base, training, 42, tmp_path)
-    found = parity.check(base, tmp_path, training)
+    found = parity.check(base, tmp_path, training, held_out)
+    assert "shares" not in found, "in float32 no logit moves, so no answer can"
     assert found["differences"]["changes"] > 0.01
     assert found["differences"]["reload"] == 0
     assert all(found["holds"].values())
@@ -103,7 +126,7 @@ def test_adapter_that_changes_nothing_is_refused(loaded, tmp_path):
     base.model = load.add_adapter(base, 42)  # LoRA starts as no change
     base.model.save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="the adapter does not change the base's logits"):
-        parity.check(base, tmp_path, training)
+        parity.check(base, tmp_path, training, training)
 
 
 def test_adapter_stored_otherwise_than_trained_is_refused(loaded, tmp_path):
@@ -114,7 +137,7 @@ def test_adapter_stored_otherwise_than_trained_is_refused(loaded, tmp_path):
     weights = tmp_path / "adapter_model.safetensors"
     save_file({name: tensor * 3 for name, tensor in load_file(weights).items()}, weights)
     with pytest.raises(ModelError, match="answers differently after reloading"):
-        parity.check(base, tmp_path, training)
+        parity.check(base, tmp_path, training, training)
 
 
 def test_answers_do_not_hang_on_the_batch(loaded, tmp_path, monkeypatch):

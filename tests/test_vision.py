@@ -117,7 +117,7 @@ def test_parity_and_answers_do_not_depend_on_the_batch(spec_file, tmp_path):
     folder = tmp_path / "adapter"
     notes = train.train(base, training, 42, folder)
     assert notes["images"] == base.spec.sft["num_train_epochs"] * len(training), "each epoch reads them again"
-    found = parity.check(base, folder, training)
+    found = parity.check(base, folder, training, held_out)
     assert all(found["holds"].values())
     base, _, _ = loaded(spec_file, tmp_path)
     from dataclasses import replace

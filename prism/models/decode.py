@@ -2,8 +2,8 @@
 
 The bottleneck of transformers' `generate` is launching a thousand small kernels a step from Python, not the GPU. Here a
 CUDA graph captures the step once. Each row has its own length, so there is no padding and no mask, and the prefix that
-all prompts share is computed once. The weights are copied: dequantized, with the active adapter merged, and query, key
-and value as one matrix. The decoder calls no `forward` of the model's layers, so patches by Unsloth do not affect it.
+all prompts share is computed once. The weights are copied: dequantized, with the active adapter merged or kept apart in
+float32, and query, key and value as one matrix. The decoder calls no `forward` of the model's layers, so patches by Unsloth do not affect it.
 `prism.models.generate` compares its logits with the model's before using it.
 
 In half precision every result is rounded where transformers rounds it (a norm before its weight, a product before its
@@ -25,7 +25,7 @@ from peft import PeftModel
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from prism.models import kernels
-from prism.models.layout import PREFILL, head_dim, lay_out, uses_flash
+from prism.models.layout import PREFILL, Layer, head_dim, lay_out, uses_flash
 
 MAX_ROWS = 512  # rows in a batch; more gain nothing once matrix products dominate a step
 CHECK_EVERY = 8  # steps between checks whether every row has ended; each check waits for the GPU
@@ -48,7 +48,7 @@ class _Span:
 class Decoder:
     """A model's weights, a KV cache of `rows` × `length` tokens, and the captured step."""
 
-    def __init__(self, model: Any, rows: int, length: int) -> None:
+    def __init__(self, model: Any, rows: int, length: int, merge: bool = True) -> None:
         causal: Any = model.get_base_model() if isinstance(model, PeftModel) else model
         self.config, self.dtype, self.device = causal.config, causal.dtype, causal.device
         config = self.config
@@ -57,7 +57,7 @@ class Decoder:
         self.embedding = causal.get_input_embeddings().weight.detach()
         self.head = causal.get_output_embeddings().weight.detach()
         self.norm = causal.model.norm.weight.detach()
-        self.layers = [lay_out(layer, self.heads, self.kv_heads, self.dtype) for layer in causal.model.layers]
+        self.layers = [lay_out(layer, self.heads, self.kv_heads, self.dtype, merge) for layer in causal.model.layers]
         self.rotation = self._rotation(length)
         self.rows, self.length = rows, length
         shape = (config.num_hidden_layers, rows, length, self.kv_heads, self.head_dim)
@@ -99,14 +99,14 @@ class Decoder:
         alone = len(tokens) == span.count  # like `generate` with one prompt at a time
         for n, layer in enumerate(self.layers):
             x, normed = kernels.add_norm(x, update, layer.before_attention, eps, alone)
-            qkv = F.linear(normed, layer.qkv, layer.qkv_bias).view(len(tokens), -1, self.head_dim)
+            qkv = _project(normed, layer, "qkv", layer.qkv_bias).view(len(tokens), -1, self.head_dim)
             cache = self.keys[n], self.values[n]
             query = kernels.rotated(
                 qkv, layer.qk_norm, eps, self.rotation, span.rows, span.positions, *cache, span.grouped
             )
             attended = self._attend(n, query, span).reshape(len(tokens), -1)
-            x, normed = kernels.add_norm(x, F.linear(attended, layer.out), layer.before_mlp, eps, alone)
-            update = F.linear(kernels.gated(F.linear(normed, layer.gate_up)), layer.down)
+            x, normed = kernels.add_norm(x, _project(attended, layer, "out"), layer.before_mlp, eps, alone)
+            update = _project(kernels.gated(_project(normed, layer, "gate_up")), layer, "down")
         return kernels.add_norm(x, update, self.norm, eps, alone)[1]
 
     def _attend(self, n: int, query: torch.Tensor, span: _Span) -> torch.Tensor:
@@ -266,6 +266,14 @@ class Decoder:
                 self._step()
             generated.append(self.tokens.clone())
         return torch.stack(generated, 1)[: len(prompts)].tolist()
+
+
+def _project(x: torch.Tensor, layer: Layer, name: str, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """A projection, with what is kept apart of its adapters added in float32 and rounded once, as PEFT does."""
+    result, apart = F.linear(x, getattr(layer, name), bias), layer.apart[name]
+    if apart is None:
+        return result
+    return (result + F.linear(F.linear(x.float(), apart.down), apart.up)).to(result.dtype)
 
 
 def shared_beginning(prompts: Sequence[Sequence[int]]) -> int:

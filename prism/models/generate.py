@@ -92,14 +92,18 @@ def _batches(
     """`batches` with their inputs. With images, all prompts of a batch have equally many, as processors need it."""
     lengths = [prompt for prompt, _ in vision.lengths(base, examples)] if base.processor else list(map(len, encoded))
     budget = _token_budget(base, model)
+    most = len(examples)
+    if base.processor and model.device.type == "cuda":
+        most = max(1, int(_available_bytes(base, model) / 2 / (vision.pass_bytes(base, examples) or 1)))
     for count in sorted({len(example.images) for example in examples}):
         places = [i for i, example in enumerate(examples) if len(example.images) == count]
         for batch in batches([lengths[i] for i in places], extra, budget):
-            chosen = [places[i] for i in batch]
-            if base.processor:
-                yield chosen, vision.inputs(base, [examples[i] for i in chosen])
-            else:
-                yield chosen, pad(base, [encoded[i] for i in chosen])
+            for start in range(0, len(batch), most):
+                chosen = [places[i] for i in batch[start : start + most]]
+                if base.processor:
+                    yield chosen, vision.inputs(base, [examples[i] for i in chosen])
+                else:
+                    yield chosen, pad(base, [encoded[i] for i in chosen])
 
 
 def pad(base: Base, rows: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
@@ -110,10 +114,19 @@ def pad(base: Base, rows: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
 @torch.no_grad()
 @sdpa_kernel(ATTENTION)
 def answers(
-    base: Base, model: Any, examples: Sequence[Example], folder: Path, advance: Callable[[int], None] = lambda _: None
+    base: Base,
+    model: Any,
+    examples: Sequence[Example],
+    folder: Path,
+    advance: Callable[[int], None] = lambda _: None,
+    merge: bool = True,
+    captured: bool = True,
+    observe: Callable[[Example, list[int]], object] = lambda *_: None,
 ) -> dict[str, Any]:
     """Write greedy answers to `folder`/predictions.jsonl, one line a sample, batch by batch, with `[generate]` only.
 
+    The captured step, if it may be taken, merges the adapter of a PEFT model, or keeps it apart if not `merge`.
+    `observe` gets each example with the token ids of its answer, an end token included.
     Returns notes: the engine and why it was chosen; new tokens and seconds of this process, which may have resumed.
     """
     start, tokens = time.perf_counter(), 0
@@ -135,7 +148,7 @@ def answers(
             f"delete it"
         )
     new_tokens = base.spec.generate.get("max_new_tokens", 20)
-    decoder, notes = _decoder(base, model, encoded, new_tokens)
+    decoder, notes = _decoder(base, model, encoded, new_tokens, merge) if captured else (None, {"engine": "generate"})
     batched: Iterator[Batch] = _batches(base, model, remaining, encoded, new_tokens)
     if decoder is not None:
         batched = ((batch, {}) for batch in _fixed_batches(encoded, decoder.rows))
@@ -153,11 +166,12 @@ def answers(
                 produced = sequences[:, width:].tolist()
             for i, ids in zip(batch, produced, strict=True):
                 length = next((n for n, token in enumerate(ids) if token in config.eos_token_id), None)
-                answer_ids = ids if length is None else ids[:length]
+                answer_ids, whole = (ids, ids) if length is None else (ids[:length], ids[: length + 1])
                 text = tokenizer.decode(answer_ids, skip_special_tokens=True)
                 if (found := _find_stop(tokenizer, answer_ids, stops)) is not None:
                     length, text = found
-                    answer_ids = answer_ids[:length]
+                    answer_ids = whole = answer_ids[:length]
+                observe(remaining[i], whole)
                 tokens += len(answer_ids)
                 finish = "length" if length is None else "stop"
                 line = asdict(Prediction(remaining[i].id, text, len(answer_ids), finish))
@@ -229,7 +243,7 @@ def _fixed_batches(encoded: Sequence[Sequence[int]], size: int) -> Iterator[list
 
 
 def _decoder(
-    base: Base, model: Any, encoded: Sequence[Sequence[int]], new_tokens: int
+    base: Base, model: Any, encoded: Sequence[Sequence[int]], new_tokens: int, merge: bool
 ) -> tuple[decode.Decoder | None, dict[str, Any]]:
     """The decoder if it supports the model and is faster; else None, with the reason in the notes."""
 
@@ -255,7 +269,7 @@ def _decoder(
     rows = min(decode.MAX_ROWS, len(encoded), int(available / (length * layout.cache_bytes(model))))
     if rows < min(len(encoded), PROBES):
         return fall_back("its weights and cache need more GPU memory than is free, or than [gate.cost] allows")
-    decoder = decode.Decoder(model, rows, length)
+    decoder = decode.Decoder(model, rows, length, merge)
     probes = encoded[:: -(-len(encoded) // PROBES)][:rows]
     expected = _next_logits(base, model, probes)
     one_by_one = torch.cat([_next_logits(base, model, [probe]) for probe in probes])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,14 +70,44 @@ def head_dim(config: Any) -> int:
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
-def _merged_weight(projection: Any) -> torch.Tensor:
-    """The weight of a projection, (out, in), dequantized and with its active adapters merged."""
+def _weight(projection: Any, merge: bool) -> torch.Tensor:
+    """The weight of a projection, (out, in), dequantized and, if `merge`, with its active adapters merged."""
     base = getattr(projection, "base_layer", projection)
     weight = dequantize_module_weight(base).detach()
-    for adapter in getattr(projection, "active_adapters", ()):
-        if adapter in projection.lora_A and not projection.disable_adapters:
-            weight = weight.float() + projection.get_delta_weight(adapter).float()
+    for adapter in _adapters(projection) if merge else ():
+        weight = weight.float() + projection.get_delta_weight(adapter).float()
     return weight
+
+
+def _adapters(projection: Any) -> list[str]:
+    """The names of the adapters that a projection uses."""
+    active = getattr(projection, "active_adapters", ())
+    return [name for name in active if name in projection.lora_A and not projection.disable_adapters]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What the adapters add to projections that share an input, kept apart in float32: x · downᵀ · upᵀ."""
+
+    down: torch.Tensor  # (ranks of all, in)
+    up: torch.Tensor  # (out of all, ranks of all), times the scaling; zero where a projection has no such rank
+
+
+def _difference(projections: Sequence[Any]) -> Difference | None:
+    """The adapters of concatenated projections; None if there are none."""
+    adapted = [(n, projection, name) for n, projection in enumerate(projections) for name in _adapters(projection)]
+    if not adapted:
+        return None
+    down = [projection.lora_A[name].weight.detach().float() for _, projection, name in adapted]
+    outs = [projection.out_features for projection in projections]
+    up = down[0].new_zeros(sum(outs), sum(map(len, down)))
+    column = 0
+    for (n, projection, name), part in zip(adapted, down):
+        row, rank = sum(outs[:n]), len(part)
+        weight = projection.lora_B[name].weight.detach().float() * projection.scaling[name]
+        up[row : row + outs[n], column : column + rank] = weight
+        column += rank
+    return Difference(torch.cat(down), up)
 
 
 @dataclass(frozen=True)
@@ -91,26 +122,34 @@ class Layer:
     before_mlp: torch.Tensor
     gate_up: torch.Tensor  # (2 × intermediate, hidden)
     down: torch.Tensor  # (hidden, intermediate)
+    apart: dict[str, Difference | None]  # by the field of a projection: adapters that are not merged into it
 
 
-def lay_out(layer: Any, heads: int, kv_heads: int, dtype: torch.dtype) -> Layer:
-    """The weights of a transformers decoder layer of one of the FAMILIES, with its active adapters merged."""
+def lay_out(layer: Any, heads: int, kv_heads: int, dtype: torch.dtype, merge: bool = True) -> Layer:
+    """The weights of a transformers decoder layer of one of the FAMILIES, its active adapters merged or kept apart."""
     attention, mlp = layer.self_attn, layer.mlp
+    inputs = {
+        "qkv": (attention.q_proj, attention.k_proj, attention.v_proj),
+        "out": (attention.o_proj,),
+        "gate_up": (mlp.gate_proj, mlp.up_proj),
+        "down": (mlp.down_proj,),
+    }
 
-    def concatenated(*projections: Any) -> torch.Tensor:
-        return torch.cat([_merged_weight(projection).to(dtype) for projection in projections])
+    def concatenated(name: str) -> torch.Tensor:
+        return torch.cat([_weight(projection, merge).to(dtype) for projection in inputs[name]])
 
     norms = None
     if hasattr(attention, "q_norm"):
         norms = torch.stack([attention.q_norm.weight] * heads + [attention.k_norm.weight] * kv_heads).detach()
-    biases = [getattr(p, "base_layer", p).bias for p in (attention.q_proj, attention.k_proj, attention.v_proj)]
+    biases = [getattr(projection, "base_layer", projection).bias for projection in inputs["qkv"]]
     return Layer(
         before_attention=layer.input_layernorm.weight.detach(),
-        qkv=concatenated(attention.q_proj, attention.k_proj, attention.v_proj),
+        qkv=concatenated("qkv"),
         qkv_bias=None if biases[0] is None else torch.cat(biases).detach().to(dtype),
         qk_norm=norms,
-        out=concatenated(attention.o_proj),
+        out=concatenated("out"),
         before_mlp=layer.post_attention_layernorm.weight.detach(),
-        gate_up=concatenated(mlp.gate_proj, mlp.up_proj),
-        down=concatenated(mlp.down_proj),
+        gate_up=concatenated("gate_up"),
+        down=concatenated("down"),
+        apart={name: None if merge else _difference(projections) for name, projections in inputs.items()},
     )

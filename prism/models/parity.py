@@ -1,28 +1,35 @@
-"""Checks on a few training questions that a stored adapter computes the same as the trained one.
+"""Checks that a stored adapter answers as the trained one does: reloaded, asked one at a time, and merged.
 
 People lose days to a LoRA adapter that loads but answers like the base, that answers differently after reload or merge,
 or whose answers change with the batch size. So each adapter is checked once, and the manifest stores the result.
+
+Logits are compared first. In float32 they decide: where none moves by more than a thousandth, no answer changes. In half
+precision they move with every batch size, so there answers are compared: the share that differs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from prism.errors import ModelError
 from prism.models import vision
-from prism.models.generate import encode, pad
+from prism.models.generate import answers, encode, pad
 from prism.models.load import Base, load_adapter
 from prism.rows import Example
+from prism.rows.answers import read_predictions
 
 # ruff: isort: split
 # After prism.models.load, which imports Unsloth if PRISM uses it.
 import torch
 from peft import PeftModel
 
-PROBES = 8
+PROBES = 8  # questions whose logits are compared
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16: 0.05}  # largest allowed difference of a logit
+ASKED = 240  # held-out questions whose answers are compared
+SHARE = 0.01  # largest share of them that may differ
 
 
 @torch.no_grad()
@@ -34,15 +41,17 @@ def _logits(base: Base, model: Any, examples: Sequence[Example]) -> torch.Tensor
     return model(**prompt, position_ids=positions, logits_to_keep=1).logits[:, -1].float().cpu()
 
 
-def check(base: Base, folder: Path, examples: Sequence[Example]) -> dict[str, Any]:
-    """Compare next-token logits on up to eight questions: as trained, of the base, reloaded, one by one, merged.
+def check(base: Base, folder: Path, probed: Sequence[Example], held_out: Sequence[Example]) -> dict[str, Any]:
+    """Compare the stored adapter's logits on up to eight questions of `probed`, and its answers to 240 of `held_out`.
 
     `base.model` has the adapter just trained (or none, for a finished adapter). The check modifies it, so load it again
-    afterwards. Returns the largest differences and whether each is within the tolerance. Raises ModelError if the
-    stored adapter changes nothing or differs from the trained one, since such an adapter must not be measured.
+    afterwards. Returns the largest differences of a logit, the shares of answers that differ if they were compared, and
+    whether each `holds`; None was not measured. Raises ModelError if the stored adapter changes nothing or differs from
+    the trained one, since such an adapter must not be measured.
     """
-    probes = examples[:PROBES]
-    tolerance = TOLERANCE[base.model.dtype]
+    probes = probed[:PROBES]
+    dtype = base.model.dtype
+    tolerance = TOLERANCE[dtype]
     trained_logits = None
     if isinstance(base.model, PeftModel):
         trained_logits = _logits(base, base.model, probes)
@@ -51,11 +60,17 @@ def check(base: Base, folder: Path, examples: Sequence[Example]) -> dict[str, An
     adapted = load_adapter(base, folder)
     reloaded_logits = _logits(base, adapted, probes)
     single_logits = torch.cat([_logits(base, adapted, [probe]) for probe in probes])
+    asked = held_out[:ASKED]
+    unmerged, ids = _answers(base, adapted, asked, captured=False) if dtype != torch.float32 else ([], [])
+    shares = {"batch_of_one": _differing_alone(base, adapted, asked, ids)} if ids else {}
     quantized = base.spec.model.load_in_4bit or base.spec.model.load_in_8bit
-    merged_logits = None
+    merged, merged_logits = adapted, None
     if not quantized:  # merging into a quantized base rounds the weights; `decode` merges into dequantized weights
-        adapted.merge_adapter()
-        merged_logits = _logits(base, adapted, probes)
+        merged = adapted.merge_and_unload()
+        merged_logits = _logits(base, merged, probes)
+    if ids:
+        said, _ = _answers(base, merged, asked, captured=True)
+        shares["merge"] = sum(one != other for one, other in zip(said, unmerged)) / len(asked)
 
     def difference(other: torch.Tensor | None) -> float | None:
         return None if other is None else float((other - reloaded_logits).abs().max())
@@ -70,12 +85,42 @@ def check(base: Base, folder: Path, examples: Sequence[Example]) -> dict[str, An
         raise ModelError(
             f"{base.spec.id}: the adapter does not change the base's logits; train it longer, or check [lora]"
         )
-    if differences["reload"] is not None and differences["reload"] > tolerance:
+    noise = max(tolerance, differences["batch_of_one"] or 0)  # as far as the batch size alone moves a logit
+    if differences["reload"] is not None and differences["reload"] > noise:
         raise ModelError(
             f"{base.spec.id}: the adapter answers differently after reloading (a logit moved by "
             f"{differences['reload']:.3g}); check [lora].modules_to_save"
         )
-    holds = {
-        name: None if value is None else value <= tolerance for name, value in differences.items() if name != "changes"
-    }
-    return {"probes": len(probes), "tolerance": tolerance, "differences": differences, "holds": holds}
+    found: dict[str, Any] = {"probes": len(probes), "tolerance": tolerance, "differences": differences}
+    moved = {name: None if value is None else value <= tolerance for name, value in differences.items()}
+    holds = {"reload": None if differences["reload"] is None else True}
+    holds |= {name: moved[name] for name in ("batch_of_one", "merge")}
+    holds |= {name: share <= SHARE for name, share in shares.items() if share is not None}
+    return found | ({"asked": len(asked), "shares": shares} if shares else {}) | {"holds": holds}
+
+
+def _answers(base: Base, model: Any, asked: Sequence[Example], captured: bool) -> tuple[list[str], list[list[int]]]:
+    """The answers of a model, and the token ids of each with its end."""
+    ids: dict[str, list[int]] = {}
+    with TemporaryDirectory() as folder:
+        answers(base, model, asked, Path(folder), captured=captured, observe=lambda e, said: ids.update({e.id: said}))
+        said = [prediction.answer for prediction in read_predictions(Path(folder), asked)]
+    return said, [ids[example.id] for example in asked]
+
+
+@torch.no_grad()
+def _differing_alone(
+    base: Base, model: Any, asked: Sequence[Example], answered: Sequence[Sequence[int]]
+) -> float | None:
+    """The share of answers in which a model, given the beginning alone, chooses another next token than in a batch.
+
+    One pass over question and answer finds it. None for images, and if `[generate]` has options that change the choice.
+    """
+    if base.processor or set(base.spec.generate) - {"max_new_tokens", "stop_strings"}:
+        return None
+    differing = 0
+    for example, ids in zip(asked, answered):
+        row = pad(base, [[*encode(base, example), *ids[:-1]]])
+        chosen = model(**row, logits_to_keep=len(ids)).logits[0].argmax(-1).tolist()
+        differing += chosen != list(ids)
+    return differing / len(asked)

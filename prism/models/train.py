@@ -26,6 +26,7 @@ from prism.spec import Spec
 
 # ruff: isort: split
 # After prism.models.load, which imports Unsloth if PRISM uses it.
+from accelerate.utils import extract_model_from_parallel
 from datasets import Dataset, Image, List, disable_progress_bars
 from transformers import GenerationConfig, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
@@ -173,7 +174,8 @@ def train(
         notes["images"] = int(sum(len(example.images) for example in examples) / len(examples) * rows_here)
     model.save_pretrained(str(folder))
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card template
-    base.model = model.eval()
+    # Without the trainer's automatic mixed precision, in which a stored adapter would not answer either.
+    base.model = extract_model_from_parallel(model, keep_fp32_wrapper=False).eval()
     shutil.rmtree(folder / "trainer")
     return notes | {
         "loss": losses,

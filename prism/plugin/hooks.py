@@ -82,6 +82,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "tier3": "a language model as judge",
         "cost": "time and memory",
         "nano": "embedded models, CPU",
+        "small": "a published model of 135 M parameters, GPU or patience",
         "full": "published models, GPU",
     }.items():
         config.addinivalue_line("markers", f"{mark}: {meaning}")

@@ -205,14 +205,25 @@ def _leaks(result: Result) -> str:
 
 
 def _parity(result: Result) -> list[str]:
-    """Adapters that answer differently if they are reloaded, asked one by one, or merged."""
+    """Adapters that answer differently if they are asked one by one, or merged, and what follows."""
     return [
-        f"Parity: with {name.replace('_', ' ')}, the adapter of seed {seed} answers differently "
-        f"(a logit moved by {moved:.2g}, tolerance {check.get('tolerance', 0):g})."
+        f"Parity of seed {seed}: {what}, {_differing(check, name)}, so {consequence}."
         for seed, check in (result.details.get("parity") or {}).items()
-        for name, moved in ((check or {}).get("differences") or {}).items()
-        if moved is not None and check.get("holds", {}).get(name) is False
+        for name, (what, consequence) in MOVED.items()
+        if (check or {}).get("holds", {}).get(name) is False
     ]
+
+
+MOVED = {
+    "batch_of_one": ("asked one at a time", "scores move that much with the size of batches"),
+    "merge": ("merged", "the adapter answered unmerged"),
+}
+
+
+def _differing(check: dict[str, Any], name: str) -> str:
+    if (share := check.get("shares", {}).get(name)) is not None:
+        return f"{share:.1%} of {check['asked']} answers differ"
+    return f"a logit moves by {check['differences'][name]:.2g} (tolerance {check['tolerance']:g})"
 
 
 def missing(sample: dict[str, Any]) -> str:

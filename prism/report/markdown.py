@@ -161,7 +161,9 @@ def _evidence(result: Result) -> list[str]:
             "Seeds": tables.seeds(result),
             "Scores without leaked samples": tables.leaks(result),
             "Closest pairs of a held-out sample and a training row": tables.twins(result),
-            "Parity of the stored adapter: largest difference of a logit": tables.parity(result),
+            "Parity of the stored adapter: a logit's largest difference, or the answers that differ": tables.parity(
+                result
+            ),
         }
     )
     blocks = [details(summary, [table(shown)]) for summary, shown in found.items() if shown]

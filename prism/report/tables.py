@@ -254,24 +254,24 @@ def _known(result: Result, key: str) -> bool:
 
 
 def parity(result: Result) -> Table | None:
-    """How far each adapter's logits move if it is reloaded, asked one by one or merged; – if not measured."""
+    """What moves if an adapter is reloaded, asked one by one or merged: a logit, or answers; – if not measured."""
     found = result.details.get("parity") or {}
     rows = []
     for seed, check in found.items():
         if check:
             moved = check.get("differences", {})
-            rows.append([seed, *(_logit(check, name, moved.get(name)) for name in PARITY), _tolerance(check)])
+            rows.append([seed, *(_moved(check, name, moved.get(name)) for name in PARITY), _tolerance(check)])
     return Table(["seed", *PARITY.values(), "tolerance"], rows) if rows else None
 
 
 PARITY = {"changes": "against the base", "reload": "reloaded", "batch_of_one": "batch of one", "merge": "merged"}
 
 
-def _logit(check: dict[str, Any], name: str, moved: float | None) -> str:
-    if moved is None:
-        return words.NOTHING
-    mark = "" if check.get("holds", {}).get(name, True) else " ✗"
-    return f"{moved:.2g}{mark}"
+def _moved(check: dict[str, Any], name: str, moved: float | None) -> str:
+    mark = " ✗" if check.get("holds", {}).get(name) is False else ""
+    if (share := check.get("shares", {}).get(name)) is not None:
+        return f"{share:.1%} of {check['asked']} answers{mark}"
+    return words.NOTHING if moved is None else f"{moved:.2g}{mark}"
 
 
 def _tolerance(check: dict[str, Any]) -> str:
