@@ -172,6 +172,44 @@ def accept(
 
 
 @app.command()
+def bundle(
+    run: Annotated[str, typer.Argument(help="The folder or id of a run.")],
+    out: Annotated[Path, typer.Argument(help="The file to write: NAME.tar.xz.")],
+    home: Annotated[Path | None, typer.Option(help="As --prism-home: the store of that run.")] = None,
+    root: Root = Path("."),
+) -> None:
+    """Pack a run's answers, without its models, to score them elsewhere."""
+    from prism.bundle import pack
+    from prism.verdicts.accepted import locate
+
+    with exit_on_error():
+        size = pack(locate(run, root), _store(home), out)
+    typer.echo(f"{out}: {size / 2**20:.1f} MiB; score it with `prism rescore {out.name}`")
+
+
+@app.command()
+def rescore(
+    bundles: Annotated[list[Path], typer.Argument(help="Bundles of runs; of one spec, each with other seeds.")],
+    data: Annotated[Path | None, typer.Option(help="As --prism-data.")] = None,
+    home: Annotated[Path | None, typer.Option(help="As --prism-home.")] = None,
+    reports: Annotated[Path, typer.Option(help="As --prism-report.")] = Path("reports"),
+    root: Root = Path("."),
+) -> None:
+    """Score the answers of bundles with this checkout's code and rows: a new run, without a model."""
+    from prism.bundle import rescore as rescore_bundles
+    from prism.progress import Console
+    from prism.report.terminal import lines
+    from prism.setting import Setting
+
+    with exit_on_error():
+        root = root.resolve()
+        setting = Setting(root, _store(home), Console(), data=data and data.resolve())
+        command = "prism rescore " + " ".join(path.name for path in bundles)
+        run, folder = rescore_bundles(bundles, setting, (root / reports).resolve(), command)
+    typer.echo("\n".join([*lines(run), f"report: {folder}/report.md, report.html"]))
+
+
+@app.command()
 def compare(
     before: Annotated[str, typer.Argument(metavar="A", help="A run, an accepted file, a folder of them, or git:REV.")],
     after: Annotated[str, typer.Argument(metavar="B", help="The same: the side that is compared with A.")],
@@ -260,6 +298,7 @@ def thresholds(
     spec: Annotated[str, typer.Argument(help="The spec's name, or its id if several phases have that name.")],
     seeds: Annotated[str, typer.Option(help="As --prism-seeds: 5, 47-51 or 42,47.")] = "5",
     data: Annotated[Path | None, typer.Option(help="As --prism-data.")] = None,
+    models: Annotated[Path | None, typer.Option(help="As --prism-models.")] = None,
     judge: Annotated[str | None, typer.Option(help="As --prism-judge; by default PRISM_JUDGE.")] = None,
     home: Annotated[Path | None, typer.Option(help="As --prism-home.")] = None,
     root: Root = Path("."),
@@ -288,8 +327,9 @@ def thresholds(
             root,
             _store(home),
             screen,
-            data and data.resolve(),
-            (chosen_judge, Spending(chosen_judge.price)) if chosen_judge else None,
+            data=data and data.resolve(),
+            models=models and models.resolve(),
+            judge=(chosen_judge, Spending(chosen_judge.price)) if chosen_judge else None,
         )
         require(chosen, setting.store.home)
         outcome = Experiment(chosen, setting, training).outcome

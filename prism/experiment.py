@@ -61,7 +61,7 @@ class Experiment:
     def __init__(self, spec: Spec, setting: Setting, seeds: Sequence[int]) -> None:
         self.spec, self.setting, self.seeds = spec, setting, list(seeds)
         self.task = load_task(spec.task)
-        self.base = LazyBase(spec, setting.root, setting.store.home, setting.screen)
+        self.base = LazyBase(spec, setting.root, setting.store.home, setting.screen, setting.models)
 
     @cached_property
     def examples(self) -> Examples:
@@ -241,7 +241,7 @@ class Experiment:
         against = drops.against_accepted(setting.root, scores, compared, competing)
         unfit = tier3.unfit(spec, tier3.definitions(spec, self.task.judged), setting.judge, setting.store)
         records = [against.beside(record) if against else record for record in records]
-        records = gate.decide_all(spec, records, against, unfit, setting.required)
+        records = gate.decide_all(spec, records, against, unfit, setting.required, self.base.digest)
 
         first = next(iter(after))
         samples = self._samples(metrics, before, after[first])
@@ -252,6 +252,7 @@ class Experiment:
             "calibration": calibration,
             "judge": tier3.details(self.grades, unfit, setting.judge, setting.store),
             "leaks": self._leaks_shown(metrics, evaluation, before, after),
+            "artifacts": {stage: f"{folder.parent.name}/{folder.name}" for stage, folder in self.stages.items()},
         }
         if self.task.failures:
             further["failures"] = self._failures(evaluation, untuned, tuned[first])
@@ -341,10 +342,15 @@ class Experiment:
         identity = {"kind": "details", "evaluation": evaluation, "answers": digest(answers)}
         return self.setting.remember(identity, lambda: self.task.details(self.examples.held_out, answers))
 
-    def _spent(self) -> dict[str, Any]:
+    @property
+    def stages(self) -> dict[str, Path]:
+        """Every artifact of this experiment, by the name of the stage that made it."""
         stages = {"baseline": self.baseline}
         stages |= {"label likelihoods": self.likelihoods} if self.likelihoods else {}
         for stage, folders in {"training": self.adapters, "tuned": self.tuned, "controls": self.altered}.items():
             stages |= {f"{stage}, seed {seed}": folder for seed, folder in folders.items()}
-        cached = [name for name, folder in stages.items() if folder not in self.setting.made]
-        return cost.summary({name: read_manifest(folder)["notes"] for name, folder in stages.items()}, cached)
+        return stages
+
+    def _spent(self) -> dict[str, Any]:
+        cached = [name for name, folder in self.stages.items() if folder not in self.setting.made]
+        return cost.summary({name: read_manifest(folder)["notes"] for name, folder in self.stages.items()}, cached)

@@ -22,6 +22,7 @@ class Setting:
     store: Store
     screen: Progress
     data: Path | None = None  # --prism-data
+    models: Path | None = None  # --prism-models
     judge: Judge | None = None
     required: Sequence[str] = ()  # tiers that fail, and are not skipped, if they cannot be decided
     retrain: bool = False

@@ -94,6 +94,7 @@ class Model(Table):
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     load_in_4bit: bool = False
     load_in_8bit: bool = False
+    measured_with: str | None = None  # the base that gave the thresholds: the first digits of its digest or revision
 
 
 class Image(Table):

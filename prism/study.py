@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from prism.experiment import Experiment
-from prism.models.identity import engine
+from prism.models.identity import NOT_IDENTIFYING, engine
 from prism.rows import Example
 from prism.rows.answers import read_predictions
 from prism.rows.images import blank, image_digests, image_size
@@ -52,7 +52,7 @@ class Study:
             "kind": "anatomy",
             "version": VERSION,
             "base": base.identity,
-            "model": spec.model.model_dump(exclude={"model_name"}),
+            "model": spec.model.model_dump(exclude=NOT_IDENTIFYING),
             "pictures": [[example.messages, image_digests(example)] for example in self.probes],
             "engine": engine(spec),
             "versions": versions(("torch", "transformers")),

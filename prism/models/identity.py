@@ -38,6 +38,10 @@ TRAINING_LIBRARIES = (
 ANSWERING_LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "unsloth", "unsloth_zoo", "triton")
 
 
+# Keys of [model] that determine no artifact: the base's own identity says which weights they are.
+NOT_IDENTIFYING = {"model_name", "measured_with"}
+
+
 def engine(spec: Spec) -> dict[str, str]:
     """The library that loads the model, the device and the dtype of its computation."""
     on_cpu = bool(spec.sft.get("use_cpu")) or not cuda_devices()
@@ -61,14 +65,14 @@ def adapter_identity(
         return {
             "base": dict(base),
             "loaded": {file.name: file_digest(file) for file in files},
-            "model": spec.model.model_dump(exclude={"model_name"}),
+            "model": spec.model.model_dump(exclude=NOT_IDENTIFYING),
             "engine": engine(spec),
             "versions": versions(TRAINING_LIBRARIES),
         }
     return {
         "base": dict(base),
         "rows": digest([[e.messages, e.reference, *filter(None, [image_digests(e)])] for e in training]),
-        "model": spec.model.model_dump(exclude={"model_name"}),
+        "model": spec.model.model_dump(exclude=NOT_IDENTIFYING),
         "lora": spec.lora,
         "sft": {key: _option_identity(value, root) for key, value in spec.sft.items()},
         "seed": seed,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from prism.models import cost
 from prism.progress import Progress
 from prism.spec import Spec
-from prism.store.sources import base_identity
+from prism.store.sources import base_identity, model_source
 
 if TYPE_CHECKING:
     from prism.models.load import Base
@@ -21,15 +21,24 @@ BATCH = "[sft].per_device_train_batch_size, or set gradient_checkpointing = true
 
 
 class LazyBase:
-    """One base model. `home` is the store's folder, which the trainer's options are checked with."""
+    """One base model. `home` is the store's folder, which the trainer's options are checked with.
 
-    def __init__(self, spec: Spec, root: Path, home: Path, screen: Progress) -> None:
+    `models` is --prism-models: a folder whose subfolders replace hub models of that name.
+    """
+
+    def __init__(self, spec: Spec, root: Path, home: Path, screen: Progress, models: Path | None = None) -> None:
         self.spec, self.root, self.home, self.screen = spec, root, home, screen
+        self.source = model_source(spec.model.model_name, root, models)
         self._loaded: Base | None = None
 
     @cached_property
     def identity(self) -> dict[str, str]:
-        return base_identity(self.spec.model.model_name, self.root)
+        return base_identity(self.source, self.root)
+
+    @property
+    def digest(self) -> str:
+        """The digest of a local folder's files, or the revision of a hub model."""
+        return self.identity.get("bytes") or self.identity["revision"]
 
     def load(self) -> Base:
         """The loaded model; the same object until `free`."""
@@ -39,7 +48,7 @@ class LazyBase:
             train.check(self.spec, self.home)
             stage = f"{self.spec.id}: loading {self.spec.model.model_name}"
             with cost.stage(stage, LENGTH), self.screen.progress(stage):
-                self._loaded = load.load(self.spec, self.root)
+                self._loaded = load.load(self.spec, self.root, self.source)
         return self._loaded
 
     def free(self) -> None:

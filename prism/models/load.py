@@ -55,13 +55,13 @@ class Base:
     processor: Any = None
 
 
-def load(spec: Spec, root: Path) -> Base:
-    """Load the base model of a spec, in evaluation mode.
+def load(spec: Spec, root: Path, name: str | None = None) -> Base:
+    """Load the base model of a spec, or the one that stands in for it under another `name`, in evaluation mode.
 
     Raises ModelError if the folder is missing, damaged, pickled or needs remote code.
     """
-    identity = base_identity(spec.model.model_name, root)
-    name = spec.model.model_name
+    name = name or spec.model.model_name
+    identity = base_identity(name, root)
     source = str(local_folder(name, root)) if is_local(name, root) else name
     settings = engine(spec)
     _require_gpu(spec, settings["device"])
@@ -69,7 +69,7 @@ def load(spec: Spec, root: Path) -> Base:
     dtype = getattr(torch, settings["dtype"])
     try:
         if settings["library"] == "unsloth":
-            options = spec.model.model_dump() | {"model_name": source, "dtype": dtype}
+            options = spec.model.model_dump(exclude={"measured_with"}) | {"model_name": source, "dtype": dtype}
             options["revision"] = identity.get("revision")
             if spec.image:
                 from unsloth import FastVisionModel

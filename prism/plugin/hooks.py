@@ -28,8 +28,9 @@ from prism.verdicts.record import Run
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("prism", "PRISM benchmarks")
     add = group.addoption
-    add("--prism-profile", choices=PROFILES, help="nano: embedded, CPU; full: the published models, GPU")
+    add("--prism-profile", choices=PROFILES, help="nano: embedded, CPU; small: 135 M; full: GPU")
     add("--prism-spec", action="append", default=[], metavar="NAME", help="run this spec only (repeatable)")
+    add("--prism-models", metavar="DIR", help="load DIR/<last part of model_name> instead of a model from the hub")
     add("--prism-data", metavar="DIR", help="read DIR/<[data].name>/<split>.jsonl.gz instead of [data].path")
     add("--prism-home", metavar="DIR", help="the store of adapters and answers (default: $PRISM_HOME, ~/.cache/prism)")
     add("--prism-report", metavar="DIR", default="reports", help="write runs/ and latest/ to this folder")
@@ -86,8 +87,9 @@ def pytest_configure(config: pytest.Config) -> None:
         "full": "published models, GPU",
     }.items():
         config.addinivalue_line("markers", f"{mark}: {meaning}")
-    if session.setting.data and not session.setting.data.is_dir():
-        raise pytest.UsageError(f"--prism-data {session.setting.data}: no such folder")
+    for option, given in {"--prism-data": session.setting.data, "--prism-models": session.setting.models}.items():
+        if given and not given.is_dir():
+            raise pytest.UsageError(f"{option} {given}: no such folder")
     config.pluginmanager.register(_Watcher(session), "prism-watcher")
     if config.pluginmanager.hasplugin("xdist"):
         config.pluginmanager.register(_Xdist(session), "prism-xdist")

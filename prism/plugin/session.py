@@ -44,6 +44,7 @@ class Session:
             store=Store(Path(home).expanduser().resolve(), self.screen.say),
             screen=self.screen,
             data=option("--prism-data") and Path(option("--prism-data")).expanduser().resolve(),
+            models=option("--prism-models") and Path(option("--prism-models")).expanduser().resolve(),
             judge=_judge(option("--prism-judge"), option("--prism-judge-budget")),
             required=option("--prism-require"),
             retrain=option("--prism-retrain"),

@@ -49,7 +49,12 @@ def propose(spec: Spec, records: Sequence[Record], scores: Scores, metrics: Sequ
         line = f"{_key(record.metric)} = {{ {table} }}\n" if numbers else f"# {record.metric}: {NOTHING}\n"
         tiers.setdefault(record.tier, []).append("".join([*reasons, *notes]) + line)
     evaluation = scores.evaluation_digest[:8]
-    head = f'# {spec.id}: {_measured(scores)}. In [data]: measured_on = "{evaluation}"\n'
+    base = scores.training.get("base", {})
+    weights = (base.get("bytes") or base.get("revision", ""))[:8]
+    head = (
+        f'# {spec.id}: {_measured(scores)}. In [data]: measured_on = "{evaluation}"; in [model]: measured_with = '
+        f'"{weights}"\n'
+    )
     return head + "".join(f"\n[gate.{tier}]\n{''.join(lines)}" for tier, lines in tiers.items())
 
 

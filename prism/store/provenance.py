@@ -16,11 +16,12 @@ from prism.store import digest, file_digest
 
 
 def provenance(root: Path, packages: Sequence[str]) -> dict[str, Any]:
-    """The commit, whether the tree had uncommitted changes, versions and the machine, as JSON types."""
+    """The commit, whether its tree had changes, the tree's digest, versions and the machine, as JSON types."""
     import psutil
 
     return {
         "commit": _git(root, "rev-parse", "HEAD"),
+        "tree": source_tree(root),
         # Files in reports/ do not change results, so that accepting one run leaves the tree of the next one clean.
         "dirty": bool(_git(root, "status", "--porcelain", "--", ":/", ":(exclude)reports")),
         "python": platform.python_version(),
@@ -74,9 +75,21 @@ def versions(packages: Sequence[str]) -> dict[str, str]:
     return installed
 
 
+def source_tree(root: Path) -> str:
+    """SHA-256 of PRISM's code and of a checkout's benchmarks, specs and makers, read without git.
+
+    Rows and weights are not part of it: they have digests of their own.
+    """
+    folders = (root / "benchmarks", root / "fixtures")
+    found = [file for folder in folders for file in folder.rglob("*") if file.suffix in (".py", ".toml")]
+    files = [file for file in (*found, root / "conftest.py", root / "pyproject.toml") if file.is_file()]
+    own = {file.relative_to(root).as_posix(): file_digest(file) for file in sorted(files)}
+    return digest({"prism": own_source(), **own})
+
+
 @cache
 def own_source() -> str:
     """SHA-256 of PRISM's own code and lexicons."""
     package = Path(__file__).parent.parent
-    files = sorted(file for file in package.rglob("*") if file.suffix in (".py", ".txt"))  # .txt: the lexicons
+    files = sorted(file for file in package.rglob("*") if file.suffix in (".py", ".txt", ".j2"))  # .txt: the lexicons
     return digest({str(file.relative_to(package)): file_digest(file) for file in files})

@@ -19,6 +19,13 @@ def is_local(name: str, root: Path) -> bool:
     return name.startswith((".", "/", "~", "fixtures/")) or name.count("/") != 1 or (root / name).exists()
 
 
+def model_source(name: str, root: Path, models: Path | None = None) -> str:
+    """A model's name, or the folder in `models` that replaces a hub model: the one called like the id's last part."""
+    if models and not is_local(name, root) and (folder := models / name.rpartition("/")[2]).is_dir():
+        return str(folder)
+    return name
+
+
 def local_folder(name: str, root: Path, key: str = "[model].model_name") -> Path:
     folder = (root / Path(name).expanduser()).resolve()
     if not folder.is_dir():
@@ -86,5 +93,5 @@ def hub_revision(name: str, key: str = "[model].model_name") -> str:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ModelError(
             f"{name}: the model hub cannot be reached ({reason}); put the model into a local folder and set "
-            f"{key} to it (for rows: --prism-data)"
+            f"{key} to it, or pass --prism-models with the folder above it (for rows: --prism-data)"
         ) from None

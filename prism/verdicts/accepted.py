@@ -15,6 +15,7 @@ from typing import Any
 
 from prism.errors import ScoresError
 from prism.spec import find_specs, load_spec
+from prism.store.provenance import provenance
 from prism.verdicts.scores import Scores, parse_scores, read_scores, write_scores
 
 FOLDER = Path("reports/reference")  # from the root: accepted scores are committed, wherever reports are written
@@ -102,7 +103,8 @@ def accept(run: Path, root: Path, force: bool = False) -> list[Acceptance]:
     """
     try:
         results = json.loads((run / "results.json").read_text(encoding="utf-8"))
-        objections = list(_objections(results))
+        commit, objection = _commit(results["provenance"], root)
+        objections = [*_objections(results), *filter(None, [objection])]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ScoresError(f"{run}: is not a finished run ({error}); name a folder of {RUNS}") from None
     scores = sorted((run / "scores").glob("*.json"))
@@ -120,7 +122,8 @@ def accept(run: Path, root: Path, force: bool = False) -> list[Acceptance]:
         "run": results["id"],
         "date": "{}-{}-{}".format(results["id"][:4], results["id"][4:6], results["id"][6:8]),
         "command": results["command"],
-        "commit": results["provenance"]["commit"],
+        "commit": commit,
+        **{key: results["provenance"][key] for key in ("answered",) if key in results["provenance"]},
         "machine": results["provenance"]["machine"],
         **({"forced": objections} if objections else {}),
     }
@@ -140,10 +143,19 @@ def _objections(results: Mapping[str, Any]) -> Iterable[str]:
         yield f"it is partial ({results['partial']})"
     if results["verdict"] != "pass":
         yield f"it failed ({results['reason']})"
-    if not results["provenance"]["commit"]:
-        yield "no commit is known to repeat it from"
-    elif results["provenance"]["dirty"]:
-        yield "its working tree had uncommitted changes"
+
+
+def _commit(known: Mapping[str, Any], root: Path) -> tuple[str | None, str]:
+    """The commit that a run can be repeated from, and what speaks against it.
+
+    A run of a machine without git has none: its source tree must be that of the commit checked out here.
+    """
+    if known["commit"]:
+        return known["commit"], "its working tree had uncommitted changes" if known["dirty"] else ""
+    here = provenance(root, ())
+    if here["commit"] and not here["dirty"] and known.get("tree") == here["tree"]:
+        return here["commit"], ""
+    return None, "no commit is known to repeat it from, and its source tree is not that of a clean commit here"
 
 
 def _acceptance(new: Scores, root: Path) -> Acceptance:

@@ -20,16 +20,23 @@ def decide_all(
     against: Against | None = None,
     unfit: Mapping[str, str] | None = None,
     required: Collection[str] = (),
+    base: str = "",
 ) -> list[Record]:
     """Return the records, each with a verdict on every threshold of the spec for its metric.
 
     A threshold that was measured on other rows than these is skipped with that reason, never applied. `unfit` is why
     a metric cannot be decided (no judge, or one that agrees too little); its thresholds fail if its tier is `required`.
-    `against` is the comparison with the accepted run, which a `drop` reads.
+    `against` is the comparison with the accepted run, which a `drop` reads. With another `base` (its digest) than the
+    thresholds were measured with, they are provisional.
     """
+    other = spec.model.measured_with
+    other_base = (
+        f"measured with other weights ({other}, these: {base[:8]})" if other and base[:8] != other[:8] else None
+    )
     by_metric = {(record.tier, record.metric): record for record in records}
     verdicts: dict[tuple[str, str], list[Verdict]] = {}
     for limit in spec.limits():
+        limit = limit.model_copy(update={"provisional": limit.provisional or other_base})
         key = limit.tier, limit.metric
         reason = (unfit or {}).get(limit.metric, "")
         if reason:
