@@ -52,7 +52,7 @@ class Study:
             "kind": "anatomy",
             "version": VERSION,
             "base": base.identity,
-            "model": spec.model.model_dump(exclude={"model_name"}),
+            "model": spec.model.model_dump(exclude={"model_name", "revision"}),
             "pictures": [[example.messages, image_digests(example)] for example in self.probes],
             "engine": engine(spec),
             "versions": versions(("torch", "transformers")),

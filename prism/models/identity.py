@@ -61,14 +61,14 @@ def adapter_identity(
         return {
             "base": dict(base),
             "loaded": {file.name: file_digest(file) for file in files},
-            "model": spec.model.model_dump(exclude={"model_name"}),
+            "model": spec.model.model_dump(exclude={"model_name", "revision"}),
             "engine": engine(spec),
             "versions": versions(TRAINING_LIBRARIES),
         }
     return {
         "base": dict(base),
         "rows": digest([[e.messages, e.reference, *filter(None, [image_digests(e)])] for e in training]),
-        "model": spec.model.model_dump(exclude={"model_name"}),
+        "model": spec.model.model_dump(exclude={"model_name", "revision"}),
         "lora": spec.lora,
         "sft": {key: _option_identity(value, root) for key, value in spec.sft.items()},
         "seed": seed,

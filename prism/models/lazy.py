@@ -29,7 +29,8 @@ class LazyBase:
 
     @cached_property
     def identity(self) -> dict[str, str]:
-        return base_identity(self.spec.model.model_name, self.root)
+        model = self.spec.model
+        return base_identity(model.model_name, self.root, revision=model.revision, say=self.screen.say)
 
     def load(self) -> Base:
         """The loaded model; the same object until `free`."""
@@ -39,7 +40,7 @@ class LazyBase:
             train.check(self.spec, self.home)
             stage = f"{self.spec.id}: loading {self.spec.model.model_name}"
             with cost.stage(stage, LENGTH), self.screen.progress(stage):
-                self._loaded = load.load(self.spec, self.root)
+                self._loaded = load.load(self.spec, self.root, self.screen.say)
         return self._loaded
 
     def free(self) -> None:
