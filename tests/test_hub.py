@@ -96,6 +96,31 @@ def test_revision_of_the_spec_is_the_one_that_is_loaded(hub, tiny, tmp_path):
     assert not [line for line in hub.log if "/main" in line], "a commit needs no resolution"
 
 
+def test_an_adapter_is_the_same_by_branch_or_by_commit(hub, tiny, tmp_path):
+    from prism.models.identity import adapter_identity
+
+    sha = hub.commit(f"models/{NAME}", folder_files(tiny))
+    by_branch, by_commit = (
+        adapter_identity(model_spec(tmp_path, name), identity(tmp_path, revision=name), [], 42, tmp_path)
+        for name in ("main", sha)
+    )
+    assert by_branch == by_commit
+    assert by_branch["base"] == {"hub": NAME, "revision": sha}
+
+
+def test_hub_that_hangs(hub, tiny, tmp_path, monkeypatch):
+    import httpx
+    from huggingface_hub import HfApi
+
+    def hang(*_, **options):
+        assert options["timeout"] == 10
+        raise httpx.ReadTimeout("timed out")
+
+    monkeypatch.setattr(HfApi, "repo_info", hang)
+    with pytest.raises(ModelError, match=r"the model hub cannot be reached \(timed out\)"):
+        identity(tmp_path)
+
+
 def test_local_folder_has_no_revision(tiny, tmp_path):
     with pytest.raises(ModelError, match=r"is a local folder, which has no revision 'v1'; delete \[model\]\.revision"):
         base_identity(str(tiny), tmp_path, revision="v1")
@@ -277,6 +302,14 @@ def test_rows_of_the_warm_cache(hub, rows, tmp_path, monkeypatch, answer):
     assert read(tmp_path, said=said) == first
     assert f"revision {old[:8]} of the local cache is used" in said[-1]
     assert "the local cache" in hub_store.recorded("dataset", SET, None)["revision_from"]
+
+
+def test_pinned_rows_are_not_exchanged_for_those_prepared_last(hub, rows, tmp_path, monkeypatch):
+    old, new = commit_rows(hub, rows), commit_rows(hub, rows, " again")
+    first, second = (read(tmp_path, f'revision = "{sha}"') for sha in (old, new))
+    hub.down = (403, {})
+    new_run(monkeypatch)
+    assert read(tmp_path, f'revision = "{old}"') == first != second
 
 
 def test_rows_of_a_cold_cache(hub, rows, tmp_path):
