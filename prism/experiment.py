@@ -67,7 +67,7 @@ class Experiment:
     def examples(self) -> Examples:
         spec, setting = self.spec, self.setting
         if spec.semantic:  # so that a missing model is reported first
-            embeddings.model_identity(spec.semantic.model, setting.root)
+            embeddings.model_identity(spec.semantic.model, setting.root, setting.screen.say)
         removed: set[int] = set()
 
         def places(rows: Sequence[Row], split: Mapping[str, Any], seed: int) -> tuple[list[int], list[int]]:
@@ -78,9 +78,8 @@ class Experiment:
             removed.update(self._leaks(pool, held_out).rows(kind))
             return removed
 
-        training, held_out = load_examples(
-            spec, self.task, setting.root, setting.data, places, leaking, setting.store.home / "images"
-        )
+        pictures, say = setting.store.home / "images", setting.screen.say
+        training, held_out = load_examples(spec, self.task, setting.root, setting.data, places, leaking, pictures, say)
         return Examples(training, held_out, self._leaks(training, held_out), len(removed))
 
     def _leaks(self, training: Sequence[Example], held_out: Sequence[Example]) -> Leaks:

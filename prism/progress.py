@@ -33,3 +33,6 @@ class Console:
         with tqdm(total=total, desc=what, disable=None if total else True, leave=False, dynamic_ncols=True) as bar:
             yield bar.update
         self.say(f"{what}: {time.perf_counter() - start:.1f} s")
+
+
+CONSOLE = Console()  # where nobody passes another

@@ -76,8 +76,12 @@ class Split(Table):
 
 
 class Data(Table):
-    path: str
-    name: str | None = None
+    path: str  # a hub id, or a folder or file
+    name: str | None = (
+        None  # the folder that replaces `path` in --prism-data; a nano spec that has it needs that folder
+    )
+    revision: str | None = Field(None, min_length=1)  # of the hub: a branch, a tag or a commit; by default main
+    subset: str | None = Field(None, min_length=1)  # the configuration of a hub data set that has several
     split: Split
     columns: dict[str, str] = {}  # the task's column name = yours
     where: dict[str, list[Any]] = {}  # column = values; keep only these rows
@@ -89,7 +93,8 @@ class Data(Table):
 
 
 class Model(Table):
-    model_name: str
+    model_name: str  # a hub id, or a folder
+    revision: str | None = Field(None, min_length=1)  # of the hub: a branch, a tag or a commit; by default main
     max_seq_length: int = Field(gt=0)
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     load_in_4bit: bool = False

@@ -7,7 +7,7 @@ import pytest
 from prism.verdicts.accepted import ask_git
 from tests.conftest import results
 from tests.test_drop import prism
-from tests.test_plugin import run
+from tests.test_plugin import change, run
 from tests.test_reference import commit
 
 IGNORED = "home/\nrunpytest-*\nstdout\nstderr\nreports/runs/\nreports/latest\n.pytest_cache/\n__pycache__/\n*.tar.xz\n"
@@ -20,6 +20,7 @@ def rescored(checkout, *bundles):
 @pytest.fixture
 def bundles(checkout):
     """Bundles of a run each of the seeds 42 and 43, on a machine without git."""
+    change(checkout, "gain = 0.9", "gain = -1.0")
     for seed in (42, 43):
         run(checkout, "--prism-seeds", f"{seed}-{seed}")
         packed = prism(checkout, "bundle", "reports/latest", f"{seed}.tar.xz", "--home", str(checkout.path / "home"))
@@ -54,6 +55,7 @@ def test_runs_of_one_seed_each_become_one_run_and_it_can_be_accepted(bundles):
 
 @pytest.mark.slow
 def test_a_run_without_git_is_accepted_on_the_clean_commit_of_its_tree_and_on_no_other(checkout):
+    change(checkout, "gain = 0.9", "gain = -1.0")
     run(checkout)
     without = results(checkout)["id"]
     (checkout.path / ".gitignore").write_text(IGNORED)
@@ -80,5 +82,5 @@ def test_what_does_not_belong_together_is_refused(bundles):
     assert "is not in the store" in prism(checkout, "bundle", "reports/latest", "x.tar.xz", "--home", "nowhere").stderr
     assert not list(checkout.path.glob("*x.tar.xz*")), "nothing half-written"
     spec = next((checkout.path / "benchmarks" / "specs" / "phase1").glob("*.toml"))
-    spec.write_text(spec.read_text().replace("test_size = ", "test_size = 0.3 #"))
+    spec.write_text(spec.read_text().replace("test_size = 0.25", "test_size = 0.3"))
     assert "belong to other prompts than those of this checkout" in rescored(checkout, "42.tar.xz").stderr

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
@@ -70,7 +69,6 @@ def grade(
         missing = {key: case for key, case in gradable.items() if key not in log.entries}
         advance(len(cases) - len(missing))
         if missing:
-            _opt_out()
             unscored |= asyncio.run(_grade_all(choice, definition, missing, log, spending, advance))
         entries = log.entries
 
@@ -294,9 +292,3 @@ def _model_class(choice: Choice, judge: Judge) -> ModelClass:
             return self.replies[-1].raw, None
 
     return JudgeModel
-
-
-def _opt_out() -> None:
-    """Keep DeepEval from reporting its use and reading .env files. It reads these variables when it is imported."""
-    os.environ["DEEPEVAL_TELEMETRY_OPT_OUT"] = "1"
-    os.environ["DEEPEVAL_DISABLE_DOTENV"] = "1"

@@ -11,17 +11,20 @@ from typing import Any
 import numpy
 
 from prism.errors import ModelError
+from prism.progress import CONSOLE
 from prism.store import digest, folder_digest
+from prism.store.hub import Say, commit, model_folder
 from prism.store.provenance import versions
-from prism.store.sources import hub_revision, is_local, require_safetensors
+from prism.store.sources import is_local, require_safetensors
 
 Pair = tuple[str, str]  # reference, answer
 SIMILARITIES = "similarities.json"
+KEY = "[semantic].model"  # where a spec names it
 LIBRARIES = ("sentence-transformers", "transformers", "torch")
 
 
-def model_identity(name: str, root: Path) -> dict[str, str]:
-    """The digest of a local folder, or a hub id with its revision.
+def model_identity(name: str, root: Path, say: Say = CONSOLE.say) -> dict[str, str]:
+    """The digest of a local folder, or a hub id with its commit.
 
     Raises ModelError if the package or the model is missing, or if the weights are only pickled.
     """
@@ -31,7 +34,7 @@ def model_identity(name: str, root: Path) -> dict[str, str]:
             "pip install 'prism-bench[semantic]', or delete the table"
         )
     if not is_local(name, root):
-        return {"hub": name, "revision": hub_revision(name, "[semantic].model")}
+        return {"hub": name, "revision": commit("model", name, None, KEY, say).sha}
     folder = _folder(name, root)
     if not (folder / "modules.json").is_file():
         raise ModelError(f"{name}: there is no sentence-transformers model under {root}; check [semantic].model")
@@ -53,7 +56,7 @@ def _embed(name: str, root: Path, texts: list[str]) -> numpy.ndarray:
     """Unit vectors (n, d)."""
     from sentence_transformers import SentenceTransformer
 
-    source = str(_folder(name, root)) if is_local(name, root) else name
+    source = str(_folder(name, root) if is_local(name, root) else model_folder(name, None, KEY, CONSOLE.say))
     try:
         model = SentenceTransformer(
             source, device="cpu", trust_remote_code=False, model_kwargs={"use_safetensors": True}

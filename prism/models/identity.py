@@ -39,7 +39,7 @@ ANSWERING_LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "unsloth
 
 
 # Keys of [model] that determine no artifact: the base's own identity says which weights they are.
-NOT_IDENTIFYING = {"model_name", "measured_with"}
+NOT_IDENTIFYING = {"model_name", "revision", "measured_with"}
 
 
 def engine(spec: Spec) -> dict[str, str]:

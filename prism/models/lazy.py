@@ -33,7 +33,12 @@ class LazyBase:
 
     @cached_property
     def identity(self) -> dict[str, str]:
-        return base_identity(self.source, self.root)
+        return base_identity(self.source, self.root, revision=self.revision, say=self.screen.say)
+
+    @property
+    def revision(self) -> str | None:
+        """[model].revision, unless a folder of --prism-models stands in for the hub."""
+        return self.spec.model.revision if self.source == self.spec.model.model_name else None
 
     @property
     def digest(self) -> str:
@@ -48,7 +53,7 @@ class LazyBase:
             train.check(self.spec, self.home)
             stage = f"{self.spec.id}: loading {self.spec.model.model_name}"
             with cost.stage(stage, LENGTH), self.screen.progress(stage):
-                self._loaded = load.load(self.spec, self.root, self.source)
+                self._loaded = load.load(self.spec, self.root, self.screen.say, self.source)
         return self._loaded
 
     def free(self) -> None:

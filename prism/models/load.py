@@ -1,7 +1,7 @@
 """Loads a base model and its tokenizer, and adds an adapter.
 
-Unsloth accepts a spec's `[model]` table unchanged. Without Unsloth, `load` translates the five keys for transformers
-and bitsandbytes; no other module does.
+Unsloth accepts a spec's `[model]` table unchanged but for `revision`, since a hub model is loaded from its files in the
+local cache. Without Unsloth, `load` translates the other keys for transformers and bitsandbytes; no other module does.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from typing import Any
 from prism.devices import cuda_devices
 from prism.errors import ModelError, ResourceError, SpecError
 from prism.models.identity import engine
+from prism.progress import CONSOLE
 from prism.spec import Spec
-from prism.store.sources import base_identity, is_local, local_folder, require_safetensors
+from prism.store.hub import Say, model_folder
+from prism.store.sources import MODEL_NAME, base_identity, is_local, local_folder, require_safetensors
 
 if cuda_devices() and importlib.util.find_spec("unsloth"):
     import unsloth  # noqa: F401  # patches the libraries below, so it must come first
@@ -55,22 +57,29 @@ class Base:
     processor: Any = None
 
 
-def load(spec: Spec, root: Path, name: str | None = None) -> Base:
+def load(spec: Spec, root: Path, say: Say = CONSOLE.say, name: str | None = None) -> Base:
     """Load the base model of a spec, or the one that stands in for it under another `name`, in evaluation mode.
 
-    Raises ModelError if the folder is missing, damaged, pickled or needs remote code.
+    `say` is told of downloads.
+
+    Raises ModelError if the folder is missing, damaged, pickled or needs remote code, or if the hub does not give it.
     """
+    revision = spec.model.revision if name in (None, spec.model.model_name) else None
     name = name or spec.model.model_name
-    identity = base_identity(name, root)
-    source = str(local_folder(name, root)) if is_local(name, root) else name
+    base_identity(name, root, revision=revision, say=say)
+    # A hub model is loaded from its files, too, so that no library asks the hub for another commit or repository.
+    folder = local_folder(name, root) if is_local(name, root) else model_folder(name, revision, MODEL_NAME, say)
+    source = str(folder)
     settings = engine(spec)
     _require_gpu(spec, settings["device"])
     disable_progress_bar()
     dtype = getattr(torch, settings["dtype"])
     try:
         if settings["library"] == "unsloth":
-            options = spec.model.model_dump(exclude={"measured_with"}) | {"model_name": source, "dtype": dtype}
-            options["revision"] = identity.get("revision")
+            options = spec.model.model_dump(exclude={"revision", "measured_with"}) | {
+                "model_name": source,
+                "dtype": dtype,
+            }
             if spec.image:
                 from unsloth import FastVisionModel
 
@@ -92,7 +101,6 @@ def load(spec: Spec, root: Path, name: str | None = None) -> Base:
             auto = AutoModelForImageTextToText if spec.image else AutoModelForCausalLM
             model = auto.from_pretrained(
                 source,
-                revision=identity.get("revision"),
                 dtype=dtype,
                 quantization_config=quantization,
                 device_map={"": settings["device"]},
@@ -105,9 +113,8 @@ def load(spec: Spec, root: Path, name: str | None = None) -> Base:
                     f"spec does not use Unsloth; run it alone: --prism-spec {spec.id}"
                 )
         # Always use the published tokenizer; Unsloth may change its template and padding.
-        published: dict[str, Any] = {"revision": identity.get("revision"), "trust_remote_code": False}
-        processor = AutoProcessor.from_pretrained(source, **published) if spec.image else None
-        tokenizer = processor.tokenizer if processor else AutoTokenizer.from_pretrained(source, **published)
+        processor = AutoProcessor.from_pretrained(source, trust_remote_code=False) if spec.image else None
+        tokenizer = processor.tokenizer if processor else AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"{name}: cannot be loaded: {str(error).splitlines()[0]}") from error
     if processor is not None and getattr(processor, "image_processor", None) is None:

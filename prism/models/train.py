@@ -23,6 +23,7 @@ from prism.errors import ModelError, SpecError
 from prism.models.load import Base, add_adapter, lora_config
 from prism.rows import Example
 from prism.spec import Spec
+from prism.store.hub import recorded
 
 # ruff: isort: split
 # After prism.models.load, which imports Unsloth if PRISM uses it.
@@ -174,6 +175,7 @@ def train(
         notes["images"] = int(sum(len(example.images) for example in examples) / len(examples) * rows_here)
     model.save_pretrained(str(folder))
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card template
+    _name_base(base.spec, folder / "adapter_config.json")
     # Without the trainer's automatic mixed precision, in which a stored adapter would not answer either.
     base.model = extract_model_from_parallel(model, keep_fp32_wrapper=False).eval()
     shutil.rmtree(folder / "trainer")
@@ -188,6 +190,14 @@ def train(
         "trainable": trainable,
         "parameters": total,
     }
+
+
+def _name_base(spec: Spec, file: Path) -> None:
+    """Name a base of the hub in the adapter's configuration as others find it: PEFT wrote where its files lie here."""
+    if found := recorded("model", spec.model.model_name, spec.model.revision):
+        config = json.loads(file.read_text(encoding="utf-8"))
+        config |= {"base_model_name_or_path": spec.model.model_name, "revision": found["revision"]}
+        file.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
 
 
 def decide_checkpointing(base: Base, config: SFTConfig, examples: Sequence[Example]) -> dict[str, Any]:

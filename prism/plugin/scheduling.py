@@ -10,8 +10,9 @@ from pathlib import Path
 
 from prism.devices import cuda_devices, cuda_fault, cuda_memory
 from prism.errors import ResourceError, SpecError
-from prism.rows.examples import has_local_rows
+from prism.rows.examples import stand_in
 from prism.spec import Spec
+from prism.store.sources import is_local
 
 MOST_SEEDS = 20  # a larger --prism-seeds is probably meant as a seed
 
@@ -64,10 +65,12 @@ def lacking(spec: Spec, root: Path, data: Path | None, gpus: Sequence[tuple[str,
         if total < 0.95 * need:  # the nominal GiB of a GPU are slightly more than its real ones
             others = "; name the larger ones in CUDA_VISIBLE_DEVICES" if len(gpus) > 1 else ""
             return f"needs a GPU with {need:g} GiB, and {name} has {total:.1f}{others}"
-    if spec.profile == "nano" and not has_local_rows(spec, root, data):
-        if spec.data.name is None:
-            return f"there is no {spec.data.path}; check [data].path"
-        return f"its rows are not bundled; pass --prism-data DIR with the folder {spec.data.name}/"
+    # A nano spec runs without a network, unless it names rows that only the hub has.
+    if spec.profile == "nano" and spec.data.name and not (stand_in(spec, data) or is_local(spec.data.path, root)):
+        return (
+            f"its rows are not bundled; pass --prism-data DIR with the folder {spec.data.name}/, or delete [data].name "
+            f"to download them"
+        )
     return ""
 
 

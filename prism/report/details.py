@@ -10,7 +10,7 @@ from typing import Any
 from prism.models.identity import engine
 from prism.rows import Example
 from prism.spec import Spec
-from prism.store import read_manifest
+from prism.store import hub, read_manifest
 from prism.verdicts.record import Record
 
 
@@ -33,12 +33,14 @@ def details(
             "source": spec.data.name or spec.data.path,
             "training": len(training),
             "held_out": len(held_out),
+            **hub.recorded("dataset", spec.data.path, spec.data.revision),
         },
         "digests": {
             "evaluation": evaluation,
             "base": base.get("bytes") or "{hub}@{revision}".format(**base),
             "adapters": {str(seed): folder.name for seed, folder in adapters.items()},
         },
+        "model": hub.recorded("model", spec.model.model_name, spec.model.revision),
         "engine": engine(spec),
         "options": {
             "model": spec.model.model_dump(exclude_none=True),

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from prism.errors import DataError
+from prism.progress import CONSOLE
 from prism.rows import Example, Row
 from prism.rows.files import SUFFIXES, read_rows, require_columns
 from prism.rows.images import prepare, read_sources
 from prism.rows.leaks import Kind, leaking_places
 from prism.rows.splits import split_places, unique_ids
 from prism.spec import Spec
+from prism.store import hub
+from prism.store.hub import Say
 from prism.store.sources import is_local
 
 SplitPlaces = Callable[[Sequence[Row], Mapping[str, Any], int], tuple[list[int], list[int]]]
@@ -47,21 +50,22 @@ def load_examples(
     places: SplitPlaces = split_places,
     leaking: LeakingPlaces = leaking_places,
     pictures: Path | None = None,
+    say: Say = CONSOLE.say,
 ) -> tuple[list[Example], list[Example]]:
     """The training and the held-out examples of a spec, in a fixed order.
 
     `data` is --prism-data: a folder whose subfolder [data].name replaces [data].path. `places` splits rows that have no
     official parts. `leaking` returns the indices of the training rows that [data].dedupe removes before train_rows is
-    applied. `pictures` is the folder of prepared images, which a task with images needs. Raises DataError if rows,
-    columns, classes or images are missing, or an image cannot be used.
+    applied. `pictures` is the folder of prepared images, which a task with images needs; `say` is told where the hub
+    keeps us waiting. Raises DataError if rows, columns, classes or images are missing, or an image cannot be used.
     """
     prepared = _Prepared(spec, task, pictures)
     split = spec.data.split
     if split.train and split.test:
-        parts = [_read_rows(spec, task, root, data, name) for name in (split.train, split.test)]
+        parts = [_read_rows(spec, task, root, data, name, say) for name in (split.train, split.test)]
         pool, held_out_pool = _shuffled(parts[0], spec.seed), _shuffled(parts[1], spec.seed)
     else:
-        rows = _read_rows(spec, task, root, data, "train")
+        rows = _read_rows(spec, task, root, data, "train", say)
         if task.labels:  # report an unknown label as such; the split would report too few rows
             for number, row in enumerate(rows, start=1):
                 _make_example(task, row, f"{spec.data.path}, row {number}")
@@ -133,9 +137,9 @@ def _shuffled(rows: Sequence[Row], seed: int) -> list[Row]:
     return [rows[i] for i in numpy.random.default_rng(seed).permutation(len(rows))]
 
 
-def _read_rows(spec: Spec, task: Reader, root: Path, data: Path | None, part: str) -> list[Row]:
+def _read_rows(spec: Spec, task: Reader, root: Path, data: Path | None, part: str, say: Say) -> list[Row]:
     """The rows of a part, one a question, with the task's column names and their images found."""
-    rows, folder = _read_part(spec, root, data, part)
+    rows, folder = _read_part(spec, root, data, part, say)
     questions = [question for row in rows for question in task.rows(row, spec)]
     return read_sources(_map_columns(spec, task, questions), task.images, folder, spec.data.path)
 
@@ -164,22 +168,20 @@ def _map_columns(spec: Spec, task: Reader, rows: Sequence[Row]) -> list[Row]:
     return selected
 
 
-def has_local_rows(spec: Spec, root: Path, data: Path | None) -> bool:
-    """Whether the rows can be read without a network."""
-    return stand_in(spec, data) is not None or is_local(spec.data.path, root)
-
-
 def stand_in(spec: Spec, data: Path | None) -> Path | None:
     """The folder of --prism-data that replaces [data].path; None if there is none."""
     folder = data / spec.data.name if data is not None and spec.data.name else None
     return folder if folder is not None and folder.is_dir() else None
 
 
-def _read_part(spec: Spec, root: Path, data: Path | None, part: str) -> tuple[list[Row], Path]:
+def _read_part(spec: Spec, root: Path, data: Path | None, part: str, say: Say) -> tuple[list[Row], Path]:
     """The rows of one part, from --prism-data, a local file or folder, or the hub; and the folder of their images."""
     if folder := stand_in(spec, data):
         return read_rows(_find_part_file(folder, part)), folder
     if is_local(spec.data.path, root):
+        for key in ("revision", "subset"):
+            if value := getattr(spec.data, key):
+                raise DataError(f"{spec.data.path}: is local, and has no {key} {value!r}; delete [data].{key}")
         path = (root / Path(spec.data.path).expanduser()).resolve()
         if path.is_file() and spec.data.split.train:
             raise DataError(
@@ -188,20 +190,63 @@ def _read_part(spec: Spec, root: Path, data: Path | None, part: str) -> tuple[li
             )
         rows = read_rows(_find_part_file(path, part) if path.is_dir() else path)
         return rows, path if path.is_dir() else path.parent
+    return _hub_rows(spec, part, say), root
+
+
+def _hub_rows(spec: Spec, part: str, say: Say) -> list[Row]:
+    """The rows of one part of a hub data set at this run's commit."""
     from datasets import Image, load_dataset
 
+    data = spec.data
+    found = hub.commit("dataset", data.path, data.revision, "[data].path", say)
     try:
-        rows = load_dataset(spec.data.path, split=part)
+        if found.cached:
+            rows = _cached_set(spec, found.sha).as_dataset(split=part)
+        else:
+            rows = load_dataset(data.path, data.subset, split=part, revision=found.sha)
+        if any(Path(file["filename"]).parent.name != found.sha for file in rows.cache_files):
+            # The hub failed only now, and datasets took the commit that it prepared last.
+            rows = _cached_set(spec, found.sha).as_dataset(split=part)
         for column, feature in rows.features.items():
             if isinstance(feature, Image):  # its bytes: decoded, it would be turned and clipped without a word
                 rows = rows.cast_column(column, Image(decode=False))
-        return rows.to_list(), root
+        read: list[Row] = rows.to_list()
+    except DataError:
+        raise
     except Exception as error:  # noqa: BLE001  # an unreachable hub raises any of a dozen types of three libraries
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        if isinstance(error, ValueError) and "config" in reason.lower():
+            raise DataError(f"{data.path}: {reason}; name one in [data].subset") from None
+        if isinstance(error, ValueError) and "split" in reason.lower():
+            raise DataError(f"{data.path}: {reason}; name parts that it has in [data].split") from None
         raise DataError(
-            f"{spec.data.path}: cannot be downloaded from the hub ({reason}); put the rows into "
-            f"DIR/{spec.data.name or 'NAME'}/{part}.jsonl and pass --prism-data DIR"
+            f"{data.path}: cannot be downloaded from the hub ({reason}); put the rows into "
+            f"DIR/{data.name or 'NAME'}/{part}.jsonl and pass --prism-data DIR"
         ) from None
+    hub.remember("dataset", data.path, data.revision)
+    return read
+
+
+def _cached_set(spec: Spec, sha: str) -> Any:
+    """The data set that `datasets` has prepared of a commit. Raises DataError if it has none, or several subsets."""
+    from datasets import config
+    from datasets.naming import camelcase_to_snakecase
+    from datasets.packaged_modules.cache.cache import Cache
+
+    data = spec.data
+    owner, _, name = data.path.rpartition("/")
+    prepared = Path(config.HF_DATASETS_CACHE) / f"{owner}___{camelcase_to_snakecase(name)}"
+    folders = sorted(prepared.glob(f"{data.subset or '*'}/*/{sha}"))
+    if not folders:
+        raise DataError(
+            f"{data.path}: the hub does not give it, and the local cache has no revision {sha[:8]}; put the rows into "
+            f"DIR/{data.name or 'NAME'}/train.jsonl and pass --prism-data DIR"
+        )
+    subset, version, _ = folders[0].parts[-3:]
+    if len(folders) > 1:
+        names = ", ".join(folder.parts[-3] for folder in folders)
+        raise DataError(f"{data.path}: the local cache has the subsets {names}; name one in [data].subset")
+    return Cache(repo_id=data.path, dataset_name=name, config_name=subset, version=version, hash=sha)
 
 
 def _find_part_file(folder: Path, part: str) -> Path:

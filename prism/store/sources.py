@@ -1,4 +1,4 @@
-"""Resolves models and data sets to a local folder or a hub revision, and refuses unsafe weights.
+"""Tells local folders from hub ids, identifies a base model, and refuses unsafe weights.
 
 This module imports no model library, so that a fully cached run starts fast.
 """
@@ -9,8 +9,11 @@ import json
 from pathlib import Path
 
 from prism.errors import ModelError
-from prism.store import digest, file_digest
+from prism.progress import CONSOLE
+from prism.store import digest, file_digest, hub
+from prism.store.hub import Say
 
+MODEL_NAME = "[model].model_name"  # where a spec names its base
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl")
 
 
@@ -26,21 +29,29 @@ def model_source(name: str, root: Path, models: Path | None = None) -> str:
     return name
 
 
-def local_folder(name: str, root: Path, key: str = "[model].model_name") -> Path:
+def local_folder(name: str, root: Path, key: str = MODEL_NAME) -> Path:
     folder = (root / Path(name).expanduser()).resolve()
     if not folder.is_dir():
         raise ModelError(f"{name}: no such model folder under {root}; check {key}")
     return folder
 
 
-def base_identity(name: str, root: Path, key: str = "[model].model_name") -> dict[str, str]:
-    """The digest of a local folder, or a hub id with its revision.
+def base_identity(
+    name: str,
+    root: Path,
+    key: str = MODEL_NAME,
+    revision: str | None = None,
+    say: Say = CONSOLE.say,
+) -> dict[str, str]:
+    """The digest of a local folder, or a hub id with its commit; `revision` is a branch, tag or commit of the hub.
 
-    Raises ModelError if a folder is missing, has only pickled weights or needs remote code, or if the hub cannot be
-    reached.
+    Raises ModelError if a folder is missing, has only pickled weights or needs remote code, or if neither the hub nor
+    its local cache has the model.
     """
     if not is_local(name, root):
-        return {"hub": name, "revision": hub_revision(name, key)}
+        return {"hub": name, "revision": hub.commit("model", name, revision, key, say).sha}
+    if revision:
+        raise ModelError(f"{name}: is a local folder, which has no revision {revision!r}; delete [model].revision")
     folder = local_folder(name, root, key)
     if not (folder / "config.json").is_file():
         raise ModelError(f"{name}: contains no config.json, so it is no model folder; check {key}")
@@ -67,31 +78,3 @@ def require_safetensors(folder: Path, what: str) -> None:
     if pickled:
         raise ModelError(f"{folder.name}/{pickled[0]}: a pickled {what} can run any code; convert it to safetensors")
     raise ModelError(f"{folder.name}: contains no .safetensors file, so no {what}; restore the folder")
-
-
-def hub_revision(name: str, key: str = "[model].model_name") -> str:
-    """The commit of a hub model, from the hub, or from the local cache if the hub cannot be reached."""
-    import httpx
-    from huggingface_hub import HfApi, try_to_load_from_cache
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        OfflineModeIsEnabled,
-        RepositoryNotFoundError,
-    )
-
-    try:
-        return str(HfApi().model_info(name, timeout=10).sha)
-    except (HFValidationError, RepositoryNotFoundError):
-        raise ModelError(
-            f"{name}: is neither a local folder nor a hub model that you can access; check {key}"
-        ) from None
-    except (httpx.HTTPError, HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
-        cached = try_to_load_from_cache(name, "config.json")
-        if isinstance(cached, str):
-            return Path(cached).parent.name
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ModelError(
-            f"{name}: the model hub cannot be reached ({reason}); put the model into a local folder and set "
-            f"{key} to it, or pass --prism-models with the folder above it (for rows: --prism-data)"
-        ) from None
