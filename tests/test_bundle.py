@@ -20,7 +20,7 @@ def rescored(checkout, *bundles):
 @pytest.fixture
 def bundles(checkout):
     """Bundles of a run each of the seeds 42 and 43, on a machine without git."""
-    change(checkout, "gain = 0.9", "gain = -1.0")
+    change(checkout, "floor = 0.0, gain = 0.9", "floor = 0.0")
     for seed in (42, 43):
         run(checkout, "--prism-seeds", f"{seed}-{seed}")
         packed = prism(checkout, "bundle", "reports/latest", f"{seed}.tar.xz", "--home", str(checkout.path / "home"))
@@ -55,7 +55,7 @@ def test_runs_of_one_seed_each_become_one_run_and_it_can_be_accepted(bundles):
 
 @pytest.mark.slow
 def test_a_run_without_git_is_accepted_on_the_clean_commit_of_its_tree_and_on_no_other(checkout):
-    change(checkout, "gain = 0.9", "gain = -1.0")
+    change(checkout, "floor = 0.0, gain = 0.9", "floor = 0.0")
     run(checkout)
     without = results(checkout)["id"]
     (checkout.path / ".gitignore").write_text(IGNORED)
