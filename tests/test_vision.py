@@ -100,7 +100,7 @@ def test_loss_is_taken_on_the_answer_alone(spec_file, tmp_path):
 
     base, training, _ = loaded(spec_file, tmp_path)
     collate = DataCollatorForVisionLanguageModeling(base.processor, completion_only_loss=True)
-    rows = train.dataset(training[:4])
+    rows = train.dataset(base, training[:4])
     batch = collate([rows[i] for i in range(4)])
     for row, example in zip(batch["labels"], training[:4]):
         assert base.tokenizer.decode(row[row != -100]).strip() == example.reference + "<|im_end|>"

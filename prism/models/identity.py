@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from prism.devices import cuda_devices
+from prism.errors import SpecError
 from prism.rows import Example
 from prism.rows.images import image_digests
 from prism.spec import Spec
@@ -75,7 +76,25 @@ def adapter_identity(
         "engine": engine(spec),
         "versions": versions(TRAINING_LIBRARIES),
         "path": TRAINING_VERSION,
+        **({"template": spec.template} if spec.template else {}),
     }
+
+
+def template_file(spec: Spec, root: Path) -> Path | None:
+    """The file of `[sft].chat_template_path`, from the project's root; None if the model's own template is used.
+
+    Raises SpecError if there is no such file.
+    """
+    name = spec.sft.get("chat_template_path")
+    if name is None:
+        return None
+    file = root / Path(str(name)).expanduser()
+    if not file.is_file() or file.suffix not in (".jinja", ".j2"):
+        raise SpecError(
+            f"{spec.id}.toml [sft] chat_template_path = {name!r}: no .jinja file of that name under {root}; correct or "
+            f"delete it"
+        )
+    return file
 
 
 def _option_identity(value: Any, root: Path) -> Any:
