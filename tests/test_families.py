@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from prism.errors import ModelError, SpecError
-from prism.models import chat, cost, generate, layout, likelihoods, load, parity, train
+from prism.models import chat, cost, generate, layout, likelihoods, load, packing, parity, train
 from prism.models.identity import adapter_identity, predictions_identity
 from prism.models.lazy import LazyBase
 from prism.report import tables
@@ -576,14 +576,23 @@ def test_likelihoods_without_a_cache_that_repeats(made, tmp_path):
         assert found[1][sample] == pytest.approx(labels, abs=1e-4)
 
 
-def test_likelihoods_of_a_state_space_model(made, tmp_path):
-    """Mamba has a state and no keys; the answer of a label is that of one plain pass."""
-    folder = shutil.copytree(made("qwen2.5"), tmp_path / "mamba")
-    sizes = {"vocab_size": 320, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4}
+@pytest.mark.parametrize("kind", ["Mamba", "Lfm2"])
+def test_likelihoods_of_a_model_with_another_state_than_keys(made, tmp_path, kind):
+    """Mamba has no keys, LFM2 convolutions beside them; the likelihood of a label is that of one plain pass."""
+    folder = shutil.copytree(made("qwen2.5"), tmp_path / "model")
+    sizes: dict = {"vocab_size": 320, "hidden_size": 32, "num_hidden_layers": 2}
+    if kind == "Mamba":
+        sizes |= {"state_size": 4}
+    else:
+        sizes |= {"layer_types": ["conv", "full_attention"], "num_attention_heads": 2, "num_key_value_heads": 1}
+        sizes |= {"intermediate_size": 48, "conv_L_cache": 3}
     torch.manual_seed(0)
     for file in folder.glob("*.safetensors"):
         file.unlink()
-    transformers.MambaForCausalLM(transformers.MambaConfig(**sizes)).save_pretrained(folder)
+    config = getattr(transformers, f"{kind}Config")(**sizes)
+    model = getattr(transformers, f"{kind}ForCausalLM")(config)
+    model.save_pretrained(folder)
+    assert (layout.cache_bytes(model) == 0) == (kind == "Mamba")
     base = load.load(spec_of(folder, tmp_path), tmp_path)
     held_out = [example(n) for n in range(3)]
     likelihoods.likelihoods(base, base.model, held_out, LABELS, tmp_path)
@@ -596,3 +605,19 @@ def test_likelihoods_of_a_state_space_model(made, tmp_path):
                 logits = base.model(torch.tensor([prompt + rest])).logits[0].log_softmax(-1)
             summed = sum(logits[len(prompt) + n - 1, token].item() for n, token in enumerate(rest))
             assert line["labels"][label] == pytest.approx(summed, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "why"),
+    [
+        ("Llama", {}, ""),
+        ("Gemma2", {}, "its attention caps logits"),
+        ("Gemma3Text", {"sliding_window": 64}, "some layers attend to a window of 64 tokens only"),
+        ("Gemma3Text", {"sliding_window": 128}, ""),
+        ("Mistral", {"sliding_window": 64}, "some layers attend to a window of 64 tokens only"),
+        ("Mistral", {"sliding_window": None}, ""),
+        ("Qwen2", {"use_sliding_window": False, "sliding_window": 64}, ""),
+    ],
+)
+def test_packed_rows_are_not_for_every_attention(kind, options, why):
+    assert packing.unsupported(getattr(transformers, f"{kind}Config")(**options), 128) == why

@@ -222,7 +222,7 @@ def token_budget(base: Base, model: Any, copies: int = 1) -> int:
     largest = BATCH_TOKENS[model.device.type]
     if model.device.type == "cpu":
         return largest
-    return max(1, min(largest, int(_available_bytes(base, model) / 2 / (copies * layout.cache_bytes(model)))))
+    return max(1, min(largest, int(_available_bytes(base, model) / 2 / max(1, copies * layout.cache_bytes(model)))))
 
 
 def _fixed_batches(encoded: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:

@@ -34,6 +34,7 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
+from prism.models import packing
 from prism.models.anatomy import placed
 from prism.models.chat import Chat, decide, set_padding, set_template
 
@@ -125,6 +126,13 @@ def load(spec: Spec, root: Path) -> Base:
             f"{name}: the padding token is the end token, which Unsloth leaves out of the loss, so the model never learns "
             f"to stop; set another pad_token in its tokenizer_config.json"
         )
+    packs = not spec.adapter and (spec.sft.get("packing") or spec.sft.get("padding_free"))
+    if packs and settings["library"] == "transformers" and settings["device"] == "cuda":
+        longest = spec.sft.get("max_length") or spec.model.max_seq_length
+        if reason := packing.unsupported(model.config.get_text_config(), longest):
+            raise SpecError(
+                f"{spec.id}.toml [sft] packing: {name} cannot be trained on packed rows, {reason}; delete it"
+            )
     tokenizer.padding_side = "left"
     return Base(spec, model.eval(), tokenizer, settings["library"], template, processor)
 
