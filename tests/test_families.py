@@ -391,7 +391,7 @@ def test_a_system_turn_that_a_template_has_stays_one(made, tmp_path):
 def test_a_thought_that_only_the_prompt_opens_is_refused(other, tmp_path):
     spec = spec_of(other("qwen2.5", OPEN_THOUGHT), tmp_path)
     with pytest.raises(
-        SpecError, match=r"phase1/tiny\.toml \[generate\.template\]: .* asks after '<think>\\n' but trains"
+        SpecError, match=r"phase1/tiny\.toml \[generate\.template\]: .* with '<think>\\n' when it asks, but with '' in"
     ):
         load.load(spec, tmp_path)
     finished = load.load(spec.model_copy(update={"adapter": "./adapter"}), tmp_path)  # nothing is trained
@@ -546,6 +546,13 @@ def test_a_folders_further_templates_are_part_of_its_identity(other, tmp_path):
     (folder / "additional_chat_templates" / "tool_use.jinja").write_text(CHATML)
     assert base_identity(str(folder), tmp_path) != before
     assert load.load(spec_of(folder, tmp_path), tmp_path).chat.end == 2
+
+
+def test_a_processors_template_that_reads_parts_only(made, tiny_vision, tmp_path):
+    processor = transformers.AutoProcessor.from_pretrained(tiny_vision)
+    processor.chat_template = CHATML.replace("{{ m.content }}", "{% for p in m.content %}{{ p.text }}{% endfor %}")
+    found = chat.decide(spec_of(made("qwen2.5"), tmp_path), processor, processor.tokenizer, "")
+    assert (found.folded, found.end) == (False, processor.tokenizer.eos_token_id)
 
 
 class Tuples(torch.nn.Module):

@@ -186,8 +186,12 @@ def decide(spec: Spec, words: Any, tokenizer: Any, today: str) -> Chat:
 
 
 def _written(words: Any, messages: Sequence[Message], ask: bool) -> str:
-    """The text of a conversation, with the beginning of an answer if `ask`."""
-    return str(words.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=ask))
+    """The text of a conversation, with the beginning of an answer if `ask`. Processors' templates read lists of parts."""
+    conversation: list[dict[str, Any]] = [dict(message) for message in messages]
+    if hasattr(words, "image_processor"):
+        for message in conversation:
+            message["content"] = [{"type": "text", "text": message["content"]}]
+    return str(words.apply_chat_template(conversation, tokenize=False, add_generation_prompt=ask))
 
 
 def _require_same_beginning(spec: Spec, asked: str, trained: str) -> None:
@@ -195,9 +199,9 @@ def _require_same_beginning(spec: Spec, asked: str, trained: str) -> None:
         return
     common = next(n for n, (a, b) in enumerate(zip(asked + "\0", trained)) if a != b)
     raise SpecError(
-        f"{spec.id}.toml [generate.template]: the chat template of {spec.model.model_name} asks after "
-        f"{asked[common:]!r} but trains after {trained[common : len(asked)]!r}; set its arguments there "
-        f"(enable_thinking = false, if it has that), or name another by [sft].chat_template_path"
+        f"{spec.id}.toml [generate.template]: the chat template of {spec.model.model_name} begins an answer with "
+        f"{asked[common:]!r} when it asks, but with {trained[common : trained.rindex(ANSWERS[0])]!r} in training; set its "
+        f"arguments there (enable_thinking = false, if it has that), or name another by [sft].chat_template_path"
     )
 
 
