@@ -160,7 +160,7 @@ class Experiment:
             return None
 
         def work(folder: Path) -> dict[str, Any]:
-            from prism.models import generate
+            from prism.models import likelihoods
 
             stage = f"{self.spec.id}: label likelihoods"
             with (
@@ -168,7 +168,7 @@ class Experiment:
                 self.setting.screen.progress(stage, len(held_out)) as advance,
             ):
                 base = self.base.load()
-                generate.likelihoods(base, base.model, held_out, labels, folder, advance)
+                likelihoods.likelihoods(base, base.model, held_out, labels, folder, advance)
             return notes
 
         identity = predictions_identity(self.spec, self.base.identity, None, held_out, "likelihoods")

@@ -2,7 +2,8 @@
 
 The tables `[lora]`, `[sft]` and `[generate]` use the libraries' own keyword names (LoraConfig, SFTConfig,
 GenerationConfig). Those libraries check them, in `prism.models.train.check`, before the baseline is measured.
-`prism.tasks.check` checks whether a gate fits its task.
+`[generate.template]` holds the arguments of the model's chat template. `prism.tasks.check` checks whether a gate fits its
+task.
 """
 
 from __future__ import annotations
@@ -31,6 +32,24 @@ RESERVED = {
         "return_dict_in_generate",
         "trust_remote_code",
     },
+}
+# Of [generate.template]: what apply_chat_template itself takes.
+TEMPLATE_RESERVED = {
+    "add_generation_prompt",
+    "chat_template",
+    "continue_final_message",
+    "conversation",
+    "documents",
+    "max_length",
+    "messages",
+    "padding",
+    "return_assistant_tokens_mask",
+    "return_dict",
+    "return_tensors",
+    "tokenize",
+    "tokenizer_kwargs",
+    "tools",
+    "truncation",
 }
 
 
@@ -217,6 +236,11 @@ class Spec(Table):
     def id(self) -> str:
         return f"{self.phase}/{self.name}"
 
+    @property
+    def template(self) -> dict[str, Any]:
+        """The arguments of the model's chat template: [generate.template]."""
+        return dict(self.generate.get("template", {}))
+
     def limits(self) -> Iterator[Limit]:
         """Every threshold, in the file's order."""
         for tier, metrics in self.gate.items():
@@ -249,10 +273,22 @@ def load_spec(path: Path) -> Spec:
     for name, keys in RESERVED.items():
         for key in keys & set(getattr(spec, name)):
             raise SpecError(f"{place} [{name}] {key}: is set by PRISM, or would run unreviewed code; delete it")
+    _check_template(place, spec.generate.get("template", {}))
     stops = spec.generate.get("stop_strings", [])
     if not isinstance(stops, list) or not all(isinstance(stop, str) and stop for stop in stops):
         raise SpecError(f"{place} [generate] stop_strings = {stops!r}: must be a list of non-empty strings")
     return spec
+
+
+def _check_template(place: str, arguments: Any) -> None:
+    """Raise SpecError if [generate.template] is no table of names with text, numbers or true and false."""
+    if not isinstance(arguments, dict):
+        raise SpecError(f"{place} [generate] template = {arguments!r}: must be a table, [generate.template]")
+    for key, value in arguments.items():
+        if key in TEMPLATE_RESERVED or not key.isidentifier():
+            raise SpecError(f"{place} [generate.template] {key}: is no argument that a chat template reads; delete it")
+        if not isinstance(value, str | int | float):
+            raise SpecError(f"{place} [generate.template] {key} = {value!r}: must be text, a number, true or false")
 
 
 def _first_problem(error: ValidationError) -> str:

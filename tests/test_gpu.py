@@ -54,7 +54,7 @@ def test_both_paths_receive_the_same_options(accumulated_rows, spec_file, tmp_pa
     asked: dict = {}
     fake = types.SimpleNamespace(get_peft_model=lambda model, **options: asked.update(options))
     monkeypatch.setitem(sys.modules, "unsloth", types.SimpleNamespace(FastLanguageModel=fake))
-    load.add_adapter(load.Base(spec, None, None, "unsloth"), 7, checkpointing=True)
+    load.add_adapter(load.Base(spec, None, None, "unsloth", None), 7, checkpointing=True)
     config = load.lora_config(spec)
     assert set(asked.pop("target_modules")) == set(config.target_modules)
     assert (asked.pop("random_state"), asked.pop("use_gradient_checkpointing")) == (7, True)

@@ -18,8 +18,11 @@ from tests.scored import tiny_spec
 RECORDED = Path(__file__).with_name("paths.json")
 MODELS = ROOT / "prism" / "models"
 PATHS = {
-    "training": ("TRAINING_VERSION", ("load", "train", "packing", "vision", "anatomy")),
-    "answering": ("ANSWERING_VERSION", ("load", "generate", "decode", "layout", "kernels", "vision")),
+    "training": ("TRAINING_VERSION", ("load", "chat", "train", "packing", "vision", "anatomy")),
+    "answering": (
+        "ANSWERING_VERSION",
+        ("load", "chat", "generate", "likelihoods", "decode", "layout", "kernels", "vision"),
+    ),
 }
 
 

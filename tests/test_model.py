@@ -62,10 +62,12 @@ def test_no_chat_template(base_copy, tmp_path):
         load.load(spec_on(base_copy, tmp_path), tmp_path)
 
 
-def test_padding_that_is_the_end(base_copy, tmp_path):
+def test_no_end_token(base_copy, tmp_path):
     table = json.loads((base_copy / "tokenizer_config.json").read_text())
-    (base_copy / "tokenizer_config.json").write_text(json.dumps(table | {"pad_token": "<|im_end|>"}))
-    with pytest.raises(ModelError, match="the model never learns to stop"):
+    (base_copy / "tokenizer_config.json").write_text(json.dumps({k: v for k, v in table.items() if k != "eos_token"}))
+    with pytest.raises(
+        ModelError, match=r"the tokenizer has no end token; set eos_token in its tokenizer_config\.json"
+    ):
         load.load(spec_on(base_copy, tmp_path), tmp_path)
 
 

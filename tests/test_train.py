@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from prism.errors import DataError, ModelError, SpecError
-from prism.models import generate, load, parity, train
+from prism.models import generate, likelihoods, load, parity, train
 from prism.spec import load_spec
 from prism.store import file_digest
 from tests.conftest import ROOT, SPEC, examples_of, write_rows, write_spec
@@ -158,8 +158,8 @@ def test_label_likelihood_is_the_sum_over_the_labels_tokens(loaded, tmp_path):
     """Against one plain forward pass a question and label."""
     _, _, held_out, base = loaded
     labels = ("neutral", "bullish", "bearish")
-    generate.likelihoods(base, base.model, held_out[:5], labels, tmp_path)
-    lines = map(json.loads, (tmp_path / generate.LIKELIHOODS).read_text().splitlines())
+    likelihoods.likelihoods(base, base.model, held_out[:5], labels, tmp_path)
+    lines = map(json.loads, (tmp_path / likelihoods.LIKELIHOODS).read_text().splitlines())
     found = {line["id"]: line["labels"] for line in lines}
     for example in held_out[:5]:
         prompt = generate.encode(base, example)
@@ -198,7 +198,6 @@ def test_unknown_library_option(spec_file, tmp_path, table, options, sentence):
         ("lora", {"target_modules": ["q_prj"]}, r"phase1/tiny\.toml \[lora\]: .*q_prj"),
         ("lora", {"lora_alpha": "8"}, r"phase1/tiny\.toml \[lora\]: "),
         ("sft", {"eval_strategy": "steps"}, r"phase1/tiny\.toml \[sft\]: .*correct or delete that option"),
-        ("sft", {"chat_template_path": "none.jinja"}, r"phase1/tiny\.toml \[sft\]: .*none\.jinja"),
     ],
 )
 def test_what_only_the_trainer_refuses_is_one_sentence(loaded, tmp_path, table, options, sentence):

@@ -81,7 +81,7 @@ def test_a_run_asks_again_with_other_pictures_and_gates_what_needs_the_right_one
     notes = table["specs"][0]["details"]["training"]["42"]
     assert set(notes["moved"]) == {"tower", "projector", "language"}
     assert all(trained > 0 for _, trained in notes["moved"].values())
-    assert notes["images"] == 72
+    assert notes["images"] == 72 * 2, "in each of two epochs"
     again = checkout.runpytest_subprocess("benchmarks", "-m", "phase5", "--prism-profile", "nano")
     again.stdout.fnmatch_lines(["heavy: [[][]]"])
     assert results(checkout)["records"] == table["records"]
@@ -100,7 +100,7 @@ def test_loss_is_taken_on_the_answer_alone(spec_file, tmp_path):
 
     base, training, _ = loaded(spec_file, tmp_path)
     collate = DataCollatorForVisionLanguageModeling(base.processor, completion_only_loss=True)
-    rows = train.dataset(training[:4])
+    rows = train.dataset(base, training[:4])
     batch = collate([rows[i] for i in range(4)])
     for row, example in zip(batch["labels"], training[:4]):
         assert base.tokenizer.decode(row[row != -100]).strip() == example.reference + "<|im_end|>"

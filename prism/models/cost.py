@@ -161,6 +161,7 @@ def summary(stages: Mapping[str, Mapping[str, Any]], cached: Sequence[str]) -> d
         "peak_memory_gib": max(notes["peak_memory_gib"] for notes in stages.values()),
         "utilization": {name: used for name, notes in stages.items() if (used := utilization(notes)) is not None},
         "engine": {name: notes["engine"] for name, notes in stages.items() if "engine" in notes},
+        "system": {name: notes["system"] for name, notes in stages.items() if "system" in notes},
         "cached": list(cached),
     }
 

@@ -1,4 +1,4 @@
-"""Generates greedy answers and scores the likelihood of each label. Both resume after the last finished batch.
+"""Generates greedy answers, and resumes after the last finished batch.
 
 Batches have a token budget and are sorted by length, longest first, so that padding stays small and a batch that
 exceeds the memory fails at once. On a GPU `prism.models.decode` answers if it supports the model and computes the same
@@ -20,7 +20,7 @@ from typing import Any
 from prism.errors import DataError, SpecError
 from prism.models.load import Base
 from prism.rows import Example, Prediction
-from prism.rows.answers import ANSWERS, LIKELIHOODS, finished_ids
+from prism.rows.answers import ANSWERS, finished_ids
 
 # ruff: isort: split
 # After prism.models.load, which imports Unsloth if PRISM uses it.
@@ -30,6 +30,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import GenerationConfig, StoppingCriteriaList
 
 from prism.models import cost, decode, kernels, layout, vision
+from prism.models.chat import prompt_ids
 
 BATCH_TOKENS = {"cpu": 4_096, "cuda": 65_536}  # padded prompt and answer tokens in one batch
 # Use `decode` from this many steps of `generate`: its set-up (copy weights, compare logits, capture a step) takes up to
@@ -64,9 +65,7 @@ def _spec_options_only(model: Any) -> Iterator[None]:
 
 def encode(base: Base, example: Example) -> list[int]:
     """The token ids of a question in the model's chat template, with the generation prompt."""
-    encoded = base.tokenizer.apply_chat_template(
-        [dict(message) for message in example.messages], add_generation_prompt=True, return_dict=True
-    )["input_ids"]
+    encoded = prompt_ids(base.tokenizer, base.chat.messages(example))
     room = base.spec.model.max_seq_length - base.spec.generate.get("max_new_tokens", 0)
     if len(encoded) > room:
         raise DataError(
@@ -91,8 +90,7 @@ def _batches(
 ) -> Iterator[Batch]:
     """`batches` with their inputs. With images, all prompts of a batch have equally many, as processors need it."""
     lengths = [prompt for prompt, _ in vision.lengths(base, examples)] if base.processor else list(map(len, encoded))
-    budget = _token_budget(base, model)
-    most = len(examples)
+    budget, most = token_budget(base, model), len(examples)
     if base.processor and model.device.type == "cuda":
         most = max(1, int(_available_bytes(base, model) / 2 / (vision.pass_bytes(base, examples) or 1)))
     for count in sorted({len(example.images) for example in examples}):
@@ -138,8 +136,8 @@ def answers(
     config = GenerationConfig(
         do_sample=False,
         pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=sorted({tokenizer.eos_token_id, *_end_tokens(model)}),
-        **{name: value for name, value in base.spec.generate.items() if name != "stop_strings"},
+        eos_token_id=sorted({tokenizer.eos_token_id, base.chat.end, *_end_tokens(model)}),
+        **{name: value for name, value in base.spec.generate.items() if name not in ("stop_strings", "template")},
     )
     stops = base.spec.generate.get("stop_strings", [])
     if special := [stop for stop in stops if stop in tokenizer.all_special_tokens]:
@@ -174,13 +172,17 @@ def answers(
                 observe(remaining[i], whole)
                 tokens += len(answer_ids)
                 finish = "length" if length is None else "stop"
+                text = base.chat.opened + text  # so that a reader knows where the thought begins
                 line = asdict(Prediction(remaining[i].id, text, len(answer_ids), finish))
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
             file.flush()
             advance(len(batch))
     pictures = sum(len(example.images) for example in remaining)
     return (
-        notes | {"tokens": tokens, "seconds": time.perf_counter() - start} | ({"images": pictures} if pictures else {})
+        base.chat.notes
+        | notes
+        | {"tokens": tokens, "seconds": time.perf_counter() - start}
+        | ({"images": pictures} if pictures else {})
     )
 
 
@@ -228,12 +230,12 @@ def _available_bytes(base: Base, model: Any) -> float:
     return available
 
 
-def _token_budget(base: Base, model: Any, copies: int = 1) -> int:
+def token_budget(base: Base, model: Any, copies: int = 1) -> int:
     """Padded tokens in one batch: limited by throughput, or by memory for `copies` of the KV cache."""
     largest = BATCH_TOKENS[model.device.type]
     if model.device.type == "cpu":
         return largest
-    return max(1, min(largest, int(_available_bytes(base, model) / 2 / (copies * layout.cache_bytes(model)))))
+    return max(1, min(largest, int(_available_bytes(base, model) / 2 / max(1, copies * layout.cache_bytes(model)))))
 
 
 def _fixed_batches(encoded: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
@@ -259,7 +261,7 @@ def _decoder(
     length = max(map(len, encoded)) + new_tokens
     if -(-len(encoded) * length // BATCH_TOKENS["cuda"]) * new_tokens < DECODE_FROM:
         return fall_back(f"{len(encoded)} × {new_tokens} tokens are too few for the set-up of the captured step")
-    if options := sorted(set(base.spec.generate) - {"max_new_tokens", "stop_strings"}):
+    if options := sorted(set(base.spec.generate) - {"max_new_tokens", "stop_strings", "template"}):
         return fall_back(f"[generate] {options[0]} works only with generate")
     if reason := layout.unsupported(model):
         return fall_back(reason)
@@ -304,54 +306,3 @@ def _end_tokens(model: Any) -> list[int]:
     """The end tokens in the model's own generation config (Qwen has two)."""
     ends = model.generation_config.eos_token_id
     return [] if ends is None else list(ends) if isinstance(ends, (list, tuple)) else [ends]
-
-
-@torch.no_grad()
-def likelihoods(
-    base: Base,
-    model: Any,
-    examples: Sequence[Example],
-    labels: Sequence[str],
-    folder: Path,
-    advance: Callable[[int], None] = lambda _: None,
-) -> None:
-    """Write the log-likelihood of each label as the whole answer to `folder`/likelihoods.jsonl.
-
-    The question is computed once and its KV cache repeated for the labels. One pass then scores their tokens, including
-    the end of the turn, so that no label wins by being a prefix of another.
-    """
-    done = finished_ids(folder / LIKELIHOODS)
-    advance(len(done))
-    remaining = [example for example in examples if example.id not in done]
-    encoded = [encode(base, example) for example in remaining]
-    end = base.tokenizer.eos_token_id
-    label_ids = [base.tokenizer(label, add_special_tokens=False)["input_ids"] + [end] for label in labels]
-    width = max(map(len, label_ids))
-    device = model.device
-    tokens = torch.tensor([ids + [end] * (width - len(ids)) for ids in label_ids], device=device)
-    label_mask = torch.tensor([[n < len(ids) for n in range(width)] for ids in label_ids], device=device)
-    with (folder / LIKELIHOODS).open("a", encoding="utf-8") as file:
-        for batch in batches(list(map(len, encoded)), width * len(labels), _token_budget(base, model, 1 + len(labels))):
-            prompt = pad(base, [encoded[i] for i in batch])
-            mask = prompt["attention_mask"]
-            positions = (mask.cumsum(-1) - 1).clamp(min=0)
-            question = model(**prompt, position_ids=positions, use_cache=True, logits_to_keep=1)
-            question.past_key_values.batch_repeat_interleave(len(labels))
-            repeated = tokens.repeat(len(batch), 1)
-            next_positions = (positions[:, -1:] + 1).repeat_interleave(len(labels), 0)
-            scored = model(
-                input_ids=repeated[:, :-1],
-                attention_mask=torch.cat(
-                    [mask.repeat_interleave(len(labels), 0), torch.ones_like(repeated[:, :-1])], 1
-                ),
-                position_ids=next_positions + torch.arange(width - 1, device=device),
-                past_key_values=question.past_key_values,
-            )
-            first = question.logits[:, -1:].repeat_interleave(len(labels), 0)
-            scores = torch.cat([first, scored.logits], 1).float().log_softmax(-1)
-            token_scores = scores.gather(-1, repeated[..., None])[..., 0] * label_mask.repeat(len(batch), 1)
-            for i, sums in zip(batch, token_scores.sum(-1).view(len(batch), len(labels)).tolist()):
-                line = {"id": remaining[i].id, "labels": dict(zip(labels, sums))}
-                file.write(json.dumps(line) + "\n")
-            file.flush()
-            advance(len(batch))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from prism.devices import cuda_devices
+from prism.errors import SpecError
 from prism.rows import Example
 from prism.rows.images import image_digests
 from prism.spec import Spec
@@ -21,8 +22,8 @@ from prism.store.sources import local_folder
 # The versions of the training and the answering code on each device. Raise one if the same inputs give another adapter or other
 # answers; all stored adapters or answers of users are then made again. `tests/test_identity.py` fails after a change of
 # that code until its author has decided.
-TRAINING_VERSION = {"cpu": 1, "cuda": 1}
-ANSWERING_VERSION = {"cpu": 1, "cuda": 2}
+TRAINING_VERSION = {"cpu": 2, "cuda": 2}
+ANSWERING_VERSION = {"cpu": 2, "cuda": 2}
 
 TRAINING_LIBRARIES = (
     "torch",
@@ -79,7 +80,25 @@ def adapter_identity(
         "engine": engine(spec),
         "versions": versions(TRAINING_LIBRARIES),
         "path": TRAINING_VERSION[engine(spec)["device"]],
+        **({"template": spec.template} if spec.template else {}),
     }
+
+
+def template_file(spec: Spec, root: Path) -> Path | None:
+    """The file of `[sft].chat_template_path`, from the project's root; None if the model's own template is used.
+
+    Raises SpecError if there is no such file.
+    """
+    name = spec.sft.get("chat_template_path")
+    if name is None:
+        return None
+    file = root / Path(str(name)).expanduser()
+    if not file.is_file() or file.suffix not in (".jinja", ".j2"):
+        raise SpecError(
+            f"{spec.id}.toml [sft] chat_template_path = {name!r}: no .jinja file of that name under {root}; correct or "
+            f"delete it"
+        )
+    return file
 
 
 def _option_identity(value: Any, root: Path) -> Any:

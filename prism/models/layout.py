@@ -46,8 +46,10 @@ def _unsupported_adapter(model: PeftModel) -> str:
 
 
 def cache_bytes(model: Any) -> int:
-    """Bytes of the KV cache for one token."""
+    """Bytes of the KV cache for one token; 0 of a state-space model, which has none."""
     config = model.config.get_text_config()
+    if not hasattr(config, "num_key_value_heads"):
+        return 0
     width = config.num_key_value_heads * head_dim(config)
     return 2 * config.num_hidden_layers * width * model.dtype.itemsize
 

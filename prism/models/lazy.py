@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prism.models import cost
+from prism.models.identity import template_file
 from prism.progress import Progress
 from prism.spec import Spec
+from prism.store import file_digest
 from prism.store.sources import base_identity, model_source
 
 if TYPE_CHECKING:
@@ -33,7 +35,9 @@ class LazyBase:
 
     @cached_property
     def identity(self) -> dict[str, str]:
-        return base_identity(self.source, self.root, revision=self.revision, say=self.screen.say)
+        found = base_identity(self.source, self.root, revision=self.revision, say=self.screen.say)
+        template = template_file(self.spec, self.root)  # with which the base is asked, too
+        return found | ({"template": file_digest(template)} if template else {})
 
     @property
     def revision(self) -> str | None:

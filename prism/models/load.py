@@ -36,7 +36,9 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
+from prism.models import packing
 from prism.models.anatomy import placed
+from prism.models.chat import Chat, decide, set_padding, set_template
 
 # PEFT's defaults, set explicitly because Unsloth's differ.
 LORA: dict[str, Any] = {"r": 8, "lora_alpha": 8, "lora_dropout": 0.0, "bias": "none", "use_rslora": False}
@@ -47,13 +49,14 @@ QUANTIZED_SUFFIX = r"(-unsloth)?-bnb-[48]bit$"  # suffix of the quantized copies
 class Base:
     """A loaded model. Training and parity checks replace `model`; `tokenizer` pads on the left for generation.
 
-    `processor` is that of a vision-language model, None for a model of text.
+    `processor` is that of a vision-language model, None for a model of text. `chat` is what the chat template does.
     """
 
     spec: Spec
     model: Any
     tokenizer: Any
     library: str
+    chat: Chat
     processor: Any = None
 
 
@@ -119,12 +122,26 @@ def load(spec: Spec, root: Path, say: Say = CONSOLE.say, name: str | None = None
         raise ModelError(f"{name}: cannot be loaded: {str(error).splitlines()[0]}") from error
     if processor is not None and getattr(processor, "image_processor", None) is None:
         raise ModelError(f"{name}: has no image processor, so it reads no images; use a vision-language model")
-    if (processor or tokenizer).chat_template is None:
-        raise ModelError(f"{name}: the tokenizer has no chat template; use an instruction-tuned model, or add one")
-    if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
-        raise ModelError(f"{name}: the padding token is the end token, so the model never learns to stop; set another")
+    if tokenizer.eos_token_id is None:
+        raise ModelError(f"{name}: the tokenizer has no end token; set eos_token in its tokenizer_config.json")
+    words = processor or tokenizer
+    today = set_template(spec, words, root)
+    template = decide(spec, words, tokenizer, today)
+    set_padding(tokenizer, model.get_input_embeddings().num_embeddings)
+    if settings["library"] == "unsloth" and not spec.adapter and tokenizer.pad_token_id == template.end:
+        raise ModelError(
+            f"{name}: the padding token is the end token, which Unsloth leaves out of the loss, so the model never learns "
+            f"to stop; set another pad_token in its tokenizer_config.json"
+        )
+    packs = not spec.adapter and (spec.sft.get("packing") or spec.sft.get("padding_free"))
+    if packs and settings["library"] == "transformers" and settings["device"] == "cuda":
+        longest = spec.sft.get("max_length") or spec.model.max_seq_length
+        if reason := packing.unsupported(model.config.get_text_config(), longest):
+            raise SpecError(
+                f"{spec.id}.toml [sft] packing: {name} cannot be trained on packed rows, {reason}; delete it"
+            )
     tokenizer.padding_side = "left"
-    return Base(spec, model.eval(), tokenizer, settings["library"], processor)
+    return Base(spec, model.eval(), tokenizer, settings["library"], template, processor)
 
 
 def _require_gpu(spec: Spec, device: str) -> None:

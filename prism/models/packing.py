@@ -25,6 +25,17 @@ TOKENS_PER_BOUNDARY = (
 )
 
 
+def unsupported(config: Any, longest: int) -> str:
+    """Why `attend` does not compute what a model of this configuration computes; empty if it does."""
+    if getattr(config, "attn_logit_softcapping", None):
+        return "its attention caps logits"
+    window = getattr(config, "sliding_window", None)
+    slides = "sliding_attention" in (getattr(config, "layer_types", None) or ["sliding_attention"])
+    if window and slides and window < longest:
+        return f"some layers attend to a window of {window:,} tokens only"
+    return ""
+
+
 def boundaries(position_ids: torch.Tensor, longest: int) -> torch.Tensor:
     """The start of each sample in a packed row, and the row's end; int32, padded with the end to a fixed length.
 

@@ -35,6 +35,7 @@ from trl import SFTConfig, SFTTrainer
 
 from prism.models import cost, packing, vision
 from prism.models.anatomy import require_moved
+from prism.models.chat import prompt_ids
 
 # TRL's defaults, set explicitly because Unsloth replaces them (two accumulation steps, weight decay .001, warm-up .1).
 DEFAULTS: dict[str, Any] = {
@@ -71,7 +72,7 @@ def check(spec: Spec, folder: Path) -> None:
                 raise SpecError(f"{spec.id}.toml [sft] {key} = {value!r}: must be a number above 0")
         sft_config(spec, folder, seed=spec.seed)
     known = GenerationConfig()
-    for key in spec.generate:
+    for key in spec.generate.keys() - {"template"}:
         if not hasattr(known, key):
             raise SpecError(f"{spec.id}.toml [generate] {key}: GenerationConfig has no such option; check its spelling")
 
@@ -85,6 +86,7 @@ def sft_config(spec: Spec, folder: Path, seed: int) -> SFTConfig:
         "max_length": None if spec.image else spec.model.max_seq_length,  # a cut would take image tokens away
     }
     overrides = dict(spec.sft)
+    overrides.pop("chat_template_path", None)  # `load` has set it, so that the base is asked with it, too
     if overrides.pop("torch_compile", False) and spec.sft.get("packing"):  # `train` compiles, so the trainer must not
         options["pad_to_multiple_of"] = PAD_MULTIPLE
     try:
@@ -99,11 +101,16 @@ def sft_config(spec: Spec, folder: Path, seed: int) -> SFTConfig:
         raise SpecError(f"{spec.id}.toml [sft]: {error}; check its spelling and value") from None
 
 
-def dataset(examples: Sequence[Example]) -> Dataset:
-    """Prompt and completion, the loss being taken on the latter, and the paths of images if there are any."""
+def dataset(base: Base, examples: Sequence[Example]) -> Dataset:
+    """Prompt and completion, the loss being taken on the latter, and the paths of images if there are any.
+
+    They are tokens with labels where TRL's would merge across the border, which would train another prompt than is asked.
+    """
+    if base.chat.apart:
+        return Dataset.from_list([_tokens_apart(base, example) for example in examples])
     rows: list[dict[str, Any]] = [
         {
-            "prompt": [dict(message) for message in example.messages],
+            "prompt": base.chat.messages(example),
             "completion": [{"role": "assistant", "content": example.reference}],
         }
         for example in examples
@@ -112,6 +119,16 @@ def dataset(examples: Sequence[Example]) -> Dataset:
         return Dataset.from_list(rows)
     with_images = [row | {"images": [str(path) for path in e.images]} for row, e in zip(rows, examples)]
     return Dataset.from_list(with_images).cast_column("images", List(Image()))
+
+
+def _tokens_apart(base: Base, example: Example) -> dict[str, list[int]]:
+    messages = base.chat.messages(example)
+    prompt, answer = (
+        prompt_ids(base.tokenizer, messages),
+        base.chat.answer_ids(base.tokenizer, messages, example.reference),
+    )
+    counted = base.spec.sft.get("completion_only_loss", True)
+    return {"input_ids": prompt + answer, "labels": ([-100] * len(prompt) if counted else prompt) + answer}
 
 
 class _Progress(TrainerCallback):
@@ -133,13 +150,13 @@ def train(
     """
     disable_progress_bars()  # of datasets; the plugin draws the progress bar
     config = sft_config(base.spec, folder, seed)
-    notes = decide_checkpointing(base, config, examples)
+    notes = base.chat.notes | decide_checkpointing(base, config, examples)
     model = add_adapter(base, seed, config.gradient_checkpointing)
     try:
         trainer = SFTTrainer(
             model=model,
             args=config,
-            train_dataset=dataset(examples),
+            train_dataset=dataset(base, examples),
             processing_class=base.processor or base.tokenizer,
             callbacks=[_Progress(advance)],
         )
@@ -213,7 +230,7 @@ def decide_checkpointing(base: Base, config: SFTConfig, examples: Sequence[Examp
     elif base.processor:
         tokens = rows * max(map(sum, vision.lengths(base, examples)))
     else:
-        texts = [[*map(dict, e.messages), {"role": "assistant", "content": e.reference}] for e in examples]
+        texts = [[*base.chat.messages(e), {"role": "assistant", "content": e.reference}] for e in examples]
         lengths = [len(ids) for ids in base.tokenizer.apply_chat_template(texts, return_dict=True)["input_ids"]]
         tokens = rows * min(max(lengths), max_length)
     model_config = base.model.config.get_text_config()

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from prism.models.load import Base
 
 
-def multimodal(example: Example) -> list[dict[str, Any]]:
+def multimodal(base: Base, example: Example) -> list[dict[str, Any]]:
     """The messages with one placeholder for each image at the start of the first user turn, where TRL puts them."""
     left = [{"type": "image"}] * len(example.images)
     messages = []
-    for message in example.messages:
+    for message in base.chat.messages(example):
         parts: list[dict[str, Any]] = [{"type": "text", "text": message["content"]}]
         if message["role"] == "user":
             parts, left = [*left, *parts], []
@@ -33,7 +33,7 @@ def multimodal(example: Example) -> list[dict[str, Any]]:
 
 def render(base: Base, example: Example) -> str:
     """The prompt as the model's chat template writes it, ready for the answer."""
-    return base.processor.apply_chat_template(multimodal(example), tokenize=False, add_generation_prompt=True)
+    return base.processor.apply_chat_template(multimodal(base, example), tokenize=False, add_generation_prompt=True)
 
 
 def inputs(base: Base, examples: Sequence[Example]) -> dict[str, torch.Tensor]:

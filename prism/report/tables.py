@@ -227,6 +227,7 @@ WHERE_KNOWN = {
     "energy, Wh": "energy_wh",
     "utilization": "utilization",
     "answered by": "engine",
+    "system turn": "system",
 }
 
 

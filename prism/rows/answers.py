@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,15 @@ from prism.rows import Example, Prediction
 
 ANSWERS = "predictions.jsonl"
 LIKELIHOODS = "likelihoods.jsonl"
+THOUGHT = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)
 
 
 def read_predictions(folder: Path, examples: Sequence[Example]) -> list[Prediction]:
-    """Predictions in the order of the examples. Raises ModelError if one is missing: the engine gave no answer."""
-    by_id = {line["id"]: Prediction(**line) for line in read_json_lines(folder / ANSWERS)}
+    """Predictions in the order of the examples, without their thoughts, which stay in the file.
+
+    Raises ModelError if one is missing: the engine gave no answer.
+    """
+    by_id = {line["id"]: _without_thoughts(Prediction(**line)) for line in read_json_lines(folder / ANSWERS)}
     missing = [example.id for example in examples if example.id not in by_id]
     if missing:
         raise ModelError(
@@ -24,6 +30,20 @@ def read_predictions(folder: Path, examples: Sequence[Example]) -> list[Predicti
             f"folder and run again"
         )
     return [by_id[example.id] for example in examples]
+
+
+def _without_thoughts(prediction: Prediction) -> Prediction:
+    """What is said outside <think>…</think>. A thought that does not end leaves nothing after it: the answer was cut off.
+
+    An end without a beginning ends a thought that began with the answer.
+    """
+    answer, finish = prediction.answer, prediction.finish
+    if "<think>" not in answer and "</think>" not in answer:
+        return prediction
+    if any(not thought[1] for thought in THOUGHT.finditer(answer)):
+        finish = "length"
+    said = THOUGHT.sub("", answer).rpartition("</think>")[2].strip()
+    return replace(prediction, answer=said, finish=finish)
 
 
 def read_likelihoods(folder: Path, examples: Sequence[Example]) -> list[dict[str, float]]:

@@ -66,8 +66,9 @@ def base_identity(
                 f"transformers supports"
             )
     require_safetensors(folder, "model")
-    files = (file for file in sorted(folder.iterdir()) if file.is_file() and file.suffix != ".md")
-    return {"bytes": digest({file.name: file_digest(file) for file in files})}
+    found = sorted([*folder.iterdir(), *folder.glob("additional_chat_templates/**/*")])  # which transformers reads, too
+    files = (file for file in found if file.is_file() and file.suffix != ".md")
+    return {"bytes": digest({file.relative_to(folder).as_posix(): file_digest(file) for file in files})}
 
 
 def require_safetensors(folder: Path, what: str) -> None:
