@@ -177,4 +177,5 @@ def missing(examples: Sequence[Example], answers: Sequence[str]) -> list[list[st
 
 
 def details(examples: Sequence[Example], answers: Sequence[str]) -> dict:
-    return {"by_type": finance.by_type(examples, answers), "cut": sum(map(finance.is_cut, examples))}
+    cut = sum(map(finance.is_cut, examples))
+    return {"by_type": finance.by_type(examples, answers), "cut": cut, "unread": overlap.unread(examples)}
