@@ -1,5 +1,7 @@
 """Keyword coverage: what counts as naming a term, what only looks like it, and what is left unscored."""
 
+import time
+
 import numpy
 import pytest
 
@@ -165,6 +167,11 @@ def test_coverage_and_the_missing_terms(path, lexicon):
     assert coverage.most_missed(lexicon, asked, answers, limit=1) == [{"term": "fibrosis", "asked": 1, "missed": 1}]
 
 
+def test_a_reference_in_another_script_is_unscored(path):
+    rows = coverage.metric(path).statistics(examples(("?", "BP 是血压"), ("?", "BP é alta")), ["BP", "BP"])
+    assert numpy.isnan(rows).any(1).tolist() == [True, False]
+
+
 def test_the_reference_as_answer_covers_everything(path, lexicon):
     texts = [text for text, concepts in NAMED.items() if concepts]
     rows = coverage.metric(path).statistics(examples(*(("?", text) for text in texts)), texts)
@@ -210,3 +217,10 @@ def test_a_large_lexicon_and_a_very_long_answer(tmp_path):
     words = [f"{chr(97 + i % 26)}word{i}" for i in range(5_000)]
     (tmp_path / "large.txt").write_text("\n".join(f"{word} cell = {word}" for word in words), encoding="utf-8")
     assert coverage.load_lexicon(tmp_path / "large.txt").find("aword0 cell " * 9_000) == ("aword0 cell",)
+
+
+def test_a_very_long_answer_takes_no_longer_than_its_length():
+    lexicon = coverage.load_lexicon(coverage.LEXICONS / "medical.txt")  # it has "5-HT"
+    began = time.process_time()
+    lexicon.named("5%" * 50_000)
+    assert time.process_time() - began < 3

@@ -67,12 +67,79 @@ def test_reading(answer, expected):
         ("There is no information on this.", True),
         ("It is not in the report.", True),
         ("not stated, but about 412", False),  # who names a number has not abstained
-        ("none", False),
+        ("none", True),
+        ("I don't know.", True),
+        ("Unknown", True),
+        ("It can’t be determined from the table for December 31, 2018.", True),
+        ("There is not enough information to answer.", True),
+        ("The filing includes no such figure, see note 4.", True),
+        ("I cannot find that in the report.", True),
+        ("not explicitly stated", True),
+        ("The report doesn't say, but it is twelve million", False),
+        ("no data breaches", False),
+        ("The plan does not vest", False),
         ("412", False),
     ],
 )
 def test_abstaining(answer, abstains):
     assert read_answer(answer).abstains is abstains
+
+
+FIGURES = {
+    ("1.2", "billion"): ["$1.2bn", "1.2B", "1,200 million", "$1,200M", "1.2 billion dollars", '{"answer": "1.2", "scale": "billion"}'],
+    ("1,234", "million"): ["$1,234m", "1,234mm", "1 234 million", "1\u00a0234 million", "<think>\n9?\n</think>\n\n1,234 million"],
+    ("12.5", "percent"): ["12.5 per cent", "12.5 pct", "1,250 basis points", "an increase of 12.5%", "12.5% increase"],
+    ("-12.6", "million"): ["–12.6 million", "($12.6) million", "($12.6 million)", "minus 12.6 million", "a loss of 12.6 million"],
+    ("25", "thousand"): ["25k", "$25K", "25,000"],
+    ("412", ""): ["412 dollars", "US$412", "$ 412"],
+    ("12.5", "percent", "by steps"): ["$450 - $400 = $50; $50 / $400 = 12.5%"],
+    ("$3.0 million", "million"): ["$3.0 million", "$3.0 million million", "3 million"],
+    ("5 bps", ""): ["5 bps"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("gold", "answer"), [(gold, said) for gold, answers in FIGURES.items() for said in answers])
+def test_a_figure_is_read_however_it_is_written(gold, answer):
+    assert exact_and_f1(sample("arithmetic" if len(gold) > 2 else "span", gold[:1], gold[1]), answer)[0] == 1
+
+
+@pytest.mark.parametrize("answer", ["12.6 million", "about -12.6 million", "-12.6", "12,6 million", "-12.6 thousand"])
+def test_another_figure_is_not(answer):
+    assert exact_and_f1(sample("span", ["-12.6"], "million"), answer)[0] == 0
+
+
+def test_spans_in_other_lists():
+    gold = sample("multi-span", ["Retail", "Online"])
+    said = ["Retail, Online", "Online, and Retail", '["Retail", "Online"]', "- Retail\n- Online", "Retail and Online"]
+    assert [exact_and_f1(gold, answer)[0] for answer in said] == [1, 1, 1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    "gold", ["the Company’s “net” sales", "US$ 1,234", "−12.6", "the `A` shares", "–5", "USD 7", "($12.6)"]
+)
+def test_a_gold_answer_said_verbatim_is_right(gold):
+    assert exact_and_f1(sample("span", [gold]), gold) == (1, 1)
+    assert exact_and_f1(sample("span", [gold], "million"), f"{gold} million") == (1, 1)
+
+
+@pytest.mark.parametrize("gold", ["not available", "The Company does not provide pensions", "None"])
+def test_a_gold_answer_that_reads_as_an_abstention_is_none(gold):
+    example = sample("span", [gold])
+    assert exact_and_f1(example, gold) == (1, 1)
+    assert exact_and_f1(example, "not stated") == (0, 0)
+    examples = [example, sample("unanswerable", ["not stated"])]
+    assert value("abstention_precision", examples, [gold, "not stated"]) == (1, 2)
+
+
+def test_a_calculation_is_rounded_once():
+    for gold, said in {
+        "-25.83": "(19218 - 25909) / 25909 * 100",
+        "2.49": "(2.25 + 2.72) / 2",
+        "35.39": "(20.02 + 50.77) / 2",
+    }.items():
+        assert exact_and_f1(sample("arithmetic", [gold], "percent"), f"{said} percent")[0] == 1
+    assert exact_and_f1(sample("arithmetic", ["-25.82"], "percent"), "(19218 - 25909) / 25909 * 100 percent")[0] == 0
+    assert exact_and_f1(sample("arithmetic", ["23.42"], "percent"), "2342 / 10000")[0] == 1
 
 
 SCORED = {

@@ -7,6 +7,7 @@ import pytest
 
 from prism.errors import DataError
 from prism.metrics.finance import evidence_overlap, exact_and_f1
+from prism.rows.files import read_rows
 from prism.rows.filings import tokens
 from prism.spec import load_spec
 from prism.tasks import finance_qa as task
@@ -107,6 +108,15 @@ BAD = {
     "a decimal comma": ({"answer": ["12,5"]}, "in another locale"),
     "no such type": ({"answer_type": "essay"}, "row a: 'essay' is not one of span, multi-span"),
     "no such scale": ({"scale": "lakh"}, "row a: 'lakh' is not one of thousand"),
+    "a calculation in words": (
+        {"answer": "n/a", "answer_type": "arithmetic"},
+        "answer 'n/a' of a calculation is not a number",
+    ),
+    "no answer": ({"answer": "", "answer_type": "arithmetic"}, "row a: answer '' is empty; fill it"),
+    "no spans": ({"answer": []}, "row a: answer [] is empty"),
+    "an endless count": ({"answer": "inf", "answer_type": "count"}, "answer 'inf' of a count is not a number"),
+    "a broken count": ({"answer": 2.6, "answer_type": "count"}, "answer 2.6 of a count is not a whole number"),
+    "a superscript": ({"answer": "²", "answer_type": "count"}, "answer '²' of a count is not a number"),
     "a count in words": ({"answer": "three", "answer_type": "count"}, "answer 'three' of a count is not a number"),
 }
 
@@ -116,6 +126,38 @@ def test_rows_that_are_refused(change, sentence):
     with pytest.raises(DataError) as error:
         task.example({"report": "", "question": "?", "answer": "1"} | change, "a")
     assert sentence in str(error.value)
+
+
+FIGURES = {
+    "23.4%": ("(1,234 - 1,000) / 1,000", "(1,234 - 1,000) / 1,000 * 100 percent"),
+    "2,234": ("1,234 + 1,000", "1,234 + 1,000"),
+    "$234": ("1,234 - 1,000", "1,234 - 1,000"),
+    "(234)": ("1,000 - 1,234", "1,000 - 1,234"),
+    "234 million": ("1,234 - 1,000", "1,234 - 1,000 million"),
+}
+
+
+@pytest.mark.parametrize(("answer", "derivation", "reference"), [(a, *said) for a, said in FIGURES.items()])
+def test_a_calculation_whose_answer_is_written_as_people_do(answer, derivation, reference):
+    row = {"report": "", "question": "?", "answer": answer, "answer_type": "arithmetic", "derivation": derivation}
+    example = task.example(row, "a")
+    assert example.reference == reference
+    assert exact_and_f1(example, example.reference)[0] == 1
+
+
+TATQA = ROOT.parent / "shared/data/tat-qa"
+
+
+@pytest.mark.skipif(not TATQA.exists(), reason="TAT-QA does not lie in ../shared/data")
+@pytest.mark.parametrize("part", ["dev", "test_gold"])
+def test_each_gold_answer_of_tatqa_is_right_verbatim(part):
+    spec = load_spec(NANO.with_name("nano-tatqa.toml"))
+    rows = [row for context in read_rows(TATQA / f"{part}.jsonl.gz") for row in task.rows(context, spec)]
+    for number, row in enumerate(rows):
+        example = task.example(row, str(number))
+        said = f"{'; '.join(example.facts['answer'])} {example.facts['scale']}".strip()
+        assert exact_and_f1(example, said)[0] == 1, said
+        assert exact_and_f1(example, example.reference)[0] == 1, example.reference
 
 
 def test_controls_change_the_evidence_and_nothing_else(examples):

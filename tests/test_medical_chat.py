@@ -110,7 +110,10 @@ def test_tables_for_the_report(tmp_path, monkeypatch):
     monkeypatch.setattr(task, "LEXICON", tmp_path / "own.txt")
     examples = [task.example(ROW, "one"), task.example({"question": "What is a femur?", "answer": ""}, "two")]
     answers = ["Aspirin of the ulna", "A bone"]
-    assert task.details(examples, answers) == {"most_missed": [{"term": "forearm", "asked": 1, "missed": 1}]}
+    assert task.details(examples, answers) == {
+        "most_missed": [{"term": "forearm", "asked": 1, "missed": 1}],
+        "unread": 0,
+    }
     said = [Prediction(example.id, answer, 3, "stop") for example, answer in zip(examples, answers)]
     found = task.failures(examples, said, said)
     assert {row["pattern"]: row["tuned"] for row in found["patterns"] if row["tuned"]} == {

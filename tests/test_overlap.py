@@ -6,7 +6,7 @@ import numpy
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
-from prism.metrics.overlap import METRICS, rouge, shuffle_references
+from prism.metrics.overlap import METRICS, rouge, shuffle_references, unread
 from prism.rows import Example
 
 TEXT = """the a of in is and blood cell cells pressure heart hearts artery arteries running ran runs inflammation
@@ -58,6 +58,14 @@ def test_an_empty_reference_is_unscored_and_an_empty_answer_is_zero(metric):
     assert numpy.isnan(rows).any(1).tolist() == [True, True, False, False]
     assert numpy.isnan(metric.value(rows)).tolist() == [True, True, False, False]
     assert value(metric, rows) == 0
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
+def test_a_reference_in_a_script_that_rouge_drops_is_unscored(metric):
+    references = ["骨头 7 长约 10 厘米。", "Кость 3 длинная", "COVID 是一种传染病", "β-blocker", "naïve café", "12.5"]
+    rows = metric.statistics(examples(references), references)
+    assert numpy.isnan(rows).any(1).tolist() == [True, True, True, False, False, False]
+    assert unread(examples(references)) == 3
 
 
 def test_a_very_long_answer_is_scored():

@@ -604,6 +604,13 @@ def test_odd_results_are_drawn(tmp_path):
     assert max(map(len, terminal.lines(run))) <= 120
 
 
+def test_references_that_rouge_cannot_read_are_told():
+    told = {n: replace(flashcards(), details={"answers": {"tuned": {"unread": n}}}) for n in (0, 1, 600)}
+    assert not any("see no words" in note for note in findings.notes(told[0]))
+    for n, counted in ((1, "1 reference:"), (600, "600 references:")):
+        assert any(f"keyword coverage see no words in {counted}" in note for note in findings.notes(told[n]))
+
+
 def test_flips_are_counted_and_unscored_samples_left_out():
     samples = made_up_samples(90)
     (accuracy,) = changes(sentiment(), samples)

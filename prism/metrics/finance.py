@@ -15,7 +15,7 @@ import numpy
 
 from prism.metrics import Metric, mean, per_sample, tatqa
 from prism.metrics.arithmetic import OPERAND
-from prism.metrics.finance_answers import CACHE_SIZE, READING, Reading, read_answer
+from prism.metrics.finance_answers import CACHE_SIZE, READING, Reading, plain, read_answer
 from prism.rows import Example
 
 TYPES = ("span", "multi-span", "arithmetic", "count", "unanswerable")
@@ -28,18 +28,46 @@ _FOREIGN = re.compile(r"\d\.\d{3},\d|\d,\d{1,2}(?!\d)|\d\.\d{3}\.\d{3}")
 # --- tier 1 -------------------------------------------------------------------------------------------------------
 
 
+_scored = lru_cache(CACHE_SIZE)(tatqa.score)
+
+
 def exact_and_f1(example: Example, answer: str, calculator: bool = True) -> tuple[float, float]:
     """TAT-QA's exact match and F1; for an unanswerable question, only saying so is right."""
-    facts = example.facts
-    reading = read_answer(answer)
-    if reading.abstains or facts["type"] == "unanswerable":
-        right = float(reading.abstains and facts["type"] == "unanswerable")
+    kind = example.facts["type"]
+    if kind == "unanswerable" or abstains(example, answer):
+        right = float(kind == "unanswerable" and read_answer(answer).abstains)
         return right, right
-    gold = tuple(facts["answer"]), facts["scale"], facts["type"]
-    return max(_scored(spans, scale, *gold) for spans, scale in reading.answers(calculator))
+    return _best(example, answer, calculator)
 
 
-_scored = lru_cache(CACHE_SIZE)(tatqa.score)
+def abstains(example: Example, answer: str) -> bool:
+    """Whether an answer says that there is none. A gold answer may read so ("not available"): saying it is no abstention."""
+    return read_answer(answer).abstains and not (answerable(example) and _best(example, answer, False)[0] == 1)
+
+
+def _best(example: Example, answer: str, calculator: bool, scale: str | None = None) -> tuple[float, float]:
+    """The best score of the readings of an answer, of all under `scale` if one is given."""
+    facts = example.facts
+    return _best_of(tuple(facts["answer"]), facts["scale"], facts["type"], answer, calculator, scale)
+
+
+@lru_cache(CACHE_SIZE)
+def _best_of(
+    gold: tuple[str, ...], gold_scale: str, kind: str, answer: str, calculator: bool, scale: str | None
+) -> tuple[float, float]:
+    reading = read_answer(answer)
+    said = (((reading.whole,), ""),) if reading.abstains else reading.answers(calculator, len(gold) > 1)
+    readings = dict.fromkeys((spans, own if scale is None else scale) for spans, own in said)
+    return max(_scored(*read, *right, kind) for right in _golds(gold, gold_scale) for read in readings)
+
+
+@lru_cache(CACHE_SIZE)
+def _golds(spans: tuple[str, ...], scale: str) -> tuple[tuple[tuple[str, ...], str], ...]:
+    """The gold answer as it is, with the signs of an answer that has been read, and without a scale that it repeats."""
+    golds = [(spans, scale), (tuple(plain(span) for span in spans), scale)]
+    if scale and len(spans) == 1 and (read := read_answer(spans[0])).scale:
+        golds.append((read.spans, read.scale))  # "$3.0 million", in million
+    return tuple(dict.fromkeys(golds))
 
 
 def _exact(example: Example, answer: str) -> float:
@@ -52,12 +80,10 @@ def _exact_as_written(example: Example, answer: str) -> float:
 
 def _exact_without_scale(example: Example, answer: str) -> float:
     """Exact match under the gold scale, whatever scale the answer states, if any."""
-    facts = example.facts
-    exact, reading = _exact(example, answer), read_answer(answer)
-    if exact or reading.abstains or not facts["scale"]:
+    exact, scale = _exact(example, answer), example.facts["scale"]
+    if exact or not scale or abstains(example, answer):
         return exact
-    gold = tuple(facts["answer"]), facts["scale"], facts["type"]
-    return max(_scored(spans, facts["scale"], *gold)[0] for spans, _ in reading.answers(calculator=True))
+    return _best(example, answer, True, scale)[0]
 
 
 def _is_of_type(kind: str, example: Example) -> bool:
@@ -70,7 +96,7 @@ def answerable(example: Example) -> bool:
 
 def _abstentions(examples: Sequence[Example], answers: Sequence[str]) -> numpy.ndarray:
     """[rightly abstained, abstained, unanswerable] per sample; all unscored if every question has an answer."""
-    abstained = numpy.array([read_answer(answer).abstains for answer in answers], float)
+    abstained = numpy.array([abstains(example, answer) for example, answer in zip(examples, answers)], float)
     unanswerable = numpy.array([not answerable(example) for example in examples], float)
     rows = numpy.column_stack([abstained * unanswerable, abstained, unanswerable])
     return rows if unanswerable.any() else rows + numpy.nan
@@ -123,7 +149,7 @@ def evidence_overlap(example: Example, answer: str) -> float:
     """
     reading = read_answer(answer)
     quote = _plain(reading.quote)
-    if reading.abstains or not quote or f" {quote} " not in f" {_plain(example.facts['context'])} ":
+    if abstains(example, answer) or not quote or f" {quote} " not in f" {_plain(example.facts['context'])} ":
         return 0.0
     headers = _headers(example.facts["context"]) if reading.value is None else ()
     parts = list(filter(None, (_plain(part) for part in _parts(example, reading) if part not in headers)))
@@ -212,7 +238,7 @@ def grounded(example: Example, answer: str) -> tuple[int, int]:
     terms need not be. A calculation's stated result is grounded if it equals the computed one, to its decimals.
     """
     reading = read_answer(answer)
-    if reading.abstains:
+    if abstains(example, answer):
         return 0, 0
     context = example.facts["context"]
     calculation, equals, result = reading.unscaled.partition("=")
@@ -257,7 +283,7 @@ def by_type(examples: Sequence[Example], answers: Sequence[str]) -> list[dict[st
                     "exact_match": sum(exact) / len(chosen),
                     "f1": sum(f1) / len(chosen),
                     "without_scale": sum(_exact_without_scale(*pair) for pair in chosen) / len(chosen),
-                    "abstains": sum(read_answer(answer).abstains for _, answer in chosen) / len(chosen),
+                    "abstains": sum(abstains(*pair) for pair in chosen) / len(chosen),
                 }
             )
     return table

@@ -4,6 +4,9 @@ ROUGE is rouge-score's F-measure with `use_stemmer=True`, including its tokenize
 
 `content_gain` is ROUGE-L against the own reference minus ROUGE-L against another row's: an adapter that learned only
 style raises both. Its gain is the gain in ROUGE-L minus the same gain against shuffled references.
+
+A reference most of whose letters rouge-score drops, such as a Chinese one, is unscored: what is left of it are digits and
+names, which an answer may echo from the question.
 """
 
 from __future__ import annotations
@@ -55,6 +58,25 @@ def _tokenizer() -> Any:
     return DefaultTokenizer(use_stemmer=True)
 
 
+@lru_cache(CACHE_SIZE)
+def is_unread(text: str) -> bool:
+    """Whether rouge-score drops most letters of a text: it reads a-z, in either case, and digits."""
+    if text.isascii():
+        return False
+    letters = [char for char in text if char.isalpha()]
+    return sum(char.isascii() for char in letters) * 2 < len(letters)
+
+
+def unread(examples: Sequence[Example]) -> int:
+    """The number of references that `is_unread`, for the reports."""
+    return sum(is_unread(example.reference) for example in examples)
+
+
+def is_scored(example: Example) -> bool:
+    """Whether rouge-score reads the words of an example's reference."""
+    return bool(stems(example.reference)) and not is_unread(example.reference)
+
+
 def shuffle_references(examples: Sequence[Example], scored: Sequence[bool] | None = None) -> list[Example]:
     """Give each example the reference of a row of another group, to score its answer against a wrong reference.
 
@@ -73,12 +95,12 @@ def shuffle_references(examples: Sequence[Example], scored: Sequence[bool] | Non
 
 
 def _metric(name: str) -> Metric:
-    """An empty reference is unscored, an empty answer scores 0."""
+    """A reference without a word, or in another script, is unscored; an empty answer scores 0."""
 
     def f_measure(example: Example, answer: str) -> float:
-        return rouge(example.reference, answer)[name] if stems(example.reference) else numpy.nan
+        return rouge(example.reference, answer)[name] if is_scored(example) else numpy.nan
 
-    return per_sample(name, "tier2", f_measure, beside="controls and shuffled references")
+    return per_sample(name, "tier2", f_measure, beside="controls and shuffled references", version=2)
 
 
 ROUGE_L = _metric("rougeL")
@@ -86,7 +108,7 @@ ROUGE_L = _metric("rougeL")
 
 def _own_and_other(examples: Sequence[Example], answers: Sequence[str]) -> numpy.ndarray:
     """[ROUGE-L against the own reference, against another row's, 1] per sample."""
-    others = shuffle_references(examples, [bool(stems(example.reference)) for example in examples])
+    others = shuffle_references(examples, list(map(is_scored, examples)))
     own, other = ROUGE_L.statistics(examples, answers), ROUGE_L.statistics(others, answers)
     rows = numpy.column_stack([own[:, 0], other])
     rows[numpy.isnan(rows).any(1)] = numpy.nan
@@ -101,5 +123,5 @@ METRICS = (
     _metric("rouge1"),
     _metric("rouge2"),
     ROUGE_L,
-    Metric("content_gain", "tier2", _own_and_other, _content, range=(-1.0, 1.0)),
+    Metric("content_gain", "tier2", _own_and_other, _content, range=(-1.0, 1.0), version=2),
 )

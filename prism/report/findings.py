@@ -137,7 +137,15 @@ def notes(result: Result) -> list[str]:
     """How to read the numbers: what the intervals describe, what was left out, which parity checks failed."""
     return [
         note
-        for note in (_seeds(result), _unscored(result), _cut(result), _leaks(result), *_judge(result), *_parity(result))
+        for note in (
+            _seeds(result),
+            _unscored(result),
+            _unread(result),
+            _cut(result),
+            _leaks(result),
+            *_judge(result),
+            *_parity(result),
+        )
         if note
     ]
 
@@ -177,6 +185,16 @@ def _unscored(result: Result) -> str:
     found = [record for record in result.records if record.unscored]
     shown = ", ".join(f"{record.metric} {record.unscored:,} of {record.n + record.unscored:,}" for record in found)
     return f"Unscored, counted separately: {shown}." if shown else ""
+
+
+def _unread(result: Result) -> str:
+    n = ((result.details.get("answers") or {}).get("tuned") or {}).get("unread")
+    if not n:
+        return ""
+    return (
+        f"ROUGE, content gain and keyword coverage see no words in {words.count(n, 'reference')}: they read a-z and "
+        f"digits only, so these samples are unscored; gate a judge or semantic similarity instead."
+    )
 
 
 def _cut(result: Result) -> str:

@@ -12,13 +12,14 @@ from __future__ import annotations
 import hashlib
 import math
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from prism.errors import DataError
 from prism.judge import FAITHFULNESS, SUPPORTED
-from prism.metrics import arithmetic, coverage, finance, overlap
+from prism.metrics import arithmetic, coverage, finance, overlap, tatqa
 from prism.metrics.finance import TYPES
 from prism.metrics.finance_answers import NOT_STATED, read_answer
 from prism.rows import Example, Row, filings
@@ -35,6 +36,7 @@ SYSTEM = (  # every word costs compute in each training step
 SCALES = ("", "thousand", "million", "billion", "percent")
 LEXICON = coverage.LEXICONS / "financial.txt"
 TEMPLATE = 40  # tokens of a chat template around the system and user messages
+_NUMBER = re.compile(r"[-+]?[0-9]{1,290}(?:\.[0-9]+)?|[-+]?\.[0-9]+")
 QUOTED = 20  # words; of a longer sentence, this many around the answer are quoted
 
 
@@ -82,15 +84,29 @@ def _answer(value: Any, kind: str, id: str) -> tuple[str, ...]:
     if kind == "unanswerable":
         return (NOT_STATED,)
     spans = tuple(str(part).strip() for part in (value if isinstance(value, list | tuple) else [value]))
+    if not any(spans):
+        raise DataError(f"row {id}: answer {value!r} is empty; fill it, or make the row's answer_type unanswerable")
     for span in spans:
         if finance.is_foreign(span) and not any(map(str.isalpha, span)):
             raise DataError(f"row {id}: answer {span!r} is in another locale; write it as 1,234.56")
-    if kind == "count":
-        try:
-            return (str(int(float(spans[0]))),)
-        except ValueError:
-            raise DataError(f"row {id}: answer {spans[0]!r} of a count is not a number; fix it") from None
+    if kind in tatqa.CALCULATED:
+        amount = _amount(spans[0])
+        if amount is None:
+            name = "a count" if kind == "count" else "a calculation"
+            raise DataError(f"row {id}: answer {value!r} of {name} is not a number; fix it or the row's answer_type")
+        if kind == "count" and not amount.is_integer():
+            raise DataError(f"row {id}: answer {value!r} of a count is not a whole number; fix it")
+        return (str(int(amount)),) if kind == "count" else spans
     return spans
+
+
+def _amount(text: str) -> float | None:
+    """The number that an answer is, in its own scale and with its percent sign left out; None if it is none."""
+    read = read_answer(text)
+    number = read.unscaled.rstrip("% ").replace(",", "").replace("$", "")
+    negative = number.startswith("(") and number.endswith(")")
+    found = _NUMBER.fullmatch(number[1:-1] if negative else number)
+    return float(found[0]) * (-1 if negative else 1) if found else None
 
 
 def _reference(row: Row, kind: str, scale: str, answer: tuple[str, ...], report: str, question: str) -> str:
@@ -98,22 +114,23 @@ def _reference(row: Row, kind: str, scale: str, answer: tuple[str, ...], report:
     if kind == "unanswerable":
         return NOT_STATED
     text, needed = "; ".join(answer), list(answer)
-    if ("%" in text and scale == "percent") or (scale and read_answer(text).scale == scale):
-        scale = ""  # "$3.0 million" includes it
-    if kind == "arithmetic" and (expression := _expression(str(row.get("derivation") or ""), answer[0], scale)):
-        text, needed, scale = expression, arithmetic.operands(expression), str(row.get("scale") or "")
+    own = "percent" if "%" in text else read_answer(text).scale  # "$3.0 million" includes its scale
+    asked = scale or own
+    scale = "" if own == scale else scale
+    if kind == "arithmetic" and (expression := _expression(str(row.get("derivation") or ""), answer[0])):
+        text, needed, scale = expression, arithmetic.operands(expression), asked
     elif kind == "count":
         needed = [part.strip() for part in str(row.get("derivation") or "").split("##")]
     quote = str(row.get("evidence") or "") or _cut(filings.evidence(report, question, needed), needed)
     return "\n".join(filter(None, (f"{text} {scale}".strip(), f'"{quote}"' if quote else "")))
 
 
-def _expression(derivation: str, answer: str, scale: str) -> str:
+def _expression(derivation: str, answer: str) -> str:
     """The derivation as an expression that evaluates to the answer in its scale; empty if it does not."""
-    expression = arithmetic.spaced(derivation)
+    expression, amount = arithmetic.spaced(derivation), _amount(answer)
     for candidate in (expression, f"{expression} * 100", f"({expression}) * 100"):
         value = arithmetic.compute(candidate)
-        if value is not None and math.isclose(value, float(answer), abs_tol=0.005):
+        if value is not None and amount is not None and math.isclose(value, amount, abs_tol=0.005):
             return candidate
     return ""
 
@@ -160,4 +177,5 @@ def missing(examples: Sequence[Example], answers: Sequence[str]) -> list[list[st
 
 
 def details(examples: Sequence[Example], answers: Sequence[str]) -> dict:
-    return {"by_type": finance.by_type(examples, answers), "cut": sum(map(finance.is_cut, examples))}
+    cut = sum(map(finance.is_cut, examples))
+    return {"by_type": finance.by_type(examples, answers), "cut": cut, "unread": overlap.unread(examples)}

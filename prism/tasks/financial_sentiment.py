@@ -13,16 +13,16 @@ from collections.abc import Sequence
 from prism.errors import DataError
 from prism.judge import SENTIMENT_CORRECTNESS
 from prism.metrics import classification
+from prism.metrics.labels import read_label
 from prism.rows import Example, Row
 
-VERSION = 1
+VERSION = 2
 COLUMNS = ("tweet", "sentiment")
 LABELS = ("neutral", "bullish", "bearish")  # in the order of the numbers in the published set
 PROMPT = "Is this tweet neutral, bullish or bearish?\n{tweet}"
 
 _LINK = re.compile(r"https?://\S+")
 _USER = re.compile(r"@\w+")
-_WORD = re.compile(r"[a-z]+")
 
 
 def example(row: Row, id: str) -> Example:
@@ -34,7 +34,7 @@ def example(row: Row, id: str) -> Example:
 def label(value: object) -> str:
     """The label of a row: a number of the published set, or the word itself."""
     text = str(value).strip().lower()
-    if text.isdigit() and int(text) < len(LABELS):
+    if text in ("0", "1", "2"):  # "²" is a digit to Python, and no number
         return LABELS[int(text)]
     if text in LABELS:
         return text
@@ -42,18 +42,7 @@ def label(value: object) -> str:
 
 
 def parse(answer: str) -> str | None:
-    """The label in an answer: its first word ("bullish, since …"), else the only label in it.
-
-    None if the answer names no label, leaves the choice open ("bullish or bearish"), names several labels after the
-    first word, or negates one ("not bullish").
-    """
-    words = _WORD.findall(answer.lower())
-    named = {word for word in words if word in LABELS}
-    if words and words[0] in LABELS and "or" not in words[:3]:
-        return words[0]
-    if len(named) == 1 and not {"not", "isn", "neither", "nor"} & set(words):
-        return named.pop()
-    return None
+    return read_label(answer, LABELS)
 
 
 METRICS = classification.metrics(LABELS, parse)

@@ -38,7 +38,8 @@ def missing(examples: Sequence[Example], answers: Sequence[str]) -> list[list[st
 
 
 def details(examples: Sequence[Example], answers: Sequence[str]) -> dict:
-    return {"most_missed": coverage.most_missed(coverage.load_lexicon(LEXICON), examples, answers)}
+    most_missed = coverage.most_missed(coverage.load_lexicon(LEXICON), examples, answers)
+    return {"most_missed": most_missed, "unread": overlap.unread(examples)}
 
 
 def failures(examples: Sequence[Example], baseline: Sequence[Prediction], tuned: Sequence[Prediction]) -> dict:
