@@ -1,0 +1,95 @@
+"""Any sorting into labels, described by the spec alone: its table [classify] holds labels, prompt and gold column.
+
+The answers are read, scored and set beside the classical and the label-likelihood control as phase 1's are. Labels are
+the spec's own spelling; in rows and answers their letter case does not matter.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import partial
+
+from prism.errors import DataError, SpecError
+from prism.metrics import classification
+from prism.rows import Example, Row
+from prism.spec import Spec
+from prism.store import digest
+from prism.tasks import Task, prompts
+
+VERSION = 1
+METRICS = classification.counted((), lambda answer: None)  # of any labels, for what needs no more than sums
+TAKEN = ("unparsable", "accuracy", "macro avg", "micro avg", "weighted avg")  # rows of the reports' tables of labels
+
+
+def from_spec(spec: Spec) -> Task:
+    """The task of a spec's [classify]. Raises SpecError if its labels or its prompt cannot be used."""
+    table = spec.classify
+    if table is None:
+        raise SpecError('task = "classify": needs the table [classify] with labels and a prompt; add it')
+    labels = _labels(table.labels, table.descriptions)
+    described = "\n".join(f"{label}: {text}" for label, text in table.descriptions.items())
+    given = {"labels": ", ".join(labels)} | ({"descriptions": described} if described else {})
+    if not described and "{descriptions}" in f"{table.prompt}{table.system}":
+        raise SpecError("[classify] prompt: {descriptions} needs the table [classify.descriptions]; add it")
+    filled = prompts.read(spec, "classify", table.prompt, table.system, table.column, given)
+    parse = partial(read_label, labels=labels)
+    return Task(
+        name="classify",
+        version=int(digest([VERSION, labels])[:8], 16),  # other labels read the same answers differently
+        columns=filled.columns,
+        example=partial(_example, filled, {label.casefold(): label for label in labels}),
+        metrics=classification.counted(labels, parse),
+        labels=labels,
+        parse=parse,
+        rows=filled.rows,
+        details=partial(classification.details, labels, parse),
+    )
+
+
+def _labels(named: Sequence[str], descriptions: dict[str, str]) -> tuple[str, ...]:
+    labels = tuple(named or descriptions)
+    place = "[classify] labels" if named else "[classify.descriptions]"
+    if len(labels) < 2:
+        raise SpecError(f"{place} = {list(labels)}: a choice needs at least two labels; add some")
+    spellings: dict[str, str] = {}
+    for label in labels:
+        if not label.strip():
+            raise SpecError(f"{place}: one label is empty; fill it, or delete it")
+        if label != " ".join(label.split()):
+            raise SpecError(f"{place}: {label!r} has spaces around it, or several in a row; delete them")
+        if label.casefold() in TAKEN:
+            raise SpecError(f'{place}: "{label}" is a row of the reports\' tables; write the label in another way')
+        if other := spellings.get(label.casefold()):
+            why = "differ in case only" if other != label else "are the same label"
+            raise SpecError(f'{place}: "{other}" and "{label}" {why}; delete one')
+        spellings[label.casefold()] = label
+    if named and descriptions and (odd := sorted({*labels} ^ {*descriptions})):
+        raise SpecError(
+            f'[classify.descriptions]: "{odd[0]}" is not in both labels and descriptions; correct it, or delete labels'
+        )
+    return labels
+
+
+def _example(filled: prompts.Prompts, labels: dict[str, str], row: Row, id: str) -> Example:
+    written = " ".join(prompts.value(row, filled.gold).split())
+    label = labels.get(written.casefold())
+    if label is None:
+        raise DataError(
+            f'{filled.gold} = "{written}": not one of the labels {", ".join(labels.values())}; correct the row, or add '
+            f"it to [classify] labels"
+        )
+    return Example(id, filled.messages(row), label, filled.group_of(row, id))
+
+
+def read_label(answer: str, labels: Sequence[str]) -> str | None:
+    """The label that an answer begins with, else the only one in it; None if it names none, several or denies one."""
+    by_spelling = {label.casefold(): label for label in labels}
+    longest = sorted(by_spelling, key=len, reverse=True)  # "very positive" before "positive"
+    pattern = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest))})(?!\w)")
+    text = answer.casefold()
+    named = [by_spelling[found] for found in pattern.findall(text)]
+    first = pattern.search(text)
+    if first and not re.search(r"\w", text[: first.start()]) and not re.match(r"\s+or\b", text[first.end() :]):
+        return named[0]
+    return named[0] if len({*named}) == 1 and not re.search(r"\b(?:not|neither|nor)\b|n['’]t\b", text) else None
