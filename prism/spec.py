@@ -301,7 +301,7 @@ def _first_problem(error: ValidationError) -> str:
         "extra_forbidden": "unknown key; delete it or check its spelling",
         "missing": "is missing; add it",
     }.get(problem["type"], problem["msg"].removeprefix("Value error, ").replace("Input should", "must"))
-    return f"{table}{key}{shown}: {message}"
+    return f"{table}{key}{shown}: {message}" if location else message
 
 
 def find_specs(folder: Path, phase: str = "*") -> list[Path]:

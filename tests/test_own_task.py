@@ -142,6 +142,13 @@ def test_an_answer_is_read_by_the_specs_labels(tmp_path, answer, label):
     assert task.parse(answer) == label
 
 
+def test_an_answer_that_is_a_label_is_that_label_whatever_it_says(tmp_path):
+    names = ("not urgent", "urgent", "urgent or not", "none of these", "I cannot say")
+    table = CLASSIFY.replace('["refund", "complaint", "Very Happy"]', str(list(names)))
+    task = load_task(spec_of(tmp_path, "classify", table))
+    assert [task.parse(f" {name.title()}\n") for name in names] == list(names)
+
+
 LABELS = 'labels = ["refund", "complaint", "Very Happy"]'
 BAD_CLASSIFY = {
     "no table": (CLASSIFY, "", 'task = "classify": needs the table [classify] with labels and a prompt; add it'),
@@ -180,7 +187,9 @@ def test_a_classify_table_that_cannot_work_is_refused(tmp_path, good, bad, sente
 
 
 def test_a_table_of_another_task_is_refused(tmp_path):
-    assert '[answer] is for task = "answer", not "classify"' in refused(tmp_path, "classify", CLASSIFY + ANSWER)
+    assert 'mine.toml [answer] is for task = "answer", not "classify"' in refused(
+        tmp_path, "classify", CLASSIFY + ANSWER
+    )
     assert "[gate.tier1] f1: not a tier1 metric of classify; those are accuracy" in refused(
         tmp_path, "classify", CLASSIFY, gate="[gate.tier1]\nf1 = { floor = 0.5 }\n"
     )
@@ -402,7 +411,7 @@ def test_own_labels_from_csv_to_report(desk):
     words = {"refund": "I want my money back", "complaint": "nobody answers", "Very Happy": "great service"}
     lines = [f"order {n}: {text},desk {n % 3},{label.upper()}" for n in range(40) for label, text in words.items()]
     write_csv(desk.path / "rows.csv", "text,desk,label", lines)
-    gate = "[gate.tier1]\naccuracy = { floor = 0.0 }\nknowledge_gain = { floor = 0.0 }\n"
+    gate = "[gate.tier1]\naccuracy = { floor = 0.5 }\nknowledge_gain = { floor = 0.5 }\n"
     spec_file(desk.path, "classify", CLASSIFY, gate)
     out = desk.runpytest_subprocess("benchmarks", "-m", "desk", "--prism-profile", "nano")
     records = {record["metric"]: record for record in results(desk)["records"]}

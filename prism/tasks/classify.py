@@ -7,7 +7,7 @@ the spec's own spelling; in rows and answers their letter case does not matter.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from prism.errors import DataError, SpecError
@@ -33,12 +33,13 @@ def from_spec(spec: Spec) -> Task:
     if not described and "{descriptions}" in f"{table.prompt}{table.system}":
         raise SpecError("[classify] prompt: {descriptions} needs the table [classify.descriptions]; add it")
     filled = prompts.read(spec, "classify", table.prompt, table.system, table.column, given)
-    parse = partial(read_label, labels=labels)
+    spellings = {label.casefold(): label for label in labels}
+    parse = partial(_parse, spellings)
     return Task(
         name="classify",
         version=int(digest([VERSION, labels])[:8], 16),  # other labels read the same answers differently
         columns=filled.columns,
-        example=partial(_example, filled, {label.casefold(): label for label in labels}),
+        example=partial(_example, filled, spellings),
         metrics=classification.counted(labels, parse),
         labels=labels,
         parse=parse,
@@ -47,7 +48,7 @@ def from_spec(spec: Spec) -> Task:
     )
 
 
-def _labels(named: Sequence[str], descriptions: dict[str, str]) -> tuple[str, ...]:
+def _labels(named: Sequence[str], descriptions: Mapping[str, str]) -> tuple[str, ...]:
     labels = tuple(named or descriptions)
     place = "[classify] labels" if named else "[classify.descriptions]"
     if len(labels) < 2:
@@ -71,12 +72,21 @@ def _labels(named: Sequence[str], descriptions: dict[str, str]) -> tuple[str, ..
     return labels
 
 
-def _example(filled: prompts.Prompts, labels: dict[str, str], row: Row, id: str) -> Example:
-    written = " ".join(prompts.value(row, filled.gold).split())
-    label = labels.get(written.casefold())
+def _parse(spellings: Mapping[str, str], answer: str) -> str | None:
+    """The label that an answer is, whatever it says ("none of these", "not urgent"), else the one that is read in it."""
+    return _exactly(spellings, answer) or read_label(answer, tuple(spellings.values()))
+
+
+def _exactly(spellings: Mapping[str, str], text: str) -> str | None:
+    return spellings.get(" ".join(text.split()).casefold())
+
+
+def _example(filled: prompts.Prompts, spellings: Mapping[str, str], row: Row, id: str) -> Example:
+    written = prompts.value(row, filled.gold)
+    label = _exactly(spellings, written)
     if label is None:
         raise DataError(
-            f'{filled.gold} = "{written}": not one of the labels {", ".join(labels.values())}; correct the row, or add '
+            f'{filled.gold} = "{written}": not one of the labels {", ".join(spellings.values())}; correct the row, or add '
             f"it to [classify] labels"
         )
     return Example(id, filled.messages(row), label, filled.group_of(row, id))
