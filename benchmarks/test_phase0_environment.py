@@ -152,7 +152,7 @@ from prism.spec import load_spec
 from prism.tasks import load_task
 spec_file, root, folder = map(Path, sys.argv[1:])
 spec = load_spec(spec_file)
-train.train(load.load(spec, root), load_examples(spec, load_task(spec.task), root)[0], spec.seed, folder)
+train.train(load.load(spec, root), load_examples(spec, load_task(spec), root)[0], spec.seed, folder)
 """
     file = session.setting.root / "benchmarks" / "specs" / spec.phase / f"{spec.name}.toml"
     digests = set()

@@ -125,7 +125,7 @@ def calibrate_judge(
         known = dict(DEFINITIONS)
         if spec:
             loaded = load_checked_spec(root / "benchmarks" / "specs" / f"{spec}.toml")
-            known |= {d.metric: d for d in tier3.definitions(loaded, load_task(loaded.task).judged)}
+            known |= {d.metric: d for d in tier3.definitions(loaded, load_task(loaded).judged)}
         for name in dict.fromkeys(row["metric"] for row in rows):
             if name not in known:
                 raise asking.JudgeError(f"metric {name!r}: not one of {', '.join(known)}")
@@ -230,7 +230,7 @@ def compare(
         pairs = _pairs(gather_scores(before, root), gather_scores(after, root), before, after)
         for old, new in pairs:
             # A metric against a control repeats another metric's scores and would count the same loss twice.
-            metrics = [metric for metric in metrics_of(new) if metric.against == "baseline"]
+            metrics = [metric for metric in metrics_of(new, root) if metric.against == "baseline"]
             comparisons, without = compare_scores(old, new, metrics, len(metrics))
             if not comparisons:
                 raise ScoresError(f"{new.name}: no metric can be compared ({'; '.join(without.values())})")
@@ -334,7 +334,7 @@ def thresholds(
         require(chosen, setting.store.home)
         outcome = Experiment(chosen, setting, training).outcome
         others = competing_drops(root, chosen.profile, besides=chosen.id)
-        typer.echo(propose(chosen, outcome.result.records, outcome.scores, metrics_of(outcome.scores), others))
+        typer.echo(propose(chosen, outcome.result.records, outcome.scores, metrics_of(outcome.scores, root), others))
 
 
 def _spec(name: str, root: Path) -> Spec:

@@ -60,7 +60,7 @@ class Experiment:
 
     def __init__(self, spec: Spec, setting: Setting, seeds: Sequence[int]) -> None:
         self.spec, self.setting, self.seeds = spec, setting, list(seeds)
-        self.task = load_task(spec.task)
+        self.task = load_task(spec)
         self.base = LazyBase(spec, setting.root, setting.store.home, setting.screen, setting.models)
 
     @cached_property
@@ -332,13 +332,13 @@ class Experiment:
         """In which ways answers fail, by the task's own patterns."""
         assert self.task.failures is not None
         answers = [self.baseline.name, self.tuned[self.seeds[0]].name]
-        identity = {"kind": "failures", "evaluation": evaluation, "answers": answers}
+        identity = {"kind": "failures", "evaluation": evaluation, "answers": answers, "task": self.task.source}
         compute = partial(self.task.failures, self.examples.held_out, untuned, tuned)
         return self.setting.remember(identity, compute)
 
     def _tables(self, evaluation: str, answers: Sequence[str]) -> dict[str, Any]:
         """The task's own tables of one set of answers."""
-        identity = {"kind": "details", "evaluation": evaluation, "answers": digest(answers)}
+        identity = {"kind": "details", "evaluation": evaluation, "answers": digest(answers), "task": self.task.source}
         return self.setting.remember(identity, lambda: self.task.details(self.examples.held_out, answers))
 
     @property

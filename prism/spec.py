@@ -8,6 +8,7 @@ task.
 
 from __future__ import annotations
 
+import posixpath
 import re
 import tomllib
 from collections.abc import Iterator
@@ -151,6 +152,25 @@ class Image(Table):
         return self
 
 
+class Classify(Table):
+    """The task `classify`, whole. `prompt` and `system` hold {column} placeholders, {labels} and {descriptions}."""
+
+    labels: list[str] = []
+    descriptions: dict[str, str] = {}  # label = what it means; the keys are the labels if `labels` is left out
+    prompt: str
+    system: str | None = None
+    column: str = "label"  # of the gold label
+
+
+class Answer(Table):
+    """The task `answer`, whole. `prompt` and `system` hold {column} placeholders."""
+
+    prompt: str
+    system: str | None = None
+    column: str = "answer"  # of the gold answer
+    lexicon: str | None = None  # a file of terms, from the spec's folder; it adds keyword_coverage
+
+
 class Semantic(Table):
     """Adds the metric `semantic_similarity`; needs the extra `semantic`."""
 
@@ -213,11 +233,14 @@ class Spec(Table):
     sft: dict[str, Any] = {}
     generate: dict[str, Any]
     image: Image | None = None
+    classify: Classify | None = None
+    answer: Answer | None = None
     semantic: Semantic | None = None
     judge: Judge = Judge()
     gate: dict[Literal["tier1", "tier2", "tier3", "cost"], dict[str, Threshold]] = {}
     phase: str = ""  # from the folder: "phase1"
     name: str = ""  # from the file: "qwen3-4b"
+    folder: Path = Path()  # of the file
 
     @model_validator(mode="after")
     def _check_adapter_source(self) -> Spec:
@@ -232,6 +255,13 @@ class Spec(Table):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_task_table(self) -> Spec:
+        for name in ("classify", "answer"):
+            if getattr(self, name) is not None and self.task != name:
+                raise ValueError(f'[{name}] is for task = "{name}", not "{self.task}"; delete it, or change the task')
+        return self
+
     @property
     def id(self) -> str:
         return f"{self.phase}/{self.name}"
@@ -240,6 +270,13 @@ class Spec(Table):
     def template(self) -> dict[str, Any]:
         """The arguments of the model's chat template: [generate.template]."""
         return dict(self.generate.get("template", {}))
+
+    @property
+    def task_file(self) -> str:
+        """The task as scores name it: the path of its file from the root, if it is a file beside the spec."""
+        if not self.task.endswith(".py"):
+            return self.task
+        return posixpath.normpath(posixpath.join("benchmarks/specs", self.phase, self.task))
 
     def limits(self) -> Iterator[Limit]:
         """Every threshold, in the file's order."""
@@ -263,11 +300,11 @@ def load_spec(path: Path) -> Spec:
         raise SpecError(f"{path}: no such spec; `prism specs` lists those that exist") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SpecError(f"{place}: not valid TOML: {error}") from None
-    for name in ("phase", "name"):
+    for name in ("phase", "name", "folder"):
         if name in table:
             raise SpecError(f"{place} {name} = {table[name]!r}: comes from the folder and file name; delete the key")
     try:
-        spec = Spec(**table, phase=path.parent.name, name=path.stem)
+        spec = Spec(**table, phase=path.parent.name, name=path.stem, folder=path.parent)
     except ValidationError as error:
         raise SpecError(f"{place} {_first_problem(error)}") from None
     for name, keys in RESERVED.items():
@@ -306,7 +343,7 @@ def _first_problem(error: ValidationError) -> str:
         "extra_forbidden": "unknown key; delete it or check its spelling",
         "missing": "is missing; add it",
     }.get(problem["type"], problem["msg"].removeprefix("Value error, ").replace("Input should", "must"))
-    return f"{table}{key}{shown}: {message}"
+    return f"{table}{key}{shown}: {message}" if location else message
 
 
 def find_specs(folder: Path, phase: str = "*") -> list[Path]:

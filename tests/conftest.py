@@ -230,7 +230,7 @@ def examples_of(spec, root: Path, data: Path | None = None, **options):
     from prism.rows.examples import load_examples
     from prism.tasks import load_task
 
-    return load_examples(spec, load_task(spec.task), root, data, **options)
+    return load_examples(spec, load_task(spec), root, data, **options)
 
 
 def results(checkout) -> dict:

@@ -45,6 +45,6 @@ def scored(
 ) -> Scores:
     n = len(next(iter(said.values())))
     held_out = examples(n, groups)
-    metrics = load_task(spec.task).metrics
+    metrics = load_task(spec).metrics
     records = score(spec, metrics, held_out, evaluation, answers(n, range(0, n, 2)), said, {})
     return measured(spec, records, held_out, said, metrics, training, {})

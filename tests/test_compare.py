@@ -18,6 +18,7 @@ from prism.verdicts.compare import compare, differences
 from prism.verdicts.drops import Against, _by_seed, against_accepted
 from prism.verdicts.gate import decide
 from prism.verdicts.scores import Measure, write_scores
+from tests.conftest import ROOT
 from tests.scored import answers, examples, scored, tiny_spec
 from tests.test_gate import record
 from tests.test_reference import finished
@@ -31,7 +32,7 @@ def small(tmp_path):
 
 
 def held(old, new, thresholds=1):
-    found, without = compare(old, new, metrics_of(new), thresholds)
+    found, without = compare(old, new, metrics_of(new, ROOT), thresholds)
     assert not without
     return found
 
@@ -83,7 +84,7 @@ def test_a_set_metric_is_recomputed_and_its_p_comes_from_swaps(small):
     old, new = scored(small, {42: answers(90, wrong=range(9))}), scored(small, {42: answers(90, wrong=range(5, 25))})
     found = held(old, new)["macro_f1"]
     sides = [side.measures["macro_f1"].statistics[0] for side in (old, new)]
-    value = next(metric for metric in metrics_of(new) if metric.name == "macro_f1").value
+    value = next(metric for metric in metrics_of(new, ROOT) if metric.name == "macro_f1").value
     assert found.loss.value == pytest.approx(value(sides[0].sum(0)) - value(sides[1].sum(0)))
     assert found.loss.p == losses.swap_p(*sides, intervals.swapped_sums(*sides), value)
     assert found.worse == found.better == (), "F1 is of no single sample"
@@ -106,7 +107,7 @@ def test_several_seeds_ask_about_the_recipe(small):
     assert found.question == "this recipe is worse"
     assert found.seeds == (5, 1)
     sides = [side.measures["accuracy"].statistics for side in (old, new)]
-    value = next(metric for metric in metrics_of(new) if metric.name == "accuracy").value
+    value = next(metric for metric in metrics_of(new, ROOT) if metric.name == "accuracy").value
     assert found.loss.value == pytest.approx(losses.recipes(*sides, value, 0.9, True).value)
     assert found.loss.p == pytest.approx(losses.recipes(*sides, value, 0.9, True).p)
     majority = value(sides[0]).mean(0) > 0.5
@@ -151,14 +152,14 @@ def test_samples_lie_in_any_order_and_only_those_scored_on_both_sides_count(smal
 def test_sides_that_cannot_be_compared(small):
     old = scored(small, {42: answers(40)})
     with pytest.raises(ScoresError, match=r"different evaluations, with 40 of 40 samples in common"):
-        compare(old, scored(small, {42: answers(40)}, evaluation="cd" * 32), metrics_of(old))
+        compare(old, scored(small, {42: answers(40)}, evaluation="cd" * 32), metrics_of(old, ROOT))
     strangers = tuple(f"f{name[1:]}" for name in old.ids)
     with pytest.raises(ScoresError, match=r"different evaluations, with 0 of 40 samples in common"):
-        compare(old, replace(old, ids=strangers, groups=strangers, evaluation_digest="cd" * 32), metrics_of(old))
+        compare(old, replace(old, ids=strangers, groups=strangers, evaluation_digest="cd" * 32), metrics_of(old, ROOT))
     with pytest.raises(ScoresError, match=r"the accepted run lacks 40 of 40 samples"):
-        compare(old, replace(old, ids=strangers, groups=strangers), metrics_of(old))
+        compare(old, replace(old, ids=strangers, groups=strangers), metrics_of(old, ROOT))
     with pytest.raises(ScoresError, match=r"the run lacks 10 of 40 samples, first 0+1e"):
-        compare(old, scored(small, {42: answers(30)}), metrics_of(old))
+        compare(old, scored(small, {42: answers(30)}), metrics_of(old, ROOT))
 
 
 UNLIKE = {
@@ -174,7 +175,7 @@ def test_a_metric_measured_otherwise_is_not_comparable(tmp_path, small, change, 
         name: replace(measure, **change) if name == "accuracy" else measure for name, measure in new.measures.items()
     }
     write_scores(replace(new, measures=measures), tmp_path / FOLDER / f"{new.name}.json")
-    against = against_accepted(tmp_path, new, metrics_of(new), 1)
+    against = against_accepted(tmp_path, new, metrics_of(new, ROOT), 1)
     assert "macro_f1" in against.comparisons
     verdict = decide(Limit(tier="tier1", metric="accuracy", key="drop", value=0.0), record(), against)
     assert verdict.state == "not_comparable"

@@ -221,7 +221,7 @@ def test_rows_of_one_picture_stay_together_and_their_twins_are_leaks(tmp_path):
         rows += [{"image": name, "question": f"Is it {k}?", "answer": ("yes", "no")[k]} for k in (0, 1)]
     write_rows(tmp_path / "rows.jsonl", rows)
     spec = load_checked_spec(vision_spec(tmp_path))
-    training, held_out = load_examples(spec, load_task(spec.task), tmp_path, pictures=tmp_path / "store")
+    training, held_out = load_examples(spec, load_task(spec), tmp_path, pictures=tmp_path / "store")
     assert len(training) + len(held_out) == 40
     assert not {e.group for e in training} & {e.group for e in held_out}
     assert all(e.images[0].parent == tmp_path / "store" for e in (*training, *held_out))

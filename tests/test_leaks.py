@@ -194,7 +194,7 @@ def test_a_dedupe_that_leaves_nothing_and_one_that_is_misspelt(tmp_path):
 
 def test_score_without_leaked_samples_is_the_score_of_the_others():
     spec = load_spec(ROOT / "benchmarks" / "specs" / "phase1" / "nano.toml")
-    metrics = load_task(spec.task).metrics
+    metrics = load_task(spec).metrics
     labels = ["neutral", "bullish", "bearish"]
     held_out = [replace(example, reference=labels[i % 3]) for i, example in enumerate(examples(*sentences(60, 4)))]
     right = [example.reference for example in held_out]

@@ -11,15 +11,15 @@ from prism.report.proposals import propose
 from prism.tasks import load_task, metrics_of
 from prism.tasks.check import load_checked_spec
 from prism.verdicts.scoring import score
-from tests.conftest import SPEC, write_spec
+from tests.conftest import ROOT, SPEC, write_spec
 from tests.scored import EVALUATION, answers, examples, scored, tiny_spec
 
 
 def proposed(spec, said, n):
-    metrics = load_task(spec.task).metrics
+    metrics = load_task(spec).metrics
     records = score(spec, metrics, examples(n), EVALUATION, answers(n, silent=range(n)), said, {})
     scores = scored(spec, said)
-    return records, propose(spec, records, scores, metrics_of(scores), other_drops=4)
+    return records, propose(spec, records, scores, metrics_of(scores, ROOT), other_drops=4)
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from prism.verdicts.drops import against_accepted
 from prism.verdicts.gate import decide
 from prism.verdicts.history import history
 from prism.verdicts.scores import Measure, Scores, parse_scores, read_scores, write_scores
-from tests.conftest import SPEC, write_spec
+from tests.conftest import ROOT, SPEC, write_spec
 from tests.scored import EVALUATION, answers, scored, tiny_spec
 from tests.test_gate import record
 
@@ -107,14 +107,14 @@ def test_a_bad_reference_is_named_and_the_gate_fails(tmp_path, scores, damage, s
     path = tmp_path / FOLDER / f"{scores.name}.json"
     write_scores(scores, path)
     limit = Limit(tier="tier1", metric="accuracy", key="drop", value=0.0)
-    assert decide(limit, record(), against_accepted(tmp_path, scores, metrics_of(scores), 1)).state == "holds"
+    assert decide(limit, record(), against_accepted(tmp_path, scores, metrics_of(scores, ROOT), 1)).state == "holds"
     bad = damage(path.read_text())
     assert bad != path.read_text()
     path.write_text(bad)
     with pytest.raises(ScoresError, match=re.escape(sentence)) as fault:
         read_scores(path)
     assert re.search(r"restore it|accept|give it that name", str(fault.value)), "the remedy"
-    verdict = decide(limit, record(), against_accepted(tmp_path, scores, metrics_of(scores), 1))
+    verdict = decide(limit, record(), against_accepted(tmp_path, scores, metrics_of(scores, ROOT), 1))
     assert verdict.state == "fails"
     assert sentence in verdict.reason
 
@@ -128,7 +128,7 @@ def test_a_reference_that_lacks_samples_fails_the_gate(tmp_path, scores):
     verdict = decide(
         Limit(tier="tier1", metric="accuracy", key="drop", value=0.0),
         record(),
-        against_accepted(tmp_path, scores, metrics_of(scores), 1),
+        against_accepted(tmp_path, scores, metrics_of(scores, ROOT), 1),
     )
     assert verdict.state == "fails"
     assert "lacks 3 of 40 samples, first 000000000000" in verdict.reason

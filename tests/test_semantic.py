@@ -13,7 +13,7 @@ from prism.models import embeddings
 from prism.rows import Example
 from prism.tasks import metrics_of
 from prism.tasks.check import load_checked_spec
-from tests.conftest import SPEC, write_spec
+from tests.conftest import ROOT, SPEC, write_spec
 
 
 def examples(*references):
@@ -97,7 +97,7 @@ def test_the_metric_is_there_only_where_the_spec_names_a_model(tmp_path):
 
 def test_a_reference_that_holds_it_is_compared_by_it():
     measures = {"semantic_similarity": SimpleNamespace(version=7, judge="")}
-    (found,) = metrics_of(SimpleNamespace(task="medical_chat", measures=measures))
+    (found,) = metrics_of(SimpleNamespace(task="medical_chat", measures=measures), ROOT)
     assert (found.name, found.version, found.range) == ("semantic_similarity", 7, (-1.0, 1.0))
 
 

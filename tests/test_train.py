@@ -23,7 +23,7 @@ from prism.spec import load_spec
 from prism.tasks import load_task
 what, spec_file, folder, limit = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
 spec = load_spec(spec_file)
-training, held_out = load_examples(spec, load_task(spec.task), Path.cwd())
+training, held_out = load_examples(spec, load_task(spec), Path.cwd())
 base = load.load(spec, Path.cwd())
 done = 0
 def advance(n):

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 def main(n: int) -> None:
     spec = load_spec(ROOT / "benchmarks" / "specs" / "phase3" / "nano.toml")
     spec = spec.model_copy(update={"data": spec.data.model_copy(update={"train_rows": None, "eval_rows": None})})
-    known = [example for part in load_examples(spec, load_task(spec.task), ROOT) for example in part]
+    known = [example for part in load_examples(spec, load_task(spec), ROOT) for example in part]
     examples = [replace(known[i % len(known)], id=str(i)) for i in range(n)]
     answers = []
     for i, example in enumerate(examples):

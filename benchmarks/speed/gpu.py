@@ -139,7 +139,7 @@ def run(name: str, twin: str) -> dict[str, Any]:
     if what == "train" and library == "plain":
         packing.packed_attention = lambda *_: nullcontext()  # type: ignore[assignment]  # unpatched TRL
     spec = spec_for(twin, options, work if what == "train" else {"gradient_checkpointing": False}, 1_000)
-    cards = load_examples(spec, load_task(spec.task), ROOT)[0]
+    cards = load_examples(spec, load_task(spec), ROOT)[0]
     start = time.perf_counter()
     base = load.load(spec, ROOT)
     torch.cuda.synchronize()

@@ -60,7 +60,7 @@ def main() -> None:
         sft = {key: value for key, value in spec.sft.items() if key != "use_cpu"}
         table = spec.model.model_copy(update={"dtype": dtype})
         asked = spec.model_copy(update={"model": table, "sft": sft, "generate": {"max_new_tokens": NEW_TOKENS}})
-        held_out = load_examples(asked, load_task(asked.task), ROOT)[1][: given.questions]
+        held_out = load_examples(asked, load_task(asked), ROOT)[1][: given.questions]
         base = load.load(asked, ROOT)
         encoded = sorted((generate.encode(base, example) for example in held_out), key=len, reverse=True)
         ends = numpy.atleast_1d(base.model.generation_config.eos_token_id).tolist()

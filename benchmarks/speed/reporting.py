@@ -34,7 +34,7 @@ TUNED = dict.fromkeys((42, 43, 44), (0.75, 0.01))
 def made_up(n: int) -> tuple[Result, list[dict]]:
     """The result and samples of a spec, with every part that a report shows."""
     spec = load_spec(ROOT / "benchmarks" / "specs" / "phase1" / "nano.toml")
-    task, random = load_task(spec.task), numpy.random.default_rng(spec.seed)
+    task, random = load_task(spec), numpy.random.default_rng(spec.seed)
     rows = load_examples(spec, task, ROOT)[1]
     asked = [replace(rows[i % len(rows)], id=f"{i}", group=f"{i}") for i in range(n)]
 

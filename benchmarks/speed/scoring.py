@@ -37,7 +37,7 @@ def main() -> int:
         examples, before, after = generate(chance)
         spec = load_spec(SPECS / f"{name}.toml")
         start = time.process_time()
-        metrics = load_task(spec.task).metrics
+        metrics = load_task(spec).metrics
         for metric in metrics:
             metric.value(metric.statistics(examples, after).sum(0))
         scored = time.process_time()

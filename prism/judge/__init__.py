@@ -53,6 +53,22 @@ MEDICAL_CORRECTNESS = Definition(
         is wrong, it is 9 or 10. Neither length nor style raises or lowers it.
     """),
 )
+ANSWER_CORRECTNESS = Definition(
+    "Answer Correctness",
+    _steps("""
+        Take the expected output as the truth. List for yourself the facts in it that the input asks for.
+
+        Check which of these facts the actual output states. Other words, synonyms, abbreviations, another order and
+        additional facts that are true are no fault.
+
+        Look for statements in the actual output that contradict the expected output. If the central fact is wrong
+        (another name, number, unit, date, cause or direction), the score is 0 to 2, however detailed, fluent or sure of
+        itself the answer is.
+
+        If nothing is wrong but about half of the facts are missing, the score is about 5. If all are there and nothing
+        is wrong, it is 9 or 10. Neither length nor style raises or lowers it.
+    """),
+)
 SENTIMENT_CORRECTNESS = Definition(
     "Sentiment Correctness",
     _steps("""
@@ -92,7 +108,14 @@ ANSWER_RELEVANCY = Definition("Answer Relevancy", reads="nothing")
 FAITHFULNESS = Definition("Faithfulness", reads="context")
 DEFINITIONS = {
     definition.metric: definition
-    for definition in (MEDICAL_CORRECTNESS, SENTIMENT_CORRECTNESS, SUPPORTED, ANSWER_RELEVANCY, FAITHFULNESS)
+    for definition in (
+        MEDICAL_CORRECTNESS,
+        ANSWER_CORRECTNESS,
+        SENTIMENT_CORRECTNESS,
+        SUPPORTED,
+        ANSWER_RELEVANCY,
+        FAITHFULNESS,
+    )
 }
 
 

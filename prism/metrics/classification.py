@@ -7,10 +7,11 @@ row), and its rate is reported separately.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy
 
-from prism.metrics import Metric
+from prism.metrics import Metric, Statistics
 from prism.rows import Example
 
 Parse = Callable[[str], str | None]
@@ -32,21 +33,70 @@ def metrics(labels: Sequence[str], parse: Parse) -> tuple[Metric, ...]:
             cells[row, labels.index(example.reference) * (k + 1) + column] = 1
         return cells
 
-    def matrix(sums: numpy.ndarray) -> numpy.ndarray:
-        return sums.reshape(*sums.shape[:-1], k, k + 1)
+    def counts(sums: numpy.ndarray) -> _Counts:
+        matrix = sums.reshape(*sums.shape[:-1], k, k + 1)
+        hits = numpy.diagonal(matrix, axis1=-2, axis2=-1)
+        return _Counts(hits, matrix[..., :-1].sum(-2), matrix.sum(-1), matrix[..., -1].sum(-1))
 
+    return _metrics(statistics, counts)
+
+
+def counted(labels: Sequence[str], parse: Parse) -> tuple[Metric, ...]:
+    """The same metrics of any number of labels: a sample has 3 numbers a label, where a matrix has as many as cells.
+
+    The values need no labels, so that scores are read without them.
+    """
+    places = {label: place for place, label in enumerate(labels)}
+    k = len(labels)
+
+    def statistics(examples: Sequence[Example], answers: Sequence[str]) -> numpy.ndarray:
+        rows = numpy.zeros((len(examples), 3 * k + 1))
+        for row, example, answer in zip(rows, examples, answers):
+            predicted, present = parse(answer), places[example.reference]
+            row[2 * k + present] = 1
+            if predicted is None:
+                row[-1] = 1
+            else:
+                row[k + places[predicted]] = 1
+                row[present] = predicted == example.reference
+        return rows
+
+    def counts(sums: numpy.ndarray) -> _Counts:
+        hits, predicted, present = numpy.split(sums[..., :-1], 3, axis=-1)
+        return _Counts(hits, predicted, present, sums[..., -1])
+
+    return _metrics(statistics, counts)
+
+
+@dataclass(frozen=True)
+class _Counts:
+    """By label (..., k): right answers, answers of this label, samples of it; and (...) answers that are no label."""
+
+    hits: numpy.ndarray
+    predicted: numpy.ndarray
+    present: numpy.ndarray
+    unparsable: numpy.ndarray
+
+    def f1(self) -> numpy.ndarray:
+        """Of each label; 0 if it was neither present nor predicted."""
+        return _ratio(2 * self.hits, self.predicted + self.present)
+
+
+def _metrics(statistics: Statistics, counts: Callable[[numpy.ndarray], _Counts]) -> tuple[Metric, ...]:
     def accuracy(sums: numpy.ndarray) -> numpy.ndarray:
-        return _ratio(numpy.trace(matrix(sums), axis1=-2, axis2=-1), sums.sum(-1))
+        found = counts(sums)
+        return _ratio(found.hits.sum(-1), found.present.sum(-1))
 
     def weighted_f1(sums: numpy.ndarray) -> numpy.ndarray:
-        support = matrix(sums).sum(-1)
-        return _ratio((_f1(matrix(sums)) * support).sum(-1), support.sum(-1))
+        found = counts(sums)
+        return _ratio((found.f1() * found.present).sum(-1), found.present.sum(-1))
 
     def macro_f1(sums: numpy.ndarray) -> numpy.ndarray:
-        return _f1(matrix(sums)).mean(-1)
+        return counts(sums).f1().mean(-1)
 
     def unparsable_rate(sums: numpy.ndarray) -> numpy.ndarray:
-        return _ratio(matrix(sums)[..., -1].sum(-1), sums.sum(-1))
+        found = counts(sums)
+        return _ratio(found.unparsable, found.present.sum(-1))
 
     return (
         Metric("accuracy", "tier1", statistics, accuracy, sample="right or wrong"),
@@ -55,14 +105,6 @@ def metrics(labels: Sequence[str], parse: Parse) -> tuple[Metric, ...]:
         Metric("unparsable_rate", "tier1", statistics, unparsable_rate, direction="lower", sample="right or wrong"),
         Metric("knowledge_gain", "tier1", statistics, accuracy, against="label_likelihood", sample="right or wrong"),
     )
-
-
-def _f1(matrix: numpy.ndarray) -> numpy.ndarray:
-    """Per-class F1 of (..., k, k + 1) confusion matrices; 0 if a class was neither present nor predicted."""
-    hits = numpy.diagonal(matrix, axis1=-2, axis2=-1)
-    predicted = matrix[..., :-1].sum(-2)
-    present = matrix.sum(-1)
-    return _ratio(2 * hits, predicted + present)
 
 
 def _ratio(part: numpy.ndarray, whole: numpy.ndarray) -> numpy.ndarray:

@@ -36,6 +36,7 @@ from prism.rows import Example
 from prism.store import digest, file_digest
 
 LEXICONS = Path(__file__).parent / "lexicons"
+NAME = "keyword_coverage"
 READING = 3  # raise it if the same lexicon finds other terms
 
 _POSSESSIVE = re.compile(r"['’]s\b", re.IGNORECASE)
@@ -241,7 +242,7 @@ def metric(path: Path) -> Metric:
         return (len(asked) - len(lacking)) / len(asked) if asked else numpy.nan
 
     beside = "controls and shuffled references"
-    return per_sample("keyword_coverage", "tier2", coverage, beside=beside, version=_version(path))
+    return per_sample(NAME, "tier2", coverage, beside=beside, version=_version(path))
 
 
 def _version(path: Path) -> int:

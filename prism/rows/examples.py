@@ -66,9 +66,6 @@ def load_examples(
         pool, held_out_pool = _shuffled(parts[0], spec.seed), _shuffled(parts[1], spec.seed)
     else:
         rows = _read_rows(spec, task, root, data, "train", say)
-        if task.labels:  # report an unknown label as such; the split would report too few rows
-            for number, row in enumerate(rows, start=1):
-                _make_example(task, row, f"{spec.data.path}, row {number}")
         train, test = places(rows, split.model_dump(exclude_none=True), spec.seed)
         pool, held_out_pool = [rows[i] for i in train], [rows[i] for i in test]
     held_out_rows = held_out_pool[: spec.data.eval_rows]
@@ -141,7 +138,11 @@ def _read_rows(spec: Spec, task: Reader, root: Path, data: Path | None, part: st
     """The rows of a part, one a question, with the task's column names and their images found."""
     rows, folder = _read_part(spec, root, data, part, say)
     questions = [question for row in rows for question in task.rows(row, spec)]
-    return read_sources(_map_columns(spec, task, questions), task.images, folder, spec.data.path)
+    mapped = read_sources(_map_columns(spec, task, questions), task.images, folder, spec.data.path)
+    if task.labels:  # report an unknown label as such; the split would report too few rows
+        for number, row in enumerate(mapped, start=1):
+            _make_example(task, row, f"{spec.data.path}, row {number}")
+    return mapped
 
 
 def _map_columns(spec: Spec, task: Reader, rows: Sequence[Row]) -> list[Row]:

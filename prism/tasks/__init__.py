@@ -1,23 +1,33 @@
 """Tasks, one module each: how a row becomes messages, how an answer is parsed, which metrics score it.
 
 A task module defines the fields of `Task` as constants in capitals or as functions: `COLUMNS`, `VERSION`, `METRICS` and
-`example` always, the others if needed. `financial_sentiment.py` is the shortest complete example.
+`example` always, the others if needed. `financial_sentiment.py` is the shortest complete example. A module whose fields
+follow from the spec (`classify`, `answer`) defines `from_spec` instead, which returns the `Task`, and `METRICS`.
+
+The module is one of this folder, or a file beside the spec: `task = "./my_task.py"`. Of either, the digest of the
+evaluation holds the `VERSION`, not the source: raise it if the same rows give other questions, or the same answers
+other readings, so that runs before and after are not compared.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import pkgutil
+import posixpath
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from prism.errors import ScoresError, SpecError
 from prism.judge import Definition
-from prism.metrics import Metric, every_sample, judged, semantic
+from prism.metrics import Metric, coverage, every_sample, judged, semantic
 from prism.rows import Example, Prediction, Row
 from prism.spec import Spec
+from prism.store import file_digest
 from prism.verdicts.scores import Scores
 
 
@@ -59,23 +69,80 @@ class Task:
     details: Callable[[Sequence[Example], Sequence[str]], dict[str, Any]] = _no_details
     missing: Callable[[Sequence[Example], Sequence[str]], list[list[str]]] | None = None
     failures: Callable[[Sequence[Example], Sequence[Prediction], Sequence[Prediction]], dict[str, Any]] | None = None
+    source: str = ""  # set by `load_task`: the digest of a file beside the spec, for the tables that the store keeps
 
 
-def load_task(name: str) -> Task:
-    """Load a task by its module name. Raises SpecError if there is no such task, or if it lacks a hook."""
-    try:
-        module = importlib.import_module(f"prism.tasks.{name}")
-    except ModuleNotFoundError as error:
-        if error.name != f"prism.tasks.{name}":
-            raise
-        raise SpecError(f'task = "{name}": no such task; the tasks are {", ".join(known_tasks())}') from None
+def load_task(spec: Spec) -> Task:
+    """Load the task of a spec. Raises SpecError if there is no such task, or if it lacks a hook."""
+    module = _module(spec.task, spec.folder)
+    if make := getattr(module, "from_spec", None):
+        task: Task = make(spec)
+        return replace(task, name=spec.task, source=_source(module))
     given = {hook.name: found for hook in fields(Task) if (found := _hook(module, hook.name)) is not None}
     lacking = [hook.name for hook in fields(Task) if hook.name not in given and hook.name != "name" and _required(hook)]
-    if "example" in lacking:
-        raise SpecError(f'task = "{name}": no such task; the tasks are {", ".join(known_tasks())}')
+    if lacking and "example" in lacking and not is_file(spec.task):
+        raise _unknown(spec.task)
     if lacking:
-        raise SpecError(f'task = "{name}": prism/tasks/{name}.py has no {_attribute(lacking[0])}; add it')
-    return Task(**{**given, "name": name})
+        place = spec.task if is_file(spec.task) else f"prism/tasks/{spec.task}.py"
+        raise SpecError(f'task = "{spec.task}": {place} has no {_attribute(lacking[0])}; add it')
+    return Task(**{**given, "name": spec.task, "source": _source(module)})
+
+
+def is_file(task: str) -> bool:
+    """Whether a task is a file beside the spec, not a module of this folder."""
+    return task.endswith(".py")
+
+
+def _module(task: str, folder: Path) -> ModuleType:
+    """The module of a task; that of a file is found from `folder`."""
+    if is_file(task):
+        return _own_module(task, folder / task)
+    try:
+        return importlib.import_module(f"prism.tasks.{task}")
+    except ModuleNotFoundError as error:
+        if error.name != f"prism.tasks.{task}":
+            raise
+        raise _unknown(task) from None
+
+
+def _own_module(task: str, path: Path) -> ModuleType:
+    """The module of a file, executed once for the same bytes.
+
+    Executed from its bytes: Python's cache of compiled files takes an edit within the same second for none, and leaves
+    files beside the spec.
+    """
+    try:
+        source = path.read_bytes()
+    except OSError:
+        raise SpecError(f'task = "{task}": there is no {path}; write the path from the spec\'s own folder') from None
+    name = f"prism_task_{hashlib.sha256(str(path.resolve()).encode() + source).hexdigest()[:16]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    module = ModuleType(name)
+    module.__file__ = str(path)
+    sys.modules[name] = module  # a dataclass looks itself up there
+    try:
+        exec(compile(source, str(path), "exec"), module.__dict__)  # noqa: S102  # the user's own code, named in the spec
+    except Exception as error:  # noqa: BLE001  # whatever the file may raise
+        del sys.modules[name]
+        why = " ".join(str(error).split())
+        raise SpecError(
+            f'task = "{task}": {path} cannot be imported ({type(error).__name__}: {why}); correct it'
+        ) from None
+    return module
+
+
+def _source(module: ModuleType) -> str:
+    """The digest of a file beside the spec; empty for PRISM's own, whose source every cached table names."""
+    path = Path(str(module.__file__))
+    return "" if path.parent == Path(__file__).parent else file_digest(path)
+
+
+def _unknown(task: str) -> SpecError:
+    return SpecError(
+        f'task = "{task}": no such task; the tasks are {", ".join(known_tasks())}, or write the path of your own from '
+        f'the spec\'s folder ("./my_task.py")'
+    )
 
 
 def _required(hook: Any) -> bool:
@@ -96,7 +163,8 @@ def _hook(module: ModuleType, hook: str) -> Any:
 def known_tasks() -> list[str]:
     """The names of all task modules."""
     names = (found.name for found in pkgutil.iter_modules(__path__))
-    return [name for name in names if hasattr(importlib.import_module(f"prism.tasks.{name}"), "example")]
+    modules = {name: importlib.import_module(f"prism.tasks.{name}") for name in names}
+    return [name for name, module in modules.items() if hasattr(module, "example") or hasattr(module, "from_spec")]
 
 
 def judged_metrics(definitions: Sequence[Definition]) -> list[Metric]:
@@ -104,16 +172,22 @@ def judged_metrics(definitions: Sequence[Definition]) -> list[Metric]:
     return [judged(definition.metric, {}) for definition in definitions]
 
 
-def metrics_of(scores: Scores) -> list[Metric]:
+def metrics_of(scores: Scores, root: Path) -> list[Metric]:
     """The metrics in a scores file, as its task defines them. Raises ScoresError if the task is gone."""
+    if is_file(scores.task) and posixpath.normpath(scores.task).startswith(("/", "../")):  # no code from anywhere
+        raise ScoresError(f'{scores.name}: its task "{scores.task}" lies outside the checkout; restore the file')
     try:
-        task = load_task(scores.task)
-    except SpecError:
-        raise ScoresError(f'{scores.name}: its task "{scores.task}" is not a module of prism/tasks') from None
-    known = [*task.metrics, *judged_metrics(task.judged)]
+        module = _module(scores.task, root)
+    except SpecError as error:
+        raise ScoresError(f"{scores.name}: {error}") from None
+    if not hasattr(module, "METRICS"):
+        raise ScoresError(f'{scores.name}: its task "{scores.task}" has no METRICS; add them')
+    known = [*module.METRICS, *judged_metrics(getattr(module, "JUDGED", ()))]
+    # What they read besides the answers is part of the evaluation digest, which is compared.
+    for name, metric in ((semantic.NAME, semantic.metric({}, {})), (coverage.NAME, coverage.metric(Path()))):
+        if name in scores.measures and name not in {metric.name for metric in known}:
+            known.append(replace(metric, version=scores.measures[name].version))
     found = [metric for metric in known if metric.name in scores.measures]
-    if measure := scores.measures.get(semantic.NAME):  # its model is part of the evaluation digest, which is compared
-        found.append(replace(semantic.metric({}, {}), version=measure.version))
     # A spec may change the wording of a judge's definition, with or without a new name.
     names = {metric.name for metric in found}
     return found + [

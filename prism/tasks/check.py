@@ -9,7 +9,7 @@ from prism.errors import SpecError
 from prism.metrics import semantic
 from prism.models.cost import COSTS
 from prism.spec import Limit, Spec, load_spec
-from prism.tasks import Task, judged_metrics, load_task
+from prism.tasks import Task, is_file, judged_metrics, load_task
 
 
 def load_checked_spec(path: Path) -> Spec:
@@ -24,10 +24,15 @@ def load_checked_spec(path: Path) -> Spec:
 
 def check(spec: Spec, place: str) -> None:
     """Raise SpecError if the task does not exist or a threshold does not fit any of its metrics."""
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", spec.task):
-        raise SpecError(f'{place} task = "{spec.task}": must be the name of a module in prism/tasks')
+    if not is_file(spec.task) and not re.fullmatch(r"[a-z][a-z0-9_]*", spec.task):
+        raise SpecError(
+            f'{place} task = "{spec.task}": must be the name of a module in prism/tasks, or the path of a .py file from '
+            f"the spec's folder"
+        )
+    if is_file(spec.task) and spec.task_file.startswith(("/", "../")):
+        raise SpecError(f'{place} task = "{spec.task}": lies outside the checkout; move it beside the spec')
     try:
-        task = load_task(spec.task)
+        task = load_task(spec)
     except SpecError as error:
         raise SpecError(f"{place} {error}") from None
     if bool(task.images) != bool(spec.image):

@@ -122,7 +122,7 @@ def measured(
         phase=spec.phase,
         spec=spec.name,
         profile=spec.profile,
-        task=spec.task,
+        task=spec.task_file,
         evaluation_digest=records[0].evaluation_digest,
         ids=ids,
         groups=groups,
