@@ -19,7 +19,7 @@ RECORDED = Path(__file__).with_name("paths.json")
 MODELS = ROOT / "prism" / "models"
 PATHS = {
     "training": ("TRAINING_VERSION", ("load", "train", "packing", "vision", "anatomy")),
-    "answering": ("ANSWERING_VERSION", ("load", "generate", "decode", "layout", "kernels", "vision")),
+    "answering": ("ANSWERING_VERSION", ("load", "adapters", "generate", "decode", "layout", "kernels", "vision")),
 }
 
 

@@ -1,4 +1,4 @@
-"""Checks on a few training questions that a stored adapter computes the same as the trained one.
+"""Checks on a few questions that a stored adapter computes the same as the trained one.
 
 People lose days to a LoRA adapter that loads but answers like the base, that answers differently after reload or merge,
 or whose answers change with the batch size. So each adapter is checked once, and the manifest stores the result.
@@ -12,8 +12,9 @@ from typing import Any
 
 from prism.errors import ModelError
 from prism.models import vision
+from prism.models.adapters import asked_with, load_adapter
 from prism.models.generate import encode, pad
-from prism.models.load import Base, load_adapter
+from prism.models.load import Base
 from prism.rows import Example
 
 # ruff: isort: split
@@ -41,21 +42,21 @@ def check(base: Base, folder: Path, examples: Sequence[Example]) -> dict[str, An
     afterwards. Returns the largest differences and whether each is within the tolerance. Raises ModelError if the
     stored adapter changes nothing or differs from the trained one, since such an adapter must not be measured.
     """
-    probes = examples[:PROBES]
+    probes, asked = examples[:PROBES], asked_with(base, folder)
     tolerance = TOLERANCE[base.model.dtype]
     trained_logits = None
     if isinstance(base.model, PeftModel):
-        trained_logits = _logits(base, base.model, probes)
+        trained_logits = _logits(asked, base.model, probes)
         base.model = base.model.unload()
-    base_logits = _logits(base, base.model, probes)
+    base_logits = _logits(asked, base.model, probes)
     adapted = load_adapter(base, folder)
-    reloaded_logits = _logits(base, adapted, probes)
-    single_logits = torch.cat([_logits(base, adapted, [probe]) for probe in probes])
+    reloaded_logits = _logits(asked, adapted, probes)
+    single_logits = torch.cat([_logits(asked, adapted, [probe]) for probe in probes])
     quantized = base.spec.model.load_in_4bit or base.spec.model.load_in_8bit
     merged_logits = None
     if not quantized:  # merging into a quantized base rounds the weights; `decode` merges into dequantized weights
         adapted.merge_adapter()
-        merged_logits = _logits(base, adapted, probes)
+        merged_logits = _logits(asked, adapted, probes)
 
     def difference(other: torch.Tensor | None) -> float | None:
         return None if other is None else float((other - reloaded_logits).abs().max())
@@ -67,9 +68,8 @@ def check(base: Base, folder: Path, examples: Sequence[Example]) -> dict[str, An
         "merge": difference(merged_logits),
     }
     if not differences["changes"]:
-        raise ModelError(
-            f"{base.spec.id}: the adapter does not change the base's logits; train it longer, or check [lora]"
-        )
+        remedy = "is it trained?" if base.spec.adapter else "train it longer, or check [lora]"
+        raise ModelError(f"{base.spec.id}: the adapter does not change the base's logits; {remedy}")
     if differences["reload"] is not None and differences["reload"] > tolerance:
         raise ModelError(
             f"{base.spec.id}: the adapter answers differently after reloading (a logit moved by "

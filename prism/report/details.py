@@ -24,14 +24,18 @@ def details(
 ) -> dict[str, Any]:
     """`adapters` maps training seeds to stored folders, `base` identifies the base model, `evaluation` is a digest."""
     notes = {str(seed): read_manifest(folder)["notes"] for seed, folder in adapters.items()}
-    separate = ("loss", "parity")
+    made = {
+        seed: {k: v for k, v in note.items() if k not in ("loss", "parity", "finished")} for seed, note in notes.items()
+    }
+    if spec.adapter:
+        finished = {"source": spec.adapter, "loading": next(iter(made.values())), "unused": _unused(spec)}
     return {
         "loss": {seed: note["loss"] for seed, note in notes.items() if "loss" in note},
-        "training": {seed: {k: v for k, v in note.items() if k not in separate} for seed, note in notes.items()},
+        **({"adapter": finished} if spec.adapter else {"training": made}),
         "parity": {seed: note["parity"] for seed, note in notes.items()},
         "data": {
             "source": spec.data.name or spec.data.path,
-            "training": len(training),
+            **({"training": len(training)} if training else {}),
             "held_out": len(held_out),
         },
         "digests": {
@@ -42,11 +46,15 @@ def details(
         "engine": engine(spec),
         "options": {
             "model": spec.model.model_dump(exclude_none=True),
-            "lora": spec.lora,
-            "sft": spec.sft,
+            **({} if spec.adapter else {"lora": spec.lora, "sft": spec.sft}),
             "generate": spec.generate,
         },
     }
+
+
+def _unused(spec: Spec) -> list[str]:
+    """The tables that only training reads, given beside a finished adapter; of `[sft]`, use_cpu chooses the device."""
+    return ["[lora]"] * bool(spec.lora) + ["[sft]"] * bool(set(spec.sft) - {"use_cpu"})
 
 
 def of_leaks(clean: Sequence[Record], dedupe: str | None, removed: int) -> dict[str, Any]:

@@ -307,8 +307,8 @@ def twins(result: Result) -> Table | None:
 
 
 def facts(result: Result) -> Table:
-    """Data, digests, engine and training of one spec, as a flat table."""
-    keys = ("data", "digests", "engine", "training")
+    """Data, digests, engine and training or finished adapter of one spec, as a flat table."""
+    keys = ("data", "digests", "engine", "training", "adapter")
     pairs = [pair for key in keys for pair in words.flat(result.details.get(key), key)]
     pairs += words.flat((result.details.get("reference") or {}).get("origin"), "accepted")
     return Table(["key", "value"], [list(pair) for pair in pairs], numbers=2)
