@@ -126,8 +126,8 @@ class Experiment:
 
     @cached_property
     def tuned(self) -> dict[int, Path]:
-        """The tuned model's answers, by training seed."""
-        held_out = self.examples.held_out
+        """The tuned model's answers, by training seed; the base is freed with the first adapter, so it comes before."""
+        held_out, _ = self.examples.held_out, (self.baseline, self.likelihoods)
         return {
             seed: self.answers(held_out, folder, cost.named("tuned", seed, self.spec))
             for seed, folder in self.adapters.items()

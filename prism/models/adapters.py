@@ -28,6 +28,7 @@ from transformers import AutoTokenizer
 
 OWN = "tokenizer"  # the subfolder of a stored adapter with a tokenizer and chat template that are not the base's
 QUANTIZED_SUFFIX = r"(-unsloth)?-bnb-[48]bit$"  # suffix of the quantized copies of a base
+SAVE_AGAIN = "save it again with PEFT's save_pretrained, or name its own base in [model].model_name"
 EMBEDDINGS = re.compile(r"(^|\.)(embed_tokens|lm_head|wte|word_embeddings)(\.|$)")
 
 
@@ -124,7 +125,7 @@ def load_adapter(base: Base, folder: Path) -> Any:
         require_safetensors(folder, "adapter")
         raise ModelError(f"{named}: {folder} contains no {WEIGHTS}; restore the adapter")
     _require_same_base(base, folder)
-    _require_finite(base, folder)
+    _require_sound(base, folder)
     try:
         model = PeftModel.from_pretrained(base.model, str(folder)).eval()
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
@@ -133,12 +134,13 @@ def load_adapter(base: Base, folder: Path) -> Any:
     return model
 
 
-def _require_finite(base: Base, folder: Path) -> None:
-    """Raise ModelError for weights that are no numbers, and for embeddings of another size than the base's."""
+def _require_sound(base: Base, folder: Path) -> None:
+    """Raise ModelError for weights that are no numbers, for embeddings of another size, and for modules that lack."""
     named, rows = place(base, folder), base.model.get_input_embeddings().weight.shape[0]
     try:
         with safe_open(str(folder / WEIGHTS), "pt") as weights:
-            for key in weights.keys():  # noqa: SIM118  # it is no dict
+            keys = list(weights.keys())
+            for key in keys:
                 weight = weights.get_tensor(key)
                 if not torch.isfinite(weight.float()).all():
                     raise ModelError(f"{named}: its weight {key} has values that are NaN or infinite; train it again")
@@ -149,6 +151,9 @@ def _require_finite(base: Base, folder: Path) -> None:
                     )
     except SafetensorError as error:
         raise ModelError(f"{named}: {WEIGHTS} is damaged ({error}); restore the adapter") from None
+    for module in read_config(folder, named).get("modules_to_save") or ():
+        if not any(f".{module}." in f".{key}" for key in keys):
+            raise ModelError(f"{named}: lacks the weights of {module}, which its modules_to_save names; {SAVE_AGAIN}")
 
 
 def _require_whole(base: Base, model: Any, folder: Path) -> None:
@@ -159,16 +164,15 @@ def _require_whole(base: Base, model: Any, folder: Path) -> None:
     named = place(base, folder)
     mapping = getattr(base.model, "_checkpoint_conversion_mapping", {})
     result = model.load_adapter(str(folder), "default", key_mapping=mapping)
-    with safe_open(str(folder / WEIGHTS), "pt") as weights:
-        keys = list(weights.keys())
-    saved = model.peft_config["default"].modules_to_save or ()
-    missing = [*result.missing_keys, *(name for name in saved if not any(f".{name}." in f".{key}" for key in keys))]
-    for found, what in ((result.unexpected_keys, "have no place in"), (missing, "are missing for")):
-        if found:
-            raise ModelError(
-                f"{named}: {len(found)} weights {what} the base {base.spec.model.model_name}, such as {found[0]} "
-                f"({len(keys)} are in the file); save the adapter with PEFT's save_pretrained, or correct model_name"
-            )
+    if unexpected := result.unexpected_keys:
+        raise ModelError(
+            f"{named}: the base {base.spec.model.model_name} has no place for {len(unexpected)} of its weights, such as "
+            f"{unexpected[0]}; {SAVE_AGAIN}"
+        )
+    if missing := result.missing_keys:
+        raise ModelError(
+            f"{named}: lacks {len(missing)} of the weights that its {CONFIG} asks for, such as {missing[0]}; {SAVE_AGAIN}"
+        )
 
 
 def _require_same_base(base: Base, folder: Path) -> None:

@@ -24,14 +24,9 @@ def details(
 ) -> dict[str, Any]:
     """`adapters` maps training seeds to stored folders, `base` identifies the base model, `evaluation` is a digest."""
     notes = {str(seed): read_manifest(folder)["notes"] for seed, folder in adapters.items()}
-    made = {
-        seed: {k: v for k, v in note.items() if k not in ("loss", "parity", "finished")} for seed, note in notes.items()
-    }
-    if spec.adapter:
-        finished = {"source": spec.adapter, "loading": next(iter(made.values())), "unused": _unused(spec)}
     return {
         "loss": {seed: note["loss"] for seed, note in notes.items() if "loss" in note},
-        **({"adapter": finished} if spec.adapter else {"training": made}),
+        **_made(spec, adapters, notes),
         "parity": {seed: note["parity"] for seed, note in notes.items()},
         "data": {
             "source": spec.data.name or spec.data.path,
@@ -41,7 +36,7 @@ def details(
         "digests": {
             "evaluation": evaluation,
             "base": base.get("bytes") or "{hub}@{revision}".format(**base),
-            "adapters": {str(seed): folder.name for seed, folder in adapters.items()},
+            **_digests(spec, adapters),
         },
         "engine": engine(spec),
         "options": {
@@ -52,9 +47,22 @@ def details(
     }
 
 
-def _unused(spec: Spec) -> list[str]:
-    """The tables that only training reads, given beside a finished adapter; of `[sft]`, use_cpu chooses the device."""
-    return ["[lora]"] * bool(spec.lora) + ["[sft]"] * bool(set(spec.sft) - {"use_cpu"})
+def _made(spec: Spec, adapters: Mapping[int, Path], notes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """How each seed's adapter was trained; or where a finished one comes from, and what it left unused of the spec."""
+    separate = ("loss", "parity", "finished")
+    made = {seed: {k: v for k, v in note.items() if k not in separate} for seed, note in notes.items()}
+    if not spec.adapter:
+        return {"training": made}
+    origin = read_manifest(next(iter(adapters.values())))["identity"]["finished"]
+    revision = {"revision": origin["revision"]} if "revision" in origin else {}
+    # Of [sft], use_cpu chooses the device; the rest is for training.
+    unused = ["[lora]"] * bool(spec.lora) + ["[sft]"] * bool(set(spec.sft) - {"use_cpu"})
+    return {"adapter": {"source": spec.adapter, **revision, "loading": next(iter(made.values())), "unused": unused}}
+
+
+def _digests(spec: Spec, adapters: Mapping[int, Path]) -> dict[str, Any]:
+    by_seed = {str(seed): folder.name for seed, folder in adapters.items()}
+    return {"adapter": next(iter(by_seed.values()))} if spec.adapter else {"adapters": by_seed}
 
 
 def of_leaks(clean: Sequence[Record], dedupe: str | None, removed: int) -> dict[str, Any]:

@@ -127,7 +127,7 @@ def against_accepted(result: Result) -> str:
         "this recipe is worse": "Question: is this recipe worse, on other samples and with other seeds?",
     }[accepted["question"]]
     notes = "" if accepted["differences"] else " The training sides do not differ."
-    seeds = words.count(len(accepted["seeds"]), "seed")
+    seeds = words.count(len(accepted["seeds"]), "adapter" if "adapter" in result.details else "seed")
     if max(len(accepted["seeds"]), here) > 1:
         notes += " A sample is worse or better by its mean over the seeds."
     source = f"{accepted['file']} ({origin.get('date', 'no date')}{commit})"
@@ -139,7 +139,8 @@ def notes(result: Result) -> list[str]:
     return [
         note
         for note in (
-            *_seeds(result),
+            _seeds(result),
+            *_finished(result),
             _unscored(result),
             _cut(result),
             _leaks(result),
