@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -18,7 +16,9 @@ from prism.spec import load_spec
 from prism.store.adapters import CONFIG, WEIGHTS, find_adapter
 from prism.tasks import load_task
 from prism.tasks.financial_sentiment import example
+from prism.verdicts.accepted import ask_git
 from tests.conftest import SPEC, results, write_rows, write_spec
+from tests.test_drop import commit, prism
 
 # Without `split`: nobody says which rows it was trained on.
 FINISHED = """
@@ -391,11 +391,6 @@ def measure(checkout, *options):
     return checkout.runpytest_subprocess("benchmarks", "--prism-profile", "nano", *options)
 
 
-def prism(checkout, *arguments):
-    command = [sys.executable, "-m", "prism", *arguments]
-    return subprocess.run(command, cwd=checkout.path, capture_output=True, text=True, check=False)
-
-
 def reports(checkout):
     latest = checkout.path / "reports" / "latest"
     return (latest / "report.md").read_text() + (latest / "report.html").read_text()
@@ -420,19 +415,28 @@ def test_a_finished_adapter_is_measured_without_a_word_on_its_training(owner):
     for claim in ("training row ", "One training seed", "seed 42", "Training loss", "Leaks", "classical", "trained on"):
         assert claim not in page
 
-    again = measure(owner)
-    again.assert_outcomes(passed=1)
-    assert len(results(owner)["cost"][0]["cached"]) == 4
-    accepted = prism(owner, "accept", "reports/latest")
+
+def test_a_finished_adapter_is_accepted_compared_and_proposed_for(owner, tiny):
+    (owner.path / ".gitignore").write_text(
+        "home/\nrunpytest-*\nstdout\nstderr\nreports/runs/\nreports/latest\n__pycache__/\n"
+    )
+    ask_git(owner.path, "init", "-q")
+    commit(owner.path, "an adapter")
+    measure(owner).assert_outcomes(passed=1)
+    accepted = prism(owner, "accept")
     assert accepted.returncode == 0, accepted.stderr
-    compared = prism(owner, "compare", "reports/latest", "reports/latest")
+    make_adapter(tiny, owner.path / "my-adapter", seed=1)
+    measure(owner).assert_outcomes(passed=1)
+    assert len(results(owner)["cost"][0]["cached"]) == 2, "the answers of the base"
+    page = reports(owner)
+    assert "1 adapter and here 1. Question: do these adapters differ on other samples?" in page
+    assert "finished.files.adapter" in page, "how the training side differs"
+    compared = prism(owner, "compare", "reports/reference", "reports/latest")
     assert compared.returncode == 0, compared.stderr
     assert "accuracy" in compared.stdout
     proposed = prism(owner, "thresholds", "tiny")
     assert proposed.returncode == 0, proposed.stderr
     assert "# phase1/tiny: one adapter." in proposed.stdout
-    measure(owner).assert_outcomes(passed=1)
-    assert "1 adapter and here 1 adapter" in reports(owner)
 
 
 def test_rows_that_the_spec_names_are_its_claim_and_unused_tables_are_named(owner, tiny):

@@ -43,6 +43,8 @@ def check(base: Base, folder: Path, examples: Sequence[Example]) -> dict[str, An
     stored adapter changes nothing or differs from the trained one, since such an adapter must not be measured.
     """
     probes, asked = examples[:PROBES], asked_with(base, folder)
+    if base.processor:  # of a finished adapter these are the first rows that are asked about
+        vision.check(base, probes)
     tolerance = TOLERANCE[base.model.dtype]
     trained_logits = None
     if isinstance(base.model, PeftModel):
