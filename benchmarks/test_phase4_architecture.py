@@ -46,6 +46,8 @@ def test_a_blank_picture_changes_what_is_said(spec, study):
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
 def test_lora_moves_each_part_that_it_is_placed_on(spec, study, placement):
+    if spec.adapter:
+        pytest.skip("the spec names a finished adapter, so nothing is trained")
     row = next(row for row in study["placements"] if row["placement"] == placement)
     print(f"{row['trainable']:,} trainable, gain {row['gain']['value']:+.3f} {row['gain']['ci']}")
     parts = {"tower", "projector", "language"} if placement == "all" else {placement}

@@ -6,7 +6,6 @@ is imported.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -21,13 +20,12 @@ from prism.models.lazy import BATCH, LENGTH, LazyBase
 from prism.report.details import details, enriched, of_leaks
 from prism.rows import Example, Prediction, Row, leaks
 from prism.rows.answers import read_likelihoods, read_predictions
-from prism.rows.examples import load_examples
+from prism.rows.examples import Examples, load_examples
 from prism.rows.leaks import Kind, Leaks
 from prism.rows.splits import split_places, unique_ids
 from prism.setting import Setting
 from prism.spec import Spec
 from prism.store import digest, read_manifest
-from prism.store.sources import local_folder, require_safetensors
 from prism.tasks import load_task
 from prism.verdicts import controls, drops, gate
 from prism.verdicts.accepted import competing_drops
@@ -36,14 +34,6 @@ from prism.verdicts.reliability import reliability
 from prism.verdicts.scores import Scores, evaluation_digest, measured
 from prism.verdicts.scoring import cost_records, score, score_without, unjudged
 from prism.verdicts.scoring import samples as list_samples
-
-
-@dataclass(frozen=True)
-class Examples:
-    training: list[Example]
-    held_out: list[Example]
-    leaks: Leaks
-    removed: int  # training rows that [data].dedupe left out
 
 
 @dataclass(frozen=True)
@@ -84,6 +74,8 @@ class Experiment:
 
     def _leaks(self, training: Sequence[Example], held_out: Sequence[Example]) -> Leaks:
         """Which held-out samples have a twin among the training rows; looked for once for the same rows."""
+        if not training:
+            return Leaks({}, [], [])
 
         def compute() -> dict[str, Any]:
             what = f"leaks, {len(held_out):,} held-out samples against {len(training):,} training rows"
@@ -97,32 +89,31 @@ class Experiment:
     def adapter(self, seed: int) -> Path:
         """The folder of one adapter: trained on the training rows, or the finished one that the spec names."""
         spec, setting, training = self.spec, self.setting, self.examples.training
+        identity = adapter_identity(spec, self.base.identity, training, seed, setting.root)
 
         def work(folder: Path) -> dict[str, Any]:
-            from prism.models import parity, train
+            from prism.models import adapters, parity, train
 
-            stage = f"{spec.id}: training, seed {seed}"
+            stage = f"{spec.id}: {cost.named('training', seed, spec)}"
             with cost.stage(stage, BATCH) as notes:
-                if spec.adapter:
-                    finished = local_folder(spec.adapter, setting.root)
-                    require_safetensors(finished, "adapter")
-                    for file in (*finished.glob("*.json"), *finished.glob("*.safetensors")):
-                        shutil.copy2(file, folder)
-                    notes |= {"loaded": spec.adapter}
-                else:
-                    with setting.screen.progress(stage, train.steps(spec, len(training))) as advance:
+                with setting.screen.progress(stage, 0 if spec.adapter else train.steps(spec, len(training))) as advance:
+                    if spec.adapter:
+                        notes |= adapters.take(self.base.load(), spec.adapter, setting.root, folder)
+                    else:
                         notes |= train.train(self.base.load(), training, seed, folder, advance)
-                notes["parity"] = parity.check(self.base.load(), folder, training, self.examples.held_out)
+                notes["parity"] = parity.check(
+                    self.base.load(), folder, training or self.examples.held_out, self.examples.held_out
+                )
                 self.base.free()
             return notes
 
-        identity = adapter_identity(spec, self.base.identity, training, seed, setting.root)
         return setting.make("adapters", identity, work, again=setting.retrain)
 
     @cached_property
     def adapters(self) -> dict[int, Path]:
-        """The folder of each seed's adapter. The baseline is measured first, while the base is loaded."""
-        _ = self.baseline, self.likelihoods
+        """The folder of each seed's adapter. The baseline is measured before training, while the base is loaded."""
+        if not self.spec.adapter:
+            _ = self.baseline, self.likelihoods
         return {seed: self.adapter(seed) for seed in self.seeds}
 
     # Answers
@@ -130,13 +121,18 @@ class Experiment:
     @cached_property
     def baseline(self) -> Path:
         """The untuned model's answers."""
+        if self.spec.adapter:  # one that cannot be used is refused before anything is measured
+            _ = self.adapters
         return self.answers(self.examples.held_out, None, "baseline")
 
     @cached_property
     def tuned(self) -> dict[int, Path]:
-        """The tuned model's answers, by training seed."""
-        held_out = self.examples.held_out
-        return {seed: self.answers(held_out, folder, f"tuned, seed {seed}") for seed, folder in self.adapters.items()}
+        """The tuned model's answers, by training seed; the base is freed with the first adapter, so it comes before."""
+        held_out, _ = self.examples.held_out, (self.baseline, self.likelihoods)
+        return {
+            seed: self.answers(held_out, folder, cost.named("tuned", seed, self.spec))
+            for seed, folder in self.adapters.items()
+        }
 
     @cached_property
     def altered(self) -> dict[int, Path]:
@@ -144,7 +140,10 @@ class Experiment:
         asked = [example for examples in self._asked.values() for example in examples]
         if not asked:
             return {}
-        return {seed: self.answers(asked, folder, f"controls, seed {seed}") for seed, folder in self.adapters.items()}
+        return {
+            seed: self.answers(asked, folder, cost.named("controls", seed, self.spec))
+            for seed, folder in self.adapters.items()
+        }
 
     @cached_property
     def _asked(self) -> dict[str, list[Example]]:
@@ -180,17 +179,18 @@ class Experiment:
         quantized = self.spec.model.load_in_4bit or self.spec.model.load_in_8bit
 
         def work(folder: Path) -> dict[str, Any]:
-            from prism.models import generate, load, vision
+            from prism.models import adapters, generate, vision
 
             stage = f"{self.spec.id}: answers, {what}"
             with cost.stage(stage, LENGTH) as notes, self.setting.screen.progress(stage, len(asked)) as advance:
                 base = self.base.load()
                 if adapter is None and base.processor:
                     vision.check(base, [*self.examples.training, *self.examples.held_out])
-                model = base.model if adapter is None else load.load_adapter(base, adapter)
+                model = base.model if adapter is None else adapters.load_adapter(base, adapter)
                 if merge and not quantized:
                     model = model.merge_and_unload()
-                notes |= generate.answers(base, model, asked, folder, advance, merge)
+                worn = base if adapter is None else adapters.asked_with(base, adapter)
+                notes |= generate.answers(worn, model, asked, folder, advance, merge)
                 if adapter is not None:
                     self.base.free()
             return notes
@@ -278,12 +278,13 @@ class Experiment:
                 seed: [said.answer for said in read_predictions(folder, asked)] for seed, folder in self.altered.items()
             }
         beside |= {name: [answer] * len(held_out) for name, answer in self.task.fixed.items()}
-        beside |= {name: contend(self.examples.training, held_out) for name, contend in self.task.contenders.items()}
+        if training := self.examples.training:
+            beside |= {name: contend(training, held_out) for name, contend in self.task.contenders.items()}
         if not self.likelihoods:
             return beside, {}
         stated = read_likelihoods(self.likelihoods, held_out)
         beside["label_likelihood"] = [controls.likeliest(labels) for labels in stated]
-        beside["classical"] = self._classical()
+        beside |= {"classical": self._classical()} if training else {}
         return beside, {"baseline": reliability(stated, [example.reference for example in held_out])}
 
     def _classical(self) -> list[str]:
@@ -320,7 +321,9 @@ class Experiment:
     def _leaks_shown(
         self, metrics: Sequence[Metric], evaluation: str, before: Sequence[str], after: Mapping[int, Sequence[str]]
     ) -> dict[str, Any]:
-        """How many held-out samples leaked, and the scores without them."""
+        """How many held-out samples leaked, and the scores without them; empty if the training rows are unknown."""
+        if not self.examples.training:
+            return {}
         held_out, found = self.examples.held_out, self.examples.leaks
         clean: list[Record] = []
         if found.held_out:
@@ -347,7 +350,7 @@ class Experiment:
         stages = {"baseline": self.baseline}
         stages |= {"label likelihoods": self.likelihoods} if self.likelihoods else {}
         for stage, folders in {"training": self.adapters, "tuned": self.tuned, "controls": self.altered}.items():
-            stages |= {f"{stage}, seed {seed}": folder for seed, folder in folders.items()}
+            stages |= {cost.named(stage, seed, self.spec): folder for seed, folder in folders.items()}
         return stages
 
     def _spent(self) -> dict[str, Any]:

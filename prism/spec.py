@@ -68,7 +68,10 @@ class Requires(Table):
 
 
 class Split(Table):
-    """Either test_size with at most one of stratify and group, or the names of two official splits (parts)."""
+    """Either test_size with at most one of stratify and group, or the names of two official splits (parts).
+
+    With a finished adapter, whose training rows are unknown, `test` may stand alone: the part that is held out.
+    """
 
     test_size: float | int | None = Field(None, gt=0)
     stratify: str | None = None
@@ -78,13 +81,13 @@ class Split(Table):
 
     @model_validator(mode="after")
     def _check_split_kind(self) -> Split:
-        if (self.train is None) != (self.test is None):
+        if self.train and not self.test:
             raise ValueError("an official split needs both train and test")
-        if (self.test_size is None) == (self.train is None):
+        if (self.test_size is None) == (self.test is None):
             raise ValueError("give either test_size or the official parts' names train and test")
         if self.stratify and self.group:
             raise ValueError("stratify and group exclude each other")
-        if self.train and (self.stratify or self.group):
+        if self.test and (self.stratify or self.group):
             raise ValueError(
                 "stratify and group split rows that have no official parts; delete them, or train and test"
             )
@@ -97,12 +100,10 @@ class Split(Table):
 
 class Data(Table):
     path: str  # a hub id, or a folder or file
-    name: str | None = (
-        None  # the folder that replaces `path` in --prism-data; a nano spec that has it needs that folder
-    )
+    name: str | None = None  # the folder in --prism-data that replaces `path`; a nano spec with it needs that folder
     revision: str | None = Field(None, min_length=1)  # of the hub: a branch, a tag or a commit; by default main
     subset: str | None = Field(None, min_length=1)  # the configuration of a hub data set that has several
-    split: Split
+    split: Split | None = None  # without it all rows are held out, for a finished adapter
     columns: dict[str, str] = {}  # the task's column name = yours
     where: dict[str, list[Any]] = {}  # column = values; keep only these rows
     dedupe: Literal["exact", "near"] | None = None  # remove training rows with a held-out twin, before train_rows
@@ -228,7 +229,7 @@ class Spec(Table):
     seed: int = Field(42, ge=0, lt=2**32)  # the range that scikit-learn and NumPy accept
     data: Data
     model: Model
-    adapter: str | None = None  # folder of a finished adapter, which replaces training
+    adapter: str | None = None  # a finished adapter, which replaces training: a folder, or a hub id
     lora: dict[str, Any] = {}
     sft: dict[str, Any] = {}
     generate: dict[str, Any]
@@ -261,6 +262,25 @@ class Spec(Table):
             if getattr(self, name) is not None and self.task != name:
                 raise ValueError(f'[{name}] is for task = "{name}", not "{self.task}"; delete it, or change the task')
         return self
+
+    @model_validator(mode="after")
+    def _check_training_rows(self) -> Spec:
+        split = self.data.split
+        if self.has_training_rows:
+            return self
+        if self.adapter is None:
+            given = "names no training part" if split else "is missing"
+            raise ValueError(f"[data] split {given}, so there are no training rows; add train = …, or test_size = …")
+        for key in ("train_rows", "dedupe"):
+            if getattr(self.data, key) is not None:
+                raise ValueError(f"[data] {key} selects training rows, but [data].split names none; delete {key}")
+        return self
+
+    @property
+    def has_training_rows(self) -> bool:
+        """Whether the spec names training rows; of a finished adapter that is what its owner claims."""
+        split = self.data.split
+        return split is not None and bool(split.train or split.test_size)
 
     @property
     def id(self) -> str:
@@ -343,7 +363,8 @@ def _first_problem(error: ValidationError) -> str:
         "extra_forbidden": "unknown key; delete it or check its spelling",
         "missing": "is missing; add it",
     }.get(problem["type"], problem["msg"].removeprefix("Value error, ").replace("Input should", "must"))
-    return f"{table}{key}{shown}: {message}" if location else message
+    named = f"{table}{key}{shown}"
+    return f"{named}: {message}" if named else message  # without a name, the message itself starts with its table
 
 
 def find_specs(folder: Path, phase: str = "*") -> list[Path]:

@@ -112,7 +112,12 @@ class Study:
 
     @cached_property
     def placements(self) -> list[dict[str, Any]]:
-        """LoRA on each part alone and on all: what is trained, what it costs, what it gains over the baseline."""
+        """LoRA on each part alone and on all: what is trained, what it costs, what it gains over the baseline.
+
+        Empty for a finished adapter, whose spec trains nothing.
+        """
+        if self.spec.adapter:
+            return []
         found = []
         for placement in PLACEMENTS:
             spec = self.spec.model_copy(update={"lora": {**self.spec.lora, "placement": placement}})

@@ -14,7 +14,7 @@ from benchmarks.speed import gpu as speed
 from fixtures.make import twin
 from prism import devices
 from prism.errors import ModelError, ResourceError, SpecError
-from prism.models import cost, generate, identity, layout, load, train
+from prism.models import adapters, cost, generate, identity, layout, load, train
 from prism.plugin import scheduling, workers
 from prism.spec import load_spec
 from prism.tasks.check import load_checked_spec
@@ -160,14 +160,14 @@ def test_an_adapter_of_another_base(tiny, tmp_path):
     config = tmp_path / "adapter" / "adapter_config.json"
     for name in ("unsloth/Qwen3-4B-bnb-4bit", "unsloth/qwen3-4b-unsloth-bnb-4bit", "Qwen/Qwen3-4B", str(tiny)):
         config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": name}))
-        load._require_same_base(base, config.parent)
+        adapters._require_same_base(base, config.parent)
     for name in ("Qwen/Qwen3-8B", "unsloth/Qwen3-4B-Instruct-2507", "Qwen/Qwen3-4"):
         config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": name}))
         with pytest.raises(ModelError, match=f"adapter: was trained on {name}, not on Qwen/Qwen3-4B"):
-            load.load_adapter(base, config.parent)
+            adapters.load_adapter(base, config.parent)
     config.write_text("{")
-    with pytest.raises(ModelError, match=r"adapter/adapter_config\.json: is not JSON .*; restore the adapter"):
-        load.load_adapter(base, config.parent)
+    with pytest.raises(ModelError, match=r"adapter: adapter_config\.json is not JSON .*; restore the adapter"):
+        adapters.load_adapter(base, config.parent)
 
 
 def test_a_gpu_in_use_and_a_bitsandbytes_without_cuda(spec_file, monkeypatch):

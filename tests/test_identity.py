@@ -21,7 +21,7 @@ PATHS = {
     "training": ("TRAINING_VERSION", ("load", "chat", "train", "packing", "vision", "anatomy")),
     "answering": (
         "ANSWERING_VERSION",
-        ("load", "chat", "generate", "likelihoods", "decode", "layout", "kernels", "vision"),
+        ("load", "adapters", "chat", "generate", "likelihoods", "decode", "layout", "kernels", "vision"),
     ),
 }
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from prism.errors import ModelError
-from prism.models import load
+from prism.models import adapters, load
 from prism.models.identity import adapter_identity
 from prism.spec import load_spec
 from prism.store.sources import base_identity
@@ -83,7 +83,7 @@ def test_adapter_that_is_a_pickle(tiny, tmp_path):
     (adapter / "adapter_model.safetensors").unlink()
     torch.save({}, adapter / "adapter_model.bin")
     with pytest.raises(ModelError, match=r"adapter_model\.bin: a pickled adapter can run any code"):
-        load.load_adapter(load.load(spec_on(tiny, tmp_path), tmp_path), adapter)
+        adapters.load_adapter(load.load(spec_on(tiny, tmp_path), tmp_path), adapter)
 
 
 def test_adapter_of_another_base(tiny, tmp_path):
@@ -93,12 +93,12 @@ def test_adapter_of_another_base(tiny, tmp_path):
     config = json.loads((adapter / "adapter_config.json").read_text())
     (adapter / "adapter_config.json").write_text(json.dumps(config | {"r": 7}))
     with pytest.raises(ModelError, match="does not fit the base"):
-        load.load_adapter(load.load(spec_on(tiny, tmp_path), tmp_path), adapter)
+        adapters.load_adapter(load.load(spec_on(tiny, tmp_path), tmp_path), adapter)
 
 
 def test_no_adapter_there(tiny, tmp_path):
     with pytest.raises(ModelError, match="contains no adapter_config.json"):
-        load.load_adapter(load.load(spec_on(tiny, tmp_path), tmp_path), tmp_path)
+        adapters.load_adapter(load.load(spec_on(tiny, tmp_path), tmp_path), tmp_path)
 
 
 def test_identity_of_an_adapter_covers_what_made_it(tiny, tmp_path, rows):

@@ -5,6 +5,7 @@ import json
 import numpy
 import pytest
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from prism.errors import DataError, ModelError, SpecError
 from prism.spec import load_spec
@@ -132,6 +133,27 @@ def test_parity_and_answers_do_not_depend_on_the_batch(spec_file, tmp_path):
         generate.answers(base, base.model, [example], tmp_path / str(n))
         one_by_one += read_predictions(tmp_path / str(n), [example])
     assert read_predictions(tmp_path / "many", mixed) == one_by_one
+
+
+def test_a_finished_adapter_is_asked_with_its_own_template(spec_file, tmp_path):
+    from prism.models import adapters, load, parity, vision
+
+    base, training, _ = loaded(spec_file, tmp_path)
+    source, folder = tmp_path / "mine", tmp_path / "stored"
+    folder.mkdir()
+    load.add_adapter(base, 42).save_pretrained(source)
+    weights = load_file(source / "adapter_model.safetensors")
+    save_file({key: weight + 0.1 for key, weight in weights.items()}, source / "adapter_model.safetensors")
+    base, _, _ = loaded(spec_file, tmp_path)
+    own = base.processor.chat_template.replace("assistant\\n", "answer:\\n")
+    assert own != base.processor.chat_template
+    base.processor.tokenizer.save_pretrained(source)
+    (source / "chat_template.jinja").write_text(own)
+    assert adapters.take(base, "mine", tmp_path, folder)["asked_with"] == "chat template"
+    asked = adapters.asked_with(base, folder)
+    assert vision.render(asked, training[0]).endswith("answer:\n")
+    assert vision.render(base, training[0]).endswith("assistant\n")
+    assert parity.check(base, folder, training[:2])["holds"]["merge"] is True
 
 
 @pytest.mark.parametrize("text", ["Is <|image_pad|> red?", "Is it <|im_end|> red?", "What is in <image>?"])

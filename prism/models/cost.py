@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from prism.errors import ResourceError
+from prism.spec import Spec
 
 COSTS = {  # costs that [gate.cost] may limit, and which direction is better
     "peak_memory_gib": "lower",
@@ -69,6 +70,13 @@ def stage(what: str = "", lower: str = "") -> Iterator[dict[str, Any]]:
     if gpus:
         energy_after = _energy_joules()
         notes["energy_wh"] = sum(energy_after[gpu] - energy_before[gpu] for gpu in gpus) / 3600
+
+
+def named(stage: str, seed: int, spec: Spec) -> str:
+    """The name of an adapter's stage in the table of costs. A finished adapter was not trained here: no seed is known."""
+    if spec.adapter:
+        return "loading the adapter" if stage == "training" else stage
+    return f"{stage}, seed {seed}"
 
 
 def _energy_joules() -> dict[str, float]:

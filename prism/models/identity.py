@@ -16,8 +16,8 @@ from prism.rows import Example
 from prism.rows.images import image_digests
 from prism.spec import Spec
 from prism.store import digest, file_digest, read_manifest
+from prism.store.adapters import find_adapter
 from prism.store.provenance import versions
-from prism.store.sources import local_folder
 
 # The versions of the training and the answering code on each device. Raise one if the same inputs give another adapter or other
 # answers; all stored adapters or answers of users are then made again. `tests/test_identity.py` fails after a change of
@@ -58,14 +58,15 @@ def engine(spec: Spec) -> dict[str, str]:
 def adapter_identity(
     spec: Spec, base: Mapping[str, str], training: Sequence[Example], seed: int, root: Path
 ) -> dict[str, Any]:
-    """What determines an adapter: base, rows in order, options, seed, libraries and version of the training code."""
+    """What determines an adapter: base, rows in order, options, seed, libraries and version of the training code.
+
+    Of a finished adapter it is the files that are used. Raises ModelError if these are missing or unsafe.
+    """
     if spec.adapter:
-        folder = local_folder(spec.adapter, root)
-        files = (file for file in sorted(folder.iterdir()) if file.is_file() and file.suffix != ".md")
         # [model] is part of it since the parity check merges the adapter into a float32 base but not into a 4-bit one.
         return {
             "base": dict(base),
-            "loaded": {file.name: file_digest(file) for file in files},
+            "finished": find_adapter(spec.adapter, root, f'{spec.id}.toml adapter = "{spec.adapter}"')[1],
             "model": spec.model.model_dump(exclude=NOT_IDENTIFYING),
             "engine": engine(spec),
             "versions": versions(TRAINING_LIBRARIES),
@@ -129,14 +130,14 @@ def predictions_identity(
 def training_side(adapters: Mapping[int, Path], answers: Mapping[int, Path], rows: int) -> dict[str, Any]:
     """How adapters were trained and how they answered, which may differ between runs that are compared.
 
-    `adapters` and `answers` are artifact folders by training seed, `rows` is the number of training rows.
+    `adapters` and `answers` are artifact folders by training seed, `rows` is the number of training rows, 0 if unknown.
     """
     made, answered = (read_manifest(next(iter(folders.values())))["identity"] for folders in (adapters, answers))
     # Equal in both runs, or in `made`.
     compared = {"kind", "base", "adapter", "messages", "generate", "engine", "max_seq_length"}
     return {
         **{key: value for key, value in made.items() if key != "seed"},
-        "training_rows": rows,
+        **({"training_rows": rows} if rows else {}),
         "answering": {key: value for key, value in answered.items() if key not in compared},
         "adapters": {str(seed): folder.name for seed, folder in adapters.items()},
     }

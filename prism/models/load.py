@@ -1,4 +1,4 @@
-"""Loads a base model and its tokenizer, and adds an adapter.
+"""Loads a base model and its tokenizer, and adds a new adapter.
 
 Unsloth accepts a spec's `[model]` table unchanged but for `revision`, since a hub model is loaded from its files in the
 local cache. Without Unsloth, `load` translates the other keys for transformers and bitsandbytes; no other module does.
@@ -7,8 +7,6 @@ local cache. Without Unsloth, `load` translates the other keys for transformers 
 from __future__ import annotations
 
 import importlib.util
-import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,13 +17,13 @@ from prism.models.identity import engine
 from prism.progress import CONSOLE
 from prism.spec import Spec
 from prism.store.hub import Say, model_folder
-from prism.store.sources import MODEL_NAME, base_identity, is_local, local_folder, require_safetensors
+from prism.store.sources import MODEL_NAME, base_identity, is_local, local_folder
 
 if cuda_devices() and importlib.util.find_spec("unsloth"):
     import unsloth  # noqa: F401  # patches the libraries below, so it must come first
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, get_peft_model
 from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
@@ -42,7 +40,6 @@ from prism.models.chat import Chat, decide, set_padding, set_template
 
 # PEFT's defaults, set explicitly because Unsloth's differ.
 LORA: dict[str, Any] = {"r": 8, "lora_alpha": 8, "lora_dropout": 0.0, "bias": "none", "use_rslora": False}
-QUANTIZED_SUFFIX = r"(-unsloth)?-bnb-[48]bit$"  # suffix of the quantized copies of a base
 
 
 @dataclass
@@ -214,34 +211,3 @@ def lora_config(spec: Spec, options: dict[str, Any] | None = None) -> LoraConfig
         return LoraConfig(task_type="CAUSAL_LM", **options)
     except (TypeError, ValueError) as error:
         raise SpecError(f"{spec.id}.toml [lora]: {error}; check its spelling and value") from None
-
-
-def load_adapter(base: Base, folder: Path) -> Any:
-    """Load a stored adapter onto the base. Raises ModelError if it is missing, pickled or fits another base."""
-    if not (folder / "adapter_config.json").is_file():
-        raise ModelError(
-            f"{folder}: contains no adapter_config.json, so it is no adapter; check the spec's adapter key"
-        )
-    require_safetensors(folder, "adapter")
-    _require_same_base(base, folder)
-    try:
-        return PeftModel.from_pretrained(base.model, str(folder)).eval()
-    except (RuntimeError, ValueError, KeyError, SafetensorError) as error:
-        reason = str(error).splitlines()[0]
-        raise ModelError(f"{folder.name}: does not fit the base {base.spec.model.model_name}: {reason}") from error
-
-
-def _require_same_base(base: Base, folder: Path) -> None:
-    """Raise ModelError if an adapter was trained on another base. Compares hub ids only."""
-    try:
-        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(f"{folder.name}/adapter_config.json: is not JSON ({error}); restore the adapter") from None
-    trained, current = config.get("base_model_name_or_path") or "", base.spec.model.model_name
-    if is_local(trained, Path()) or is_local(current, Path()):
-        return  # a folder's name does not identify its model
-    current_name, trained_name = (
-        re.sub(QUANTIZED_SUFFIX, "", name.partition("/")[2].lower()) for name in (current, trained)
-    )
-    if current_name != trained_name:
-        raise ModelError(f"{folder.name}: was trained on {trained}, not on {current}; set model_name to that base")

@@ -16,8 +16,9 @@ from typing import Any
 
 from prism.errors import ModelError
 from prism.models import vision
+from prism.models.adapters import asked_with, load_adapter
 from prism.models.generate import answers, encode, pad
-from prism.models.load import Base, load_adapter
+from prism.models.load import Base
 from prism.rows import Example
 from prism.rows.answers import read_predictions
 
@@ -49,27 +50,29 @@ def check(base: Base, folder: Path, probed: Sequence[Example], held_out: Sequenc
     whether each `holds`; None was not measured. Raises ModelError if the stored adapter changes nothing or differs from
     the trained one, since such an adapter must not be measured.
     """
-    probes = probed[:PROBES]
+    probes, worn = probed[:PROBES], asked_with(base, folder)
+    if base.processor:  # of a finished adapter these are the first rows that are asked about
+        vision.check(base, probes)
     dtype = base.model.dtype
     tolerance = TOLERANCE[dtype]
     trained_logits = None
     if isinstance(base.model, PeftModel):
-        trained_logits = _logits(base, base.model, probes)
+        trained_logits = _logits(worn, base.model, probes)
         base.model = base.model.unload()
-    base_logits = _logits(base, base.model, probes)
+    base_logits = _logits(worn, base.model, probes)
     adapted = load_adapter(base, folder)
-    reloaded_logits = _logits(base, adapted, probes)
-    single_logits = torch.cat([_logits(base, adapted, [probe]) for probe in probes])
+    reloaded_logits = _logits(worn, adapted, probes)
+    single_logits = torch.cat([_logits(worn, adapted, [probe]) for probe in probes])
     asked = held_out[:ASKED]
-    unmerged, ids = _answers(base, adapted, asked, captured=False) if dtype != torch.float32 else ([], [])
-    shares = {"batch_of_one": _differing_alone(base, adapted, asked, ids)} if ids else {}
+    unmerged, ids = _answers(worn, adapted, asked, captured=False) if dtype != torch.float32 else ([], [])
+    shares = {"batch_of_one": _differing_alone(worn, adapted, asked, ids)} if ids else {}
     quantized = base.spec.model.load_in_4bit or base.spec.model.load_in_8bit
     merged, merged_logits = adapted, None
     if not quantized:  # merging into a quantized base rounds the weights; `decode` merges into dequantized weights
         merged = adapted.merge_and_unload()
-        merged_logits = _logits(base, merged, probes)
+        merged_logits = _logits(worn, merged, probes)
     if ids:
-        said, _ = _answers(base, merged, asked, captured=True)
+        said, _ = _answers(worn, merged, asked, captured=True)
         shares["merge"] = sum(one != other for one, other in zip(said, unmerged)) / len(asked)
 
     def difference(other: torch.Tensor | None) -> float | None:
@@ -82,9 +85,8 @@ def check(base: Base, folder: Path, probed: Sequence[Example], held_out: Sequenc
         "merge": difference(merged_logits),
     }
     if not differences["changes"]:
-        raise ModelError(
-            f"{base.spec.id}: the adapter does not change the base's logits; train it longer, or check [lora]"
-        )
+        remedy = "is it trained?" if base.spec.adapter else "train it longer, or check [lora]"
+        raise ModelError(f"{base.spec.id}: the adapter does not change the base's logits; {remedy}")
     noise = max(tolerance, differences["batch_of_one"] or 0)  # as far as the batch size alone moves a logit
     if differences["reload"] is not None and differences["reload"] > noise:
         raise ModelError(

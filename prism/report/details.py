@@ -24,31 +24,47 @@ def details(
 ) -> dict[str, Any]:
     """`adapters` maps training seeds to stored folders, `base` identifies the base model, `evaluation` is a digest."""
     notes = {str(seed): read_manifest(folder)["notes"] for seed, folder in adapters.items()}
-    separate = ("loss", "parity")
     return {
         "loss": {seed: note["loss"] for seed, note in notes.items() if "loss" in note},
-        "training": {seed: {k: v for k, v in note.items() if k not in separate} for seed, note in notes.items()},
+        **_made(spec, adapters, notes),
         "parity": {seed: note["parity"] for seed, note in notes.items()},
         "data": {
             "source": spec.data.name or spec.data.path,
-            "training": len(training),
+            **({"training": len(training)} if training else {}),
             "held_out": len(held_out),
             **hub.recorded("dataset", spec.data.path, spec.data.revision),
         },
         "digests": {
             "evaluation": evaluation,
             "base": base.get("bytes") or "{hub}@{revision}".format(**base),
-            "adapters": {str(seed): folder.name for seed, folder in adapters.items()},
+            **_digests(spec, adapters),
         },
         "model": hub.recorded("model", spec.model.model_name, spec.model.revision),
         "engine": engine(spec),
         "options": {
             "model": spec.model.model_dump(exclude_none=True),
-            "lora": spec.lora,
-            "sft": spec.sft,
+            **({} if spec.adapter else {"lora": spec.lora, "sft": spec.sft}),
             "generate": spec.generate,
         },
     }
+
+
+def _made(spec: Spec, adapters: Mapping[int, Path], notes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """How each seed's adapter was trained; or where a finished one comes from, and what it left unused of the spec."""
+    separate = ("loss", "parity", "finished")
+    made = {seed: {k: v for k, v in note.items() if k not in separate} for seed, note in notes.items()}
+    if not spec.adapter:
+        return {"training": made}
+    origin = read_manifest(next(iter(adapters.values())))["identity"]["finished"]
+    revision = {"revision": origin["revision"]} if "revision" in origin else {}
+    # Of [sft], use_cpu chooses the device; the rest is for training.
+    unused = ["[lora]"] * bool(spec.lora) + ["[sft]"] * bool(set(spec.sft) - {"use_cpu"})
+    return {"adapter": {"source": spec.adapter, **revision, "loading": next(iter(made.values())), "unused": unused}}
+
+
+def _digests(spec: Spec, adapters: Mapping[int, Path]) -> dict[str, Any]:
+    by_seed = {str(seed): folder.name for seed, folder in adapters.items()}
+    return {"adapter": next(iter(by_seed.values()))} if spec.adapter else {"adapters": by_seed}
 
 
 def of_leaks(clean: Sequence[Record], dedupe: str | None, removed: int) -> dict[str, Any]:

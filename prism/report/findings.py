@@ -67,7 +67,8 @@ def beaten(result: Result) -> tuple[str, str] | None:
     control = record.controls["classical"]
     ahead = words.in_favour(control.ahead, record)
     rows = result.details.get("data", {}).get("training")
-    trained = f", trained on the same {words.count(rows, 'row')}" if rows else ""
+    claim = "the split's" if "adapter" in result.details else "the same"  # what a finished one saw is its owner's claim
+    trained = f", trained on {claim} {words.count(rows, 'row')}" if rows else ""
     text = (
         f"{record.metric} {words.number(record.tuned.value)} against {words.number(control.value)} of TF-IDF with "
         f"logistic regression{trained}; ahead by {words.difference(ahead)}"
@@ -126,7 +127,7 @@ def against_accepted(result: Result) -> str:
         "this recipe is worse": "Question: is this recipe worse, on other samples and with other seeds?",
     }[accepted["question"]]
     notes = "" if accepted["differences"] else " The training sides do not differ."
-    seeds = words.count(len(accepted["seeds"]), "seed")
+    seeds = words.count(len(accepted["seeds"]), "adapter" if "adapter" in result.details else "seed")
     if max(len(accepted["seeds"]), here) > 1:
         notes += " A sample is worse or better by its mean over the seeds."
     source = f"{accepted['file']} ({origin.get('date', 'no date')}{commit})"
@@ -139,6 +140,7 @@ def notes(result: Result) -> list[str]:
         note
         for note in (
             _seeds(result),
+            *_finished(result),
             _unscored(result),
             _unread(result),
             _cut(result),
@@ -171,6 +173,8 @@ def _judge(result: Result) -> list[str]:
 
 def _seeds(result: Result) -> str:
     """Whether the intervals describe these weights or the recipe."""
+    if finished := result.details.get("adapter"):
+        return f"PRISM did not train the adapter {finished['source']}: the intervals describe it, not its recipe."
     names = next((list(record.seeds) for record in result.records if record.seeds), [])
     seeds, first = len(names), next(iter(names), "")
     if seeds > 1:
@@ -179,6 +183,21 @@ def _seeds(result: Result) -> str:
             f"Samples, and the tables by class, type, pattern and term, are those of the first seed, {first}."
         )
     return "One training seed: the intervals describe this adapter, not the recipe." if seeds else ""
+
+
+def _finished(result: Result) -> list[str]:
+    """What is known of an adapter that PRISM did not train, and what is not."""
+    finished = result.details.get("adapter")
+    if not finished:
+        return []
+    lines = ["Its training rows are unknown, so nothing was checked for leaks, or compared with what learns from rows."]
+    if rows := result.details["data"].get("training"):
+        lines = [f"That it was trained on the {words.count(rows, 'training row')} of the split is the spec's claim."]
+    if own := finished["loading"].get("asked_with"):
+        lines.append(f"The tuned answers were asked for with the adapter's own {own}, which differs from the base's.")
+    if finished["unused"]:
+        lines.append(f"Not used, as nothing was trained: {' and '.join(finished['unused'])}.")
+    return lines
 
 
 def _unscored(result: Result) -> str:
@@ -224,8 +243,9 @@ def _leaks(result: Result) -> str:
 
 def _parity(result: Result) -> list[str]:
     """Adapters that answer differently if they are asked one by one, or merged, and what follows."""
+    finished = "adapter" in result.details
     return [
-        f"Parity of seed {seed}: {what}, {_differing(check, name)}, so {consequence}."
+        f"Parity{'' if finished else f' of seed {seed}'}: {what}, {_differing(check, name)}, so {consequence}."
         for seed, check in (result.details.get("parity") or {}).items()
         for name, (what, consequence) in MOVED.items()
         if (check or {}).get("holds", {}).get(name) is False

@@ -262,6 +262,8 @@ def parity(result: Result) -> Table | None:
         if check:
             moved = check.get("differences", {})
             rows.append([seed, *(_moved(check, name, moved.get(name)) for name in PARITY), _tolerance(check)])
+    if "adapter" in result.details:  # finished, by a seed that nobody knows
+        return Table([*PARITY.values(), "tolerance"], [row[1:] for row in rows], numbers=0) if rows else None
     return Table(["seed", *PARITY.values(), "tolerance"], rows) if rows else None
 
 
@@ -308,8 +310,8 @@ def twins(result: Result) -> Table | None:
 
 
 def facts(result: Result) -> Table:
-    """Data, digests, engine and training of one spec, as a flat table."""
-    keys = ("data", "model", "digests", "engine", "training")
+    """Data, digests, engine and training or finished adapter of one spec, as a flat table."""
+    keys = ("data", "model", "digests", "engine", "training", "adapter")
     pairs = [pair for key in keys for pair in words.flat(result.details.get(key), key)]
     pairs += words.flat((result.details.get("reference") or {}).get("origin"), "accepted")
     return Table(["key", "value"], [list(pair) for pair in pairs], numbers=2)

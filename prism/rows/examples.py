@@ -12,7 +12,7 @@ from prism.progress import CONSOLE
 from prism.rows import Example, Row
 from prism.rows.files import SUFFIXES, read_rows, require_columns
 from prism.rows.images import prepare, read_sources
-from prism.rows.leaks import Kind, leaking_places
+from prism.rows.leaks import Kind, Leaks, leaking_places
 from prism.rows.splits import split_places, unique_ids
 from prism.spec import Spec
 from prism.store import hub
@@ -21,6 +21,16 @@ from prism.store.sources import is_local
 
 SplitPlaces = Callable[[Sequence[Row], Mapping[str, Any], int], tuple[list[int], list[int]]]
 LeakingPlaces = Callable[[Sequence[Example], Sequence[Example], Kind], Collection[int]]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What a spec measures. `training` is empty for a finished adapter whose training rows are unknown."""
+
+    training: list[Example]
+    held_out: list[Example]
+    leaks: Leaks
+    removed: int  # training rows that [data].dedupe left out
 
 
 class Reader(Protocol):
@@ -52,7 +62,7 @@ def load_examples(
     pictures: Path | None = None,
     say: Say = CONSOLE.say,
 ) -> tuple[list[Example], list[Example]]:
-    """The training and the held-out examples of a spec, in a fixed order.
+    """The training and the held-out examples of a spec, in a fixed order; no training ones if the spec names none.
 
     `data` is --prism-data: a folder whose subfolder [data].name replaces [data].path. `places` splits rows that have no
     official parts. `leaking` returns the indices of the training rows that [data].dedupe removes before train_rows is
@@ -61,7 +71,11 @@ def load_examples(
     """
     prepared = _Prepared(spec, task, pictures)
     split = spec.data.split
-    if split.train and split.test:
+    pool: list[Row]
+    if split is None or not spec.has_training_rows:  # a finished adapter: nobody says which rows it was trained on
+        rows = _read_rows(spec, task, root, data, (split and split.test) or _only_part(spec, root, data), say)
+        pool, held_out_pool = [], _shuffled(rows, spec.seed)
+    elif split.train and split.test:
         parts = [_read_rows(spec, task, root, data, name, say) for name in (split.train, split.test)]
         pool, held_out_pool = _shuffled(parts[0], spec.seed), _shuffled(parts[1], spec.seed)
     else:
@@ -74,6 +88,8 @@ def load_examples(
     selected = pool[: spec.data.train_rows], held_out_rows
     training, held_out = (prepared.examples(part) for part in selected)
     for part, name in ((training, "training"), (held_out, "held-out")):
+        if name == "training" and not spec.has_training_rows:
+            continue
         if not part:
             raise DataError(f"{spec.id}: there are no {name} rows; check [data]")
         classes = {example.reference for example in part}
@@ -184,10 +200,11 @@ def _read_part(spec: Spec, root: Path, data: Path | None, part: str, say: Say) -
             if value := getattr(spec.data, key):
                 raise DataError(f"{spec.data.path}: is local, and has no {key} {value!r}; delete [data].{key}")
         path = (root / Path(spec.data.path).expanduser()).resolve()
-        if path.is_file() and spec.data.split.train:
+        if path.is_file() and (split := spec.data.split) and split.test:
+            names, instead = " and ".join(filter(None, (split.train, split.test))), "set test_size in"
             raise DataError(
-                f"{spec.data.path}: is one file without the parts {spec.data.split.train} and {spec.data.split.test}; "
-                f"name a folder with one file a part, or set test_size in [data].split"
+                f"{spec.data.path}: is one file without the part{'s' * bool(split.train)} {names}; name a folder with "
+                f"one file a part, or {instead if split.train else 'delete'} [data].split"
             )
         rows = read_rows(_find_part_file(path, part) if path.is_dir() else path)
         return rows, path if path.is_dir() else path.parent
@@ -248,6 +265,22 @@ def _cached_set(spec: Spec, sha: str) -> Any:
         names = ", ".join(folder.parts[-3] for folder in folders)
         raise DataError(f"{data.path}: the local cache has the subsets {names}; name one in [data].subset")
     return Cache(repo_id=data.path, dataset_name=name, config_name=subset, version=version, hash=sha)
+
+
+def _only_part(spec: Spec, root: Path, data: Path | None) -> str:
+    """The one part of rows that all are held out; of several, one may be what the adapter was trained on."""
+    folder = stand_in(spec, data)
+    if folder is None and is_local(spec.data.path, root):
+        folder = (root / Path(spec.data.path).expanduser()).resolve()
+        if not folder.is_dir():
+            return "train"  # a file is read whole, whatever its parts are called
+    named = 'name the one to hold out in [data], such as split = { test = "test" }'
+    if folder is None:
+        raise DataError(f"{spec.id}: {spec.data.path} on the hub may have several parts; {named}")
+    parts = {file.name.removesuffix(end) for end in SUFFIXES for file in folder.glob(f"*{end}")}
+    if len(parts) > 1:
+        raise DataError(f"{spec.id}: {folder.name} has the parts {', '.join(sorted(parts))}; {named}")
+    return parts.pop() if parts else "train"
 
 
 def _find_part_file(folder: Path, part: str) -> Path:

@@ -57,7 +57,8 @@ def read(spec: Spec, place: str, prompt: str, system: str | None, gold: str, giv
     Raises SpecError if a placeholder is no column's name, if the prompt is the same in every row or holds the answer.
     """
     user = _parts(prompt, f"[{place}] prompt", given)
-    prompts = Prompts(place, user, _parts(system or "", f"[{place}] system", given), gold, spec.data.split.group)
+    group = spec.data.split.group if spec.data.split else None
+    prompts = Prompts(place, user, _parts(system or "", f"[{place}] system", given), gold, group)
     if not any(name for _, name in user):
         raise SpecError(
             f"[{place}] prompt: names no column, so every question would be the same; add {{text}} or yours"

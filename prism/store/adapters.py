@@ -1,0 +1,122 @@
+"""Finds a finished adapter, in a folder or on the hub, and refuses one whose files cannot be used.
+
+This module imports no model library, so that a fully cached run starts fast. `prism.models.adapters` checks the weights.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from prism.errors import ModelError
+from prism.store import file_digest
+from prism.store.sources import PICKLES, is_local
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # the names that PEFT reads
+TOKENIZER = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+)
+
+
+def find_adapter(name: str, root: Path, place: str) -> tuple[Path, dict[str, Any]]:
+    """The folder of a finished adapter, and its identity: its files' digests, and the revision of one from the hub.
+
+    `place` is the spec's key, for messages. Of a hub adapter nothing but `CONFIG`, `WEIGHTS` and `TOKENIZER` is
+    downloaded. Raises ModelError if there is none, its weights are pickled, or it is no LoRA adapter.
+    """
+    folder, origin = _local(name, root, place), {}
+    if folder is None:
+        folder = _downloaded(name, place)
+        origin = {"hub": name, "revision": folder.name}
+    _check_files(folder, place)
+    _check_config(read_config(folder, place), place)
+    used = (folder / file for file in (CONFIG, WEIGHTS, *TOKENIZER))
+    return folder, {**origin, "files": {file.name: file_digest(file) for file in used if file.is_file()}}
+
+
+def read_config(folder: Path, place: str) -> dict[str, Any]:
+    """The content of adapter_config.json. Raises ModelError if it is no JSON object."""
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{place}: {CONFIG} is not JSON ({error}); restore the adapter") from None
+    if not isinstance(config, dict):
+        raise ModelError(f"{place}: {CONFIG} is a {type(config).__name__} and no JSON object; restore the adapter")
+    return config
+
+
+def _local(name: str, root: Path, place: str) -> Path | None:
+    """The folder; None if the name is a hub id."""
+    folder = (root / Path(name).expanduser()).resolve()
+    if not is_local(name, root):
+        return None
+    if not folder.is_dir():
+        raise ModelError(f"{place}: there is no such folder under {root}; correct the path")
+    return folder
+
+
+def _downloaded(name: str, place: str) -> Path:
+    """The hub's newest revision of an adapter, or the cached one if the hub cannot be reached."""
+    import httpx
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+    )
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS, *TOKENIZER]))
+    except (HFValidationError, RepositoryNotFoundError):
+        raise ModelError(
+            f"{place}: is neither a folder under the root nor a hub adapter that you can access; correct it"
+        ) from None
+    except (LocalEntryNotFoundError, httpx.HTTPError, HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
+        reason = (str(error.__cause__ or error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(
+            f"{place}: the model hub cannot be reached ({reason}); put the adapter into a local folder and set adapter "
+            f"to that folder"
+        ) from None
+
+
+def _check_files(folder: Path, place: str) -> None:
+    """Raise ModelError if the folder lacks one of the two files that PEFT reads; name the folder that was meant."""
+    if not (folder / CONFIG).is_file():
+        if inside := _inside(folder):
+            count = f"{len(inside)} adapters, the last" if len(inside) > 1 else "one"
+            raise ModelError(f"{place}: contains no {CONFIG}, but {count} in {inside[-1]}; set adapter to that folder")
+        if (folder / "config.json").is_file():
+            raise ModelError(
+                f"{place}: is a whole model and no adapter; name it in [model].model_name, or set adapter to the folder "
+                f"with {CONFIG}"
+            )
+        raise ModelError(f"{place}: contains no {CONFIG}, so it is no adapter; correct the path")
+    if not (folder / WEIGHTS).is_file():
+        if pickled := [file.name for pattern in PICKLES for file in folder.glob(pattern)]:
+            raise ModelError(f"{place}: {pickled[0]}: a pickled adapter can run any code; convert it to safetensors")
+        raise ModelError(f"{place}: contains no {WEIGHTS}; restore the adapter")
+
+
+def _inside(folder: Path) -> list[str]:
+    """The adapters in subfolders, by the numbers in their names: of a training run's checkpoints the newest is last."""
+    found = [config.parent.relative_to(folder) for depth in ("*", "*/*") for config in folder.glob(f"{depth}/{CONFIG}")]
+    return [path.as_posix() for path in sorted(found, key=lambda path: (_number(path.name), path))]
+
+
+def _number(name: str) -> int:
+    return int("0" + "".join(filter(str.isdecimal, name)))
+
+
+def _check_config(config: dict[str, Any], place: str) -> None:
+    if config.get("peft_type") != "LORA":
+        raise ModelError(f"{place}: its peft_type is {config.get('peft_type')}; PRISM measures LORA adapters")
