@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prism.models import cost
+from prism.models import cost, window
+from prism.models.window import Fitting
 from prism.progress import Progress
+from prism.rows import Example
 from prism.spec import Spec
 from prism.store.sources import base_identity
 
@@ -26,6 +29,7 @@ class LazyBase:
     def __init__(self, spec: Spec, root: Path, home: Path, screen: Progress) -> None:
         self.spec, self.root, self.home, self.screen = spec, root, home, screen
         self._loaded: Base | None = None
+        self._fitting: Fitting | None = None
 
     @cached_property
     def identity(self) -> dict[str, str]:
@@ -41,6 +45,14 @@ class LazyBase:
             with cost.stage(stage, LENGTH), self.screen.progress(stage):
                 self._loaded = load.load(self.spec, self.root)
         return self._loaded
+
+    def fitting(self, training: Sequence[Example], held_out: Sequence[Example]) -> Fitting:
+        """Which training rows the model can learn from; said on the screen once, before anything is measured."""
+        if self._fitting is None:
+            self._fitting = window.fitting(self.load(), training, held_out)
+            if self._fitting.sentence:
+                self.screen.say(f"{self.spec.id}: {self._fitting.sentence}")
+        return self._fitting
 
     def free(self) -> None:
         self._loaded = None

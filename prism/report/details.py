@@ -24,7 +24,8 @@ def details(
 ) -> dict[str, Any]:
     """`adapters` maps training seeds to stored folders, `base` identifies the base model, `evaluation` is a digest."""
     notes = {str(seed): read_manifest(folder)["notes"] for seed, folder in adapters.items()}
-    separate = ("loss", "parity")
+    separate = ("loss", "parity", "left_out", "cut")
+    fitted = next(iter(notes.values()))  # the same for every seed
     return {
         "loss": {seed: note["loss"] for seed, note in notes.items() if "loss" in note},
         "training": {seed: {k: v for k, v in note.items() if k not in separate} for seed, note in notes.items()},
@@ -33,6 +34,7 @@ def details(
             "source": spec.data.name or spec.data.path,
             "training": len(training),
             "held_out": len(held_out),
+            **_of_window(fitted),
         },
         "digests": {
             "evaluation": evaluation,
@@ -47,6 +49,12 @@ def details(
             "generate": spec.generate,
         },
     }
+
+
+def _of_window(note: Mapping[str, Any]) -> dict[str, Any]:
+    """How many training rows do not fit the window, with the first ids; empty if all do."""
+    named = {"without an answer in the window": note.get("left_out"), "with an answer cut off": note.get("cut")}
+    return {key: f"{len(ids)}, first {', '.join(ids[:3])}" for key, ids in named.items() if ids}
 
 
 def of_leaks(clean: Sequence[Record], dedupe: str | None, removed: int) -> dict[str, Any]:
