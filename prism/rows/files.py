@@ -10,7 +10,6 @@ import io
 import itertools
 import json
 import re
-import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -108,7 +107,7 @@ def _nearest(path: Path) -> str:
 
 def _parse_csv(path: Path) -> Parsed:
     """Rows of a .csv file; where quotation marks in quotation marks are not doubled, they may be escaped by \\."""
-    csv.field_size_limit(sys.maxsize)  # a report in one field is longer than the default of 131,072 characters
+    csv.field_size_limit(2**31 - 1)  # a report in one field is longer than the default of 131,072 characters
     try:
         return _parse_delimited(path)
     except DataError:
