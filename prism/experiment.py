@@ -14,7 +14,7 @@ from typing import Any
 
 from prism.judge import Definition, Grade, tier3
 from prism.metrics import Metric, semantic
-from prism.models import cost, embeddings
+from prism.models import cost, embeddings, window
 from prism.models.identity import adapter_identity, predictions_identity, training_side
 from prism.models.lazy import BATCH, LENGTH, LazyBase
 from prism.report.details import details, enriched, of_leaks
@@ -95,15 +95,15 @@ class Experiment:
             from prism.models import adapters, parity, train
 
             stage = f"{spec.id}: {cost.named('training', seed, spec)}"
+            fitting = self.base.fitting(training, self.examples.held_out)
             with cost.stage(stage, BATCH) as notes:
-                with setting.screen.progress(stage, 0 if spec.adapter else train.steps(spec, len(training))) as advance:
+                steps = 0 if spec.adapter else train.steps(spec, len(fitting.kept))
+                with setting.screen.progress(stage, steps) as advance:
                     if spec.adapter:
                         notes |= adapters.take(self.base.load(), spec.adapter, setting.root, folder)
                     else:
-                        notes |= train.train(self.base.load(), training, seed, folder, advance)
-                notes["parity"] = parity.check(
-                    self.base.load(), folder, training or self.examples.held_out, self.examples.held_out
-                )
+                        notes |= train.train(self.base.load(), fitting.kept, seed, folder, advance) | fitting.notes
+                notes["parity"] = parity.check(self.base.load(), folder, fitting.askable, self.examples.held_out)
                 self.base.free()
             return notes
 
@@ -179,13 +179,13 @@ class Experiment:
         quantized = self.spec.model.load_in_4bit or self.spec.model.load_in_8bit
 
         def work(folder: Path) -> dict[str, Any]:
-            from prism.models import adapters, generate, vision
+            from prism.models import adapters, generate
 
             stage = f"{self.spec.id}: answers, {what}"
             with cost.stage(stage, LENGTH) as notes, self.setting.screen.progress(stage, len(asked)) as advance:
                 base = self.base.load()
-                if adapter is None and base.processor:
-                    vision.check(base, [*self.examples.training, *self.examples.held_out])
+                if adapter is None:  # rows that cannot be trained on are refused before anything is measured
+                    self.base.fitting(self.examples.training, self.examples.held_out)
                 model = base.model if adapter is None else adapters.load_adapter(base, adapter)
                 if merge and not quantized:
                     model = model.merge_and_unload()
@@ -225,14 +225,15 @@ class Experiment:
         tuned = {seed: read_predictions(folder, held_out) for seed, folder in self.tuned.items()}
         before = [prediction.answer for prediction in untuned]
         after = {seed: [prediction.answer for prediction in predictions] for seed, predictions in tuned.items()}
-        beside, calibration = self._controls()
+        trained = window.trained(self.adapters, self.examples.training)
+        beside, calibration = self._controls(trained)
         metrics, evaluation = self._metrics([before, *after.values()])
         spent = self._spent()
 
         records = score(spec, metrics, held_out, evaluation, before, after, beside)
         records += unjudged(spec, evaluation, len(held_out), {record.metric for record in records})
         records += cost_records(spec, evaluation, len(held_out), spent)
-        training = training_side(self.adapters, self.tuned, len(self.examples.training))
+        training = training_side(self.adapters, self.tuned, len(trained))
         scores = measured(spec, records, held_out, after, metrics, training, tier3.judges(self.grades, setting.judge))
 
         competing = max(1, competing_drops(setting.root, spec.profile))
@@ -258,7 +259,7 @@ class Experiment:
         if against and against.accepted:
             by_sample = {example.id: [part[i] for part in after.values()] for i, example in enumerate(held_out)}
             further["reference"] = drops.shown(against, scores, samples, by_sample)
-        told = details(spec, self.examples.training, held_out, self.adapters, self.base.identity, evaluation)
+        told = details(spec, trained, held_out, self.adapters, self.base.identity, evaluation)
         result = Result(spec.phase, spec.name, spec.title, spec.profile, tuple(records), told | further, spent)
         return Outcome(result, samples, scores)
 
@@ -269,7 +270,7 @@ class Experiment:
         judged = [tier3.metric(d, grades, held_out, answers, task.is_judged) for d, grades in self.grades.items()]
         return [*own, *judged], evaluation_digest(self.spec, task.version, held_out, own)
 
-    def _controls(self) -> tuple[dict[str, list[str] | dict[int, list[str]]], dict[str, Any]]:
+    def _controls(self, trained: list[Example]) -> tuple[dict[str, list[str] | dict[int, list[str]]], dict[str, Any]]:
         """The answers that stand beside the tuned ones, by control, and how well label likelihoods are calibrated."""
         held_out = self.examples.held_out
         beside: dict[str, list[str] | dict[int, list[str]]] = {}
@@ -278,18 +279,17 @@ class Experiment:
                 seed: [said.answer for said in read_predictions(folder, asked)] for seed, folder in self.altered.items()
             }
         beside |= {name: [answer] * len(held_out) for name, answer in self.task.fixed.items()}
-        if training := self.examples.training:
-            beside |= {name: contend(training, held_out) for name, contend in self.task.contenders.items()}
+        beside |= {name: contend(trained, held_out) for name, contend in self.task.contenders.items() if trained}
         if not self.likelihoods:
             return beside, {}
         stated = read_likelihoods(self.likelihoods, held_out)
         beside["label_likelihood"] = [controls.likeliest(labels) for labels in stated]
-        beside |= {"classical": self._classical()} if training else {}
+        beside |= {"classical": self._classical(trained)} if trained else {}
         return beside, {"baseline": reliability(stated, [example.reference for example in held_out])}
 
-    def _classical(self) -> list[str]:
+    def _classical(self, training: list[Example]) -> list[str]:
         """The classical control's answers; fitted once for the same rows."""
-        training, held_out = self.examples.training, self.examples.held_out
+        held_out = self.examples.held_out
         rows = [[[example.question, example.reference] for example in part] for part in (training, held_out)]
         identity = {"kind": "classical", "rows": digest(rows)}
         return self.setting.remember(identity, lambda: controls.classical(training, held_out))
@@ -336,8 +336,7 @@ class Experiment:
         assert self.task.failures is not None
         answers = [self.baseline.name, self.tuned[self.seeds[0]].name]
         identity = {"kind": "failures", "evaluation": evaluation, "answers": answers, "task": self.task.source}
-        compute = partial(self.task.failures, self.examples.held_out, untuned, tuned)
-        return self.setting.remember(identity, compute)
+        return self.setting.remember(identity, partial(self.task.failures, self.examples.held_out, untuned, tuned))
 
     def _tables(self, evaluation: str, answers: Sequence[str]) -> dict[str, Any]:
         """The task's own tables of one set of answers."""

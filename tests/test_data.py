@@ -75,7 +75,7 @@ BAD_ROWS = {
     "no value": ([{"tweet": "a", "sentiment": None}], 'no value in column "sentiment"'),
     "label outside the three": ([{"tweet": "a", "sentiment": 7}] * 40, "sentiment 7: not one of 0, 1, 2 or neutral"),
     "one class": ([{"tweet": f"a {n}", "sentiment": 1} for n in range(40)], 'rows are "bullish"; one class cannot be'),
-    "too few": ([{"tweet": "a", "sentiment": 1}, {"tweet": "b", "sentiment": 2}], "lower test_size or add rows"),
+    "too few": ([{"tweet": "a", "sentiment": 1}, {"tweet": "b", "sentiment": 2}], "add rows of it, or delete that row"),
 }
 
 

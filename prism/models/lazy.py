@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prism.models import cost
+from prism.models import cost, window
 from prism.models.identity import template_file
+from prism.models.window import Fitting
 from prism.progress import Progress
+from prism.rows import Example
 from prism.spec import Spec
 from prism.store import file_digest
 from prism.store.sources import base_identity, model_source
@@ -32,6 +35,7 @@ class LazyBase:
         self.spec, self.root, self.home, self.screen = spec, root, home, screen
         self.source = model_source(spec.model.model_name, root, models)
         self._loaded: Base | None = None
+        self._fitting: Fitting | None = None
 
     @cached_property
     def identity(self) -> dict[str, str]:
@@ -59,6 +63,14 @@ class LazyBase:
             with cost.stage(stage, LENGTH), self.screen.progress(stage):
                 self._loaded = load.load(self.spec, self.root, self.screen.say, self.source)
         return self._loaded
+
+    def fitting(self, training: Sequence[Example], held_out: Sequence[Example]) -> Fitting:
+        """Which training rows the model can learn from; said on the screen once, before anything is measured."""
+        if self._fitting is None:
+            self._fitting = window.fitting(self.load(), training, held_out)
+            if self._fitting.sentence:
+                self.screen.say(f"{self.spec.id}: {self._fitting.sentence}")
+        return self._fitting
 
     def free(self) -> None:
         self._loaded = None

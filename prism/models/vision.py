@@ -6,6 +6,7 @@ passes `position_ids`: plain ones move the logits.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -92,22 +93,35 @@ def pass_bytes(base: Base, examples: Sequence[Example]) -> int:
     return 4 * patches * (width + inner) * base.model.dtype.itemsize
 
 
+def require_plain(base: Base, examples: Sequence[Example]) -> None:
+    """Raises DataError, naming the sample, if a text contains a special token, which the tokenizer would take for one.
+
+    It ends the turn within the question, so that the model reads another conversation than the row says.
+    """
+    tokens = {str(token) for token in base.tokenizer.added_tokens_decoder.values() if token.special}
+    tokens |= set(base.tokenizer.all_special_tokens)
+    if base.processor:
+        tokens |= {str(token) for token in (getattr(base.processor, "image_token", None), "<image>") if token}
+    special = re.compile(
+        "|".join(re.escape(token) for token in sorted(tokens, key=len, reverse=True) if token) or r"(?!)"
+    )
+    for example in examples:
+        for text in (*(message["content"] for message in example.messages), example.reference):
+            if found := special.search(text):
+                raise DataError(
+                    f"sample {example.id}: its text contains the special token {found[0]}; delete it from the row, or "
+                    f"leave the row out by [data].without"
+                )
+
+
 def check(base: Base, examples: Sequence[Example]) -> None:
     """Raises DataError, naming the sample, for what a trainer or processor would take in silence, or stop at midway.
 
     A special token in a question ends the epoch early without an error; a window that cuts off the answer trains with
     loss 0 at every step.
     """
-    special = {token for token in base.tokenizer.all_special_tokens if token}
-    special |= {str(token) for token in (getattr(base.processor, "image_token", None), "<image>") if token}
+    require_plain(base, examples)
     window = base.spec.model.max_seq_length
-    for example in examples:
-        texts = (*(message["content"] for message in example.messages), example.reference)
-        if found := next((token for token in special for text in texts if token in text), None):
-            raise DataError(
-                f"sample {example.id}: its text contains the special token {found}; delete it from the row, or leave the "
-                f"row out by [data].without"
-            )
     for example, (prompt, answer) in zip(examples, lengths(base, examples)):
         if prompt + answer > window:
             raise DataError(

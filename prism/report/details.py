@@ -24,6 +24,7 @@ def details(
 ) -> dict[str, Any]:
     """`adapters` maps training seeds to stored folders, `base` identifies the base model, `evaluation` is a digest."""
     notes = {str(seed): read_manifest(folder)["notes"] for seed, folder in adapters.items()}
+    fitted = next(iter(notes.values()))  # the same for every seed
     return {
         "loss": {seed: note["loss"] for seed, note in notes.items() if "loss" in note},
         **_made(spec, adapters, notes),
@@ -32,6 +33,7 @@ def details(
             "source": spec.data.name or spec.data.path,
             **({"training": len(training)} if training else {}),
             "held_out": len(held_out),
+            **_of_window(fitted),
             **hub.recorded("dataset", spec.data.path, spec.data.revision),
         },
         "digests": {
@@ -51,7 +53,7 @@ def details(
 
 def _made(spec: Spec, adapters: Mapping[int, Path], notes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """How each seed's adapter was trained; or where a finished one comes from, and what it left unused of the spec."""
-    separate = ("loss", "parity", "finished")
+    separate = ("loss", "parity", "finished", "left_out", "cut")
     made = {seed: {k: v for k, v in note.items() if k not in separate} for seed, note in notes.items()}
     if not spec.adapter:
         return {"training": made}
@@ -65,6 +67,12 @@ def _made(spec: Spec, adapters: Mapping[int, Path], notes: Mapping[str, Mapping[
 def _digests(spec: Spec, adapters: Mapping[int, Path]) -> dict[str, Any]:
     by_seed = {str(seed): folder.name for seed, folder in adapters.items()}
     return {"adapter": next(iter(by_seed.values()))} if spec.adapter else {"adapters": by_seed}
+
+
+def _of_window(note: Mapping[str, Any]) -> dict[str, Any]:
+    """How many training rows do not fit the window, with the first ids; empty if all do."""
+    named = {"without an answer in the window": note.get("left_out"), "with an answer cut off": note.get("cut")}
+    return {key: f"{len(ids)}, first {', '.join(ids[:3])}" for key, ids in named.items() if ids}
 
 
 def of_leaks(clean: Sequence[Record], dedupe: str | None, removed: int) -> dict[str, Any]:

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from prism.errors import DataError
 from prism.progress import CONSOLE
 from prism.rows import Example, Row
-from prism.rows.files import SUFFIXES, read_rows, require_columns
+from prism.rows.files import SUFFIXES, line_of, read_rows, require_columns
 from prism.rows.images import prepare, read_sources
 from prism.rows.leaks import Kind, Leaks, leaking_places
 from prism.rows.splits import split_places, unique_ids
+from prism.rows.values import is_blank, is_nan, matcher, no_text
 from prism.spec import Spec
 from prism.store import hub
 from prism.store.hub import Say
 from prism.store.sources import is_local
 
+# No data set of the hub ends so.
+FILES = (*SUFFIXES, ".json", ".tsv", ".txt", ".xls", ".xlsx", ".gz", ".zip")
 SplitPlaces = Callable[[Sequence[Row], Mapping[str, Any], int], tuple[list[int], list[int]]]
 LeakingPlaces = Callable[[Sequence[Example], Sequence[Example], Kind], Collection[int]]
 
@@ -46,6 +50,9 @@ class Reader(Protocol):
     def example(self) -> Callable[[Row, str], Example]: ...
 
     @property
+    def lists(self) -> Sequence[str]: ...  # the columns of which a value may be a list of texts
+
+    @property
     def rows(self) -> Callable[[Row, Spec], list[Row]]: ...
 
     @property
@@ -69,24 +76,27 @@ def load_examples(
     applied. `pictures` is the folder of prepared images, which a task with images needs; `say` is told where the hub
     keeps us waiting. Raises DataError if rows, columns, classes or images are missing, or an image cannot be used.
     """
-    prepared = _Prepared(spec, task, pictures)
     split = spec.data.split
     pool: list[Row]
     if split is None or not spec.has_training_rows:  # a finished adapter: nobody says which rows it was trained on
-        rows = _read_rows(spec, task, root, data, (split and split.test) or _only_part(spec, root, data), say)
-        pool, held_out_pool = [], _shuffled(rows, spec.seed)
+        parts = [_read_rows(spec, task, root, data, (split and split.test) or _only_part(spec, root, data), say)]
+        pool, held_out_pool = [], _shuffled(parts[0].rows, spec.seed)
     elif split.train and split.test:
         parts = [_read_rows(spec, task, root, data, name, say) for name in (split.train, split.test)]
-        pool, held_out_pool = _shuffled(parts[0], spec.seed), _shuffled(parts[1], spec.seed)
+        pool, held_out_pool = (_shuffled(part.rows, spec.seed) for part in parts)
     else:
-        rows = _read_rows(spec, task, root, data, "train", say)
+        parts = [_read_rows(spec, task, root, data, "train", say)]
+        rows = parts[0].rows
         train, test = places(rows, split.model_dump(exclude_none=True), spec.seed)
         pool, held_out_pool = [rows[i] for i in train], [rows[i] for i in test]
+    prepared = _Prepared(spec, task, pictures, parts)
     held_out_rows = held_out_pool[: spec.data.eval_rows]
     if spec.data.dedupe:
         pool = _remove_leaks(spec, prepared, pool, held_out_rows, spec.data.dedupe, leaking)
     selected = pool[: spec.data.train_rows], held_out_rows
-    training, held_out = (prepared.examples(part) for part in selected)
+    for chosen in selected:
+        prepared.require_texts(chosen)
+    training, held_out = (prepared.examples(chosen) for chosen in selected)
     for part, name in ((training, "training"), (held_out, "held-out")):
         if name == "training" and not spec.has_training_rows:
             continue
@@ -101,15 +111,56 @@ def load_examples(
 
 
 @dataclass(frozen=True)
+class _Part:
+    """The rows of one part, and where each stood: as number in its file, counted from 1."""
+
+    rows: list[Row]
+    numbers: list[int]
+    name: str
+    file: Path | None  # None for rows of the hub
+
+    def where(self, place: int) -> str:
+        """Where the row at an index stood, for messages. It reads the file again for the line."""
+        number = self.numbers[place]
+        line = line_of(self.file, number) if self.file else None
+        return f"{self.name}, row {number}" + (f" (line {line})" if line else "")
+
+
+@dataclass(frozen=True)
 class _Prepared:
     """Makes examples of rows whose images are prepared first."""
 
     spec: Spec
     task: Reader
     folder: Path | None
+    parts: Sequence[_Part]
+
+    def require_texts(self, rows: Sequence[Row]) -> None:
+        """Raise DataError for the first value that is no text in a column that the task writes into its examples.
+
+        Only of rows that are trained or measured on: what a published set holds besides does not matter.
+        """
+        chosen = set(map(id, rows))
+        columns = [column for column in self.task.columns if column not in self.task.images]
+        flag = bool(self.task.labels)  # whose message names the labels
+        for part in self.parts:
+            for place, row in enumerate(part.rows):
+                for column in columns if id(row) in chosen else ():
+                    if reason := no_text(row[column], several=column in self.task.lists, flag=flag):
+                        remedy = f'fill it, or leave such rows out by [data].without = {{ {column} = [""] }}'
+                        raise DataError(
+                            f'{part.where(place)}: column "{column}" is {reason}, not text; '
+                            f"{remedy if is_blank(row[column]) else 'write the text itself into the column'}"
+                        )
+
+    def _where(self, row: Row) -> str:
+        return next(part.where(i) for part in self.parts for i, known in enumerate(part.rows) if known is row)
 
     def examples(self, rows: Sequence[Row]) -> list[Example]:
-        return [self.task.example(self._row(row, row_id), row_id) for row, row_id in zip(rows, unique_ids(rows))]
+        return [
+            _make_example(self.task, self._row(row, row_id), row_id, partial(self._where, row))
+            for row, row_id in zip(rows, unique_ids(rows))
+        ]
 
     def _row(self, row: Row, row_id: str) -> Row:
         if not self.task.images:
@@ -137,11 +188,16 @@ def _remove_leaks(
     return remaining
 
 
-def _make_example(task: Reader, row: Row, name: str) -> Example:
+def _make_example(task: Reader, row: Row, row_id: str, where: Callable[[], str]) -> Example:
+    """The example of a row. In other columns than the task's own, NaN is null, as Parquet and pandas write it."""
+    for value in row.values():
+        if is_nan(value):
+            row = {column: None if is_nan(value) else value for column, value in row.items()}
+            break
     try:
-        return task.example(row, name)
+        return task.example(row, row_id)
     except DataError as error:
-        raise DataError(str(error) if name in str(error) else f"{name}: {error}") from None
+        raise DataError(f"{where()}: {str(error).removeprefix(f'row {row_id}: ')}") from None
 
 
 def _shuffled(rows: Sequence[Row], seed: int) -> list[Row]:
@@ -150,39 +206,56 @@ def _shuffled(rows: Sequence[Row], seed: int) -> list[Row]:
     return [rows[i] for i in numpy.random.default_rng(seed).permutation(len(rows))]
 
 
-def _read_rows(spec: Spec, task: Reader, root: Path, data: Path | None, part: str, say: Say) -> list[Row]:
+def _read_rows(spec: Spec, task: Reader, root: Path, data: Path | None, part: str, say: Say) -> _Part:
     """The rows of a part, one a question, with the task's column names and their images found."""
-    rows, folder = _read_part(spec, root, data, part, say)
-    questions = [question for row in rows for question in task.rows(row, spec)]
-    mapped = read_sources(_map_columns(spec, task, questions), task.images, folder, spec.data.path)
+    rows, name, file, folder = _read_part(spec, root, data, part, say)
+    questions: list[Row] = []
+    numbers: list[int] = []
+    for number, row in enumerate(rows, start=1):
+        found = task.rows(row, spec)
+        questions += found
+        numbers += [number] * len(found)
+    selected = _selected(spec, task, _Part(questions, numbers, name, file))
     if task.labels:  # report an unknown label as such; the split would report too few rows
-        for number, row in enumerate(mapped, start=1):
-            _make_example(task, row, f"{spec.data.path}, row {number}")
-    return mapped
+        for i, row in enumerate(selected.rows):
+            _make_example(task, row, "", partial(selected.where, i))
+    return replace(selected, rows=read_sources(selected.rows, task.images, folder, spec.data.path))
 
 
-def _map_columns(spec: Spec, task: Reader, rows: Sequence[Row]) -> list[Row]:
-    """Rows with the task's column names that match [data].where and do not match [data].without."""
-    where, without = spec.data.where, spec.data.without
-    columns = spec.data.columns
-    for column in columns.values():
-        require_columns(rows, [column], spec.data.path)
-    rows = [
-        {column: value for column, value in row.items() if column not in columns.values()}
-        | {task_column: row[own_column] for task_column, own_column in columns.items()}
-        for row in rows
-    ]
-    require_columns(rows, [*task.columns, *where, *without], spec.data.path)
-    selected = [
-        row
-        for row in rows
-        if all(row[column] in values for column, values in where.items())
-        and not any(row[column] in values for column, values in without.items())
-    ]
-    if not selected:
-        filters = f"where = {where}" + (f", without = {without}" if without else "")
-        raise DataError(f"{spec.id}.toml [data].{filters}: keeps none of {len(rows)} rows; allow more values")
+def _selected(spec: Spec, task: Reader, part: _Part) -> _Part:
+    """The rows, with the task's column names, that match [data].where and do not match [data].without."""
+    where, without, columns = spec.data.where, spec.data.without, spec.data.columns
+    rows = part.rows
+    if columns:
+        require_columns(rows, list(columns.values()), part.where)
+        rows = [
+            {column: value for column, value in row.items() if column not in columns.values()}
+            | {task_column: row[own_column] for task_column, own_column in columns.items()}
+            for row in rows
+        ]
+    filters = [(column, matcher(values), True) for column, values in where.items()]
+    filters += [(column, matcher(values), False) for column, values in without.items()]
+    for column, _, _ in filters:
+        if not any(column in row for row in rows):
+            require_columns(rows, [column], part.where)
+    kept = [i for i, row in enumerate(rows) if all(test(row.get(column)) is keep for column, test, keep in filters)]
+    if not kept:
+        shown = f"where = {where}" + (f", without = {without}" if without else "")
+        raise DataError(f"{spec.id}.toml [data].{shown}: keeps none of {len(rows)} rows; allow more values")
+    selected = _Part([rows[i] for i in kept], [part.numbers[i] for i in kept], part.name, part.file)
+    require_columns(selected.rows, task.columns, selected.where)
     return selected
+
+
+def is_hub_id(path: str, root: Path) -> bool:
+    """Whether [data].path can be a data set of the hub. A mistyped file is none: nobody wants to wait for its download."""
+    beside = (root / path.partition("/")[0]).is_dir()
+    return not (is_local(path, root) or path.lower().endswith(FILES) or beside)
+
+
+def has_local_rows(spec: Spec, root: Path, data: Path | None) -> bool:
+    """Whether the rows can be read without a network."""
+    return stand_in(spec, data) is not None or not is_hub_id(spec.data.path, root)
 
 
 def stand_in(spec: Spec, data: Path | None) -> Path | None:
@@ -191,24 +264,33 @@ def stand_in(spec: Spec, data: Path | None) -> Path | None:
     return folder if folder is not None and folder.is_dir() else None
 
 
-def _read_part(spec: Spec, root: Path, data: Path | None, part: str, say: Say) -> tuple[list[Row], Path]:
-    """The rows of one part, from --prism-data, a local file or folder, or the hub; and the folder of their images."""
+def _read_part(
+    spec: Spec, root: Path, data: Path | None, part: str, say: Say
+) -> tuple[list[Row], str, Path | None, Path]:
+    """The rows of one part, from --prism-data, a local file or folder, or the hub.
+
+    With them their name for messages, their file if they lie in one, and the folder of their images.
+    """
+    name = spec.data.path
     if folder := stand_in(spec, data):
-        return read_rows(_find_part_file(folder, part)), folder
-    if is_local(spec.data.path, root):
-        for key in ("revision", "subset"):
-            if value := getattr(spec.data, key):
-                raise DataError(f"{spec.data.path}: is local, and has no {key} {value!r}; delete [data].{key}")
-        path = (root / Path(spec.data.path).expanduser()).resolve()
-        if path.is_file() and (split := spec.data.split) and split.test:
-            names, instead = " and ".join(filter(None, (split.train, split.test))), "set test_size in"
-            raise DataError(
-                f"{spec.data.path}: is one file without the part{'s' * bool(split.train)} {names}; name a folder with "
-                f"one file a part, or {instead if split.train else 'delete'} [data].split"
-            )
-        rows = read_rows(_find_part_file(path, part) if path.is_dir() else path)
-        return rows, path if path.is_dir() else path.parent
-    return _hub_rows(spec, part, say), root
+        file = _find_part_file(folder, part)
+        return read_rows(file), str(file), file, folder
+    if is_hub_id(name, root):
+        return _hub_rows(spec, part, say), name, None, root
+    for key in ("revision", "subset"):
+        if value := getattr(spec.data, key):
+            raise DataError(f"{name}: is local, and has no {key} {value!r}; delete [data].{key}")
+    path = (root / Path(name).expanduser()).resolve()
+    if path.is_file() and (split := spec.data.split) and split.test:
+        names, instead = " and ".join(filter(None, (split.train, split.test))), "set test_size in"
+        raise DataError(
+            f"{name}: is one file without the part{'s' * bool(split.train)} {names}; name a folder with one file a part, "
+            f"or {instead if split.train else 'delete'} [data].split"
+        )
+    if path.is_dir():
+        file = _find_part_file(path, part)
+        return read_rows(file), f"{name}/{file.name}", file, path
+    return read_rows(path), name, path, path.parent
 
 
 def _hub_rows(spec: Spec, part: str, say: Say) -> list[Row]:

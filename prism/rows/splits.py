@@ -11,6 +11,7 @@ from typing import Any
 from prism.errors import DataError
 from prism.rows import Row
 from prism.rows.files import require_columns
+from prism.rows.values import plain
 
 
 def row_id(row: Row) -> str:
@@ -49,7 +50,8 @@ def split_places(rows: Sequence[Row], split: Mapping[str, Any], seed: int) -> tu
     test_size = split["test_size"]
     for column in filter(None, (split.get("stratify"), split.get("group"))):
         require_columns(rows, [column])
-    labels, groups = ([str(row[split[by]]) for row in rows] if split.get(by) else None for by in ("stratify", "group"))
+    labels = _strata(rows, split["stratify"]) if split.get("stratify") else None
+    groups = [str(row[split["group"]]) for row in rows] if split.get("group") else None
     if groups and len(set(groups)) < 2:
         raise DataError(f'[data].split group = "{split["group"]}": all rows have one value; name another column')
     try:
@@ -61,3 +63,22 @@ def split_places(rows: Sequence[Row], split: Mapping[str, Any], seed: int) -> tu
     except ValueError as error:
         raise DataError(f"[data].split of {len(rows)} rows: {error}; lower test_size or add rows") from None
     return list(train), list(test)
+
+
+def _strata(rows: Sequence[Row], column: str) -> list[str]:
+    """The value of each row by which the split is stratified. Spellings of one label ("Bullish ", 1.0) are one stratum.
+
+    Raises DataError for a stratum of one row, which cannot lie in both parts.
+    """
+    written = [str(row[column]) for row in rows]
+    by_value = {value: plain(value) for value in set(written)}
+    # As written, if no two are one: scikit-learn sorts the strata, so another spelling would give another split.
+    merged = len(set(by_value.values())) < len(by_value)
+    strata = [by_value[value] for value in written] if merged else written
+    alone = next((value for value, count in Counter(strata).items() if count == 1), None)
+    if alone is not None:
+        raise DataError(
+            f'[data].split stratify = "{column}": only one of {len(rows)} rows is "{alone}", which cannot be in the '
+            f"training and in the held-out rows; add rows of it, or delete that row"
+        )
+    return strata

@@ -57,6 +57,7 @@ class Task:
     images: Sequence[
         str
     ] = ()  # the columns that hold images, each of which `example` gets as the path of a prepared one
+    lists: Sequence[str] = ()  # the columns of which a value may be a list of texts
     rows: Callable[[Row, Spec], list[Row]] = _same_row  # splits a published row with several questions
     # By control name: a function of (example, all held-out examples) that returns the example with missing or different
     # evidence, which the tuned model answers as well.

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 COLUMNS = ("report", "question", "answer")
+LISTS = ("answer",)
 SYSTEM = (  # every word costs compute in each training step
     'Answer from this report, with the scale (several answers with ";") or with a calculation, and quote the evidence in '
     'the next line. If it is not there: "not stated".'

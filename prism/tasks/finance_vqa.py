@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 VERSION = 1
 COLUMNS = ("image", "query", "label")
 IMAGES = ("image",)
+LISTS = ("label",)
 FIELDS = {  # of a receipt
     "company": "Which company issued the receipt?",
     "date": "What is the date?",

@@ -23,6 +23,7 @@ PROMPT = "Is this tweet neutral, bullish or bearish?\n{tweet}"
 
 _LINK = re.compile(r"https?://\S+")
 _USER = re.compile(r"@\w+")
+_NUMBER = re.compile(r"[012](\.0+)?")
 
 
 def example(row: Row, id: str) -> Example:
@@ -32,10 +33,10 @@ def example(row: Row, id: str) -> Example:
 
 
 def label(value: object) -> str:
-    """The label of a row: a number of the published set, or the word itself."""
+    """The label of a row: a number of the published set (1.0 in a column with gaps), or the word itself."""
     text = str(value).strip().lower()
-    if text in ("0", "1", "2"):  # "²" is a digit to Python, and no number
-        return LABELS[int(text)]
+    if _NUMBER.fullmatch(text):  # "²" is a digit to Python, and no number
+        return LABELS[int(text[0])]
     if text in LABELS:
         return text
     raise DataError(f"sentiment {value!r}: not one of 0, 1, 2 or {', '.join(LABELS)}; fix the row or map the column")
