@@ -20,6 +20,7 @@ from typing import Any
 
 from prism.errors import ScoresError
 from prism.experiment import Experiment
+from prism.models import cost
 from prism.models.identity import TRAINING_LIBRARIES, adapter_identity, predictions_identity
 from prism.plugin import results
 from prism.plugin.results import Results
@@ -120,13 +121,15 @@ def _answered(spec: Spec, setting: Setting, parts: Sequence[tuple[Path, Mapping[
     whole: dict[str, Path] = {}
     for folder, artifacts in parts:
         for stage, artifact in artifacts.items():
-            kind, _, seed = stage.partition(", seed ")
-            if not seed:
+            if stage in ("baseline", "label likelihoods"):
                 whole[stage] = folder / artifact
-            elif int(seed) in by_stage[kind]:
+                continue
+            kind, _, named = stage.partition(", seed ")  # without a seed: of a finished adapter
+            seed = int(named or spec.seed)
+            kind = "training" if kind == cost.named("training", seed, spec) else kind
+            if seed in by_stage[kind]:
                 raise ScoresError(f"{spec.id}: two bundles hold seed {seed}; pass each seed once")
-            else:
-                by_stage[kind][int(seed)] = folder / artifact
+            by_stage[kind][seed] = folder / artifact
     adapters, tuned, altered = (dict(sorted(folders.items())) for folders in by_stage.values())
     experiment = Experiment(spec, setting, list(adapters))
     known: dict[str, Any] = {"adapters": adapters, "tuned": tuned, "altered": altered}

@@ -176,7 +176,6 @@ class Experiment:
     def answers(self, asked: Sequence[Example], adapter: Path | None, what: str) -> Path:
         """The folder of the answers to `asked`, by the base or by an adapter; `what` names the stage."""
         merge = adapter is not None and read_manifest(adapter)["notes"]["parity"]["holds"]["merge"] is True
-        quantized = self.spec.model.load_in_4bit or self.spec.model.load_in_8bit
 
         def work(folder: Path) -> dict[str, Any]:
             from prism.models import adapters, generate
@@ -187,7 +186,7 @@ class Experiment:
                 if adapter is None:  # rows that cannot be trained on are refused before anything is measured
                     self.base.fitting(self.examples.training, self.examples.held_out)
                 model = base.model if adapter is None else adapters.load_adapter(base, adapter)
-                if merge and not quantized:
+                if merge and not self.spec.model.quantized:
                     model = model.merge_and_unload()
                 worn = base if adapter is None else adapters.asked_with(base, adapter)
                 notes |= generate.answers(worn, model, asked, folder, advance, merge)
@@ -229,7 +228,6 @@ class Experiment:
         beside, calibration = self._controls(trained)
         metrics, evaluation = self._metrics([before, *after.values()])
         spent = self._spent()
-
         records = score(spec, metrics, held_out, evaluation, before, after, beside)
         records += unjudged(spec, evaluation, len(held_out), {record.metric for record in records})
         records += cost_records(spec, evaluation, len(held_out), spent)
@@ -237,8 +235,8 @@ class Experiment:
         scores = measured(spec, records, held_out, after, metrics, training, tier3.judges(self.grades, setting.judge))
 
         competing = max(1, competing_drops(setting.root, spec.profile))
-        compared = [metric for metric in metrics if metric.name in scores.measures]
-        against = drops.against_accepted(setting.root, scores, compared, competing)
+        known = [metric for metric in metrics if metric.name in scores.measures]
+        against = drops.against_accepted(setting.root, scores, known, competing)
         unfit = tier3.unfit(spec, tier3.definitions(spec, self.task.judged), setting.judge, setting.store)
         records = [against.beside(record) if against else record for record in records]
         records = gate.decide_all(spec, records, against, unfit, setting.required, self.base.digest)
@@ -283,16 +281,11 @@ class Experiment:
         if not self.likelihoods:
             return beside, {}
         stated = read_likelihoods(self.likelihoods, held_out)
-        beside["label_likelihood"] = [controls.likeliest(labels) for labels in stated]
-        beside |= {"classical": self._classical(trained)} if trained else {}
+        beside["label_likelihood"] = list(map(controls.likeliest, stated))
+        if trained:
+            known = controls.identity(trained, held_out)
+            beside["classical"] = self.setting.remember(known, partial(controls.classical, trained, held_out))
         return beside, {"baseline": reliability(stated, [example.reference for example in held_out])}
-
-    def _classical(self, training: list[Example]) -> list[str]:
-        """The classical control's answers; fitted once for the same rows."""
-        held_out = self.examples.held_out
-        rows = [[[example.question, example.reference] for example in part] for part in (training, held_out)]
-        identity = {"kind": "classical", "rows": digest(rows)}
-        return self.setting.remember(identity, lambda: controls.classical(training, held_out))
 
     def _similarity(self, answers: Sequence[Sequence[str]]) -> list[Metric]:
         """The metric `semantic_similarity` if the spec names a model for it; no pair is embedded twice."""

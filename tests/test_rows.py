@@ -7,8 +7,8 @@ import pyarrow.parquet
 import pytest
 
 from prism.errors import DataError
-from prism.rows.examples import is_hub_id
 from prism.rows.files import line_of, read_rows
+from prism.rows.parts import is_hub_id
 from prism.rows.splits import split_places, split_rows
 from prism.rows.values import matcher
 from prism.spec import load_spec

@@ -90,7 +90,7 @@ def load(spec: Spec, root: Path, say: Say = CONSOLE.say, name: str | None = None
                 model, _ = FastLanguageModel.from_pretrained(**options)
         else:
             quantization = None
-            if spec.model.load_in_4bit or spec.model.load_in_8bit:
+            if spec.model.quantized:
                 quantization = BitsAndBytesConfig(
                     load_in_4bit=spec.model.load_in_4bit,
                     load_in_8bit=spec.model.load_in_8bit,
@@ -158,7 +158,7 @@ def _require_gpu(spec: Spec, device: str) -> None:
             f"{spec.id}: needs {required:g} GiB on the GPU, but only {free:.1f} of {total:.1f} are free because of "
             f"another process; wait for it, or set CUDA_VISIBLE_DEVICES to another GPU"
         )
-    if spec.model.load_in_4bit or spec.model.load_in_8bit:
+    if spec.model.quantized:
         try:
             import bitsandbytes.cextension
         except ModuleNotFoundError:

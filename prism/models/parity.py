@@ -66,9 +66,10 @@ def check(base: Base, folder: Path, probed: Sequence[Example], held_out: Sequenc
     asked = held_out[:ASKED]
     unmerged, ids = _answers(worn, adapted, asked, captured=False) if dtype != torch.float32 else ([], [])
     shares = {"batch_of_one": _differing_alone(worn, adapted, asked, ids)} if ids else {}
-    quantized = base.spec.model.load_in_4bit or base.spec.model.load_in_8bit
     merged, merged_logits = adapted, None
-    if not quantized:  # merging into a quantized base rounds the weights; `decode` merges into dequantized weights
+    if (
+        not base.spec.model.quantized
+    ):  # merging into a quantized base rounds the weights; `decode` merges into dequantized weights
         merged = adapted.merge_and_unload()
         merged_logits = _logits(worn, merged, probes)
     if ids:

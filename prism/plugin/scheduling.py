@@ -10,7 +10,7 @@ from pathlib import Path
 
 from prism.devices import cuda_devices, cuda_fault, cuda_memory
 from prism.errors import ResourceError, SpecError
-from prism.rows.examples import stand_in
+from prism.rows.parts import stand_in
 from prism.spec import Spec
 from prism.store.sources import is_local
 

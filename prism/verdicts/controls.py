@@ -9,6 +9,13 @@ from collections import Counter
 from collections.abc import Sequence
 
 from prism.rows import Example
+from prism.store import digest
+
+
+def identity(training: Sequence[Example], held_out: Sequence[Example]) -> dict[str, str]:
+    """What determines the classical control's answers."""
+    rows = [[[example.question, example.reference] for example in part] for part in (training, held_out)]
+    return {"kind": "classical", "rows": digest(rows)}
 
 
 def classical(training: Sequence[Example], held_out: Sequence[Example]) -> list[str]:

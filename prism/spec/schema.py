@@ -10,48 +10,13 @@ from __future__ import annotations
 
 import posixpath
 import re
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
-from prism.errors import SpecError
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 PROFILES = ("nano", "small", "full")
-# PRISM sets these from the spec's own keys, or they would run code that nobody reviewed.
-RESERVED = {
-    "lora": {"task_type", "auto_mapping", "base_model_name_or_path"},
-    "sft": {"output_dir", "seed", "data_seed", "report_to", "trust_remote_code", "push_to_hub", "model_init_kwargs"},
-    "generate": {
-        "do_sample",
-        "eos_token_id",
-        "num_return_sequences",
-        "output_scores",
-        "pad_token_id",
-        "return_dict_in_generate",
-        "trust_remote_code",
-    },
-}
-# Of [generate.template]: what apply_chat_template itself takes.
-TEMPLATE_RESERVED = {
-    "add_generation_prompt",
-    "chat_template",
-    "continue_final_message",
-    "conversation",
-    "documents",
-    "max_length",
-    "messages",
-    "padding",
-    "return_assistant_tokens_mask",
-    "return_dict",
-    "return_tensors",
-    "tokenize",
-    "tokenizer_kwargs",
-    "tools",
-    "truncation",
-}
 
 
 class Table(BaseModel):
@@ -121,6 +86,10 @@ class Model(Table):
     load_in_4bit: bool = False
     load_in_8bit: bool = False
     measured_with: str | None = None  # the base that gave the thresholds: the first digits of its digest or revision
+
+    @property
+    def quantized(self) -> bool:
+        return self.load_in_4bit or self.load_in_8bit
 
 
 class Image(Table):
@@ -306,72 +275,3 @@ class Spec(Table):
                     value = getattr(threshold, key)
                     if value is not None:
                         yield Limit(tier=tier, metric=metric, key=key, value=value, provisional=threshold.provisional)
-
-
-def load_spec(path: Path) -> Spec:
-    """Read and check one spec file.
-
-    Raises SpecError for the first problem: file, table, key, value and remedy in one sentence.
-    """
-    place = f"{path.parent.name}/{path.name}"
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise SpecError(f"{path}: no such spec; `prism specs` lists those that exist") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SpecError(f"{place}: not valid TOML: {error}") from None
-    for name in ("phase", "name", "folder"):
-        if name in table:
-            raise SpecError(f"{place} {name} = {table[name]!r}: comes from the folder and file name; delete the key")
-    try:
-        spec = Spec(**table, phase=path.parent.name, name=path.stem, folder=path.parent)
-    except ValidationError as error:
-        raise SpecError(f"{place} {_first_problem(error)}") from None
-    for name, keys in RESERVED.items():
-        for key in keys & set(getattr(spec, name)):
-            raise SpecError(f"{place} [{name}] {key}: is set by PRISM, or would run unreviewed code; delete it")
-    _check_template(place, spec.generate.get("template", {}))
-    stops = spec.generate.get("stop_strings", [])
-    if not isinstance(stops, list) or not all(isinstance(stop, str) and stop for stop in stops):
-        raise SpecError(f"{place} [generate] stop_strings = {stops!r}: must be a list of non-empty strings")
-    return spec
-
-
-def _check_template(place: str, arguments: Any) -> None:
-    """Raise SpecError if [generate.template] is no table of names with text, numbers or true and false."""
-    if not isinstance(arguments, dict):
-        raise SpecError(f"{place} [generate] template = {arguments!r}: must be a table, [generate.template]")
-    for key, value in arguments.items():
-        if key in TEMPLATE_RESERVED or not key.isidentifier():
-            raise SpecError(f"{place} [generate.template] {key}: is no argument that a chat template reads; delete it")
-        if not isinstance(value, str | int | float):
-            raise SpecError(f"{place} [generate.template] {key} = {value!r}: must be text, a number, true or false")
-
-
-def _first_problem(error: ValidationError) -> str:
-    """The first validation error in TOML notation: `[gate.tier1] accuracy.floor = 1.2: must …`."""
-    problem = error.errors()[0]
-    location = [str(part) for part in problem["loc"]]
-    # Pydantic adds the branch of a union (float | int) to the location.
-    location = [part for part in location if part not in ("float", "int")]
-    depth = 2 if location[:1] == ["gate"] else 1 if len(location) > 1 else 0
-    table = f"[{'.'.join(location[:depth])}] " if depth else ""
-    key = ".".join(location[depth:])
-    value = problem["input"]
-    shown = "" if problem["type"] == "missing" or isinstance(value, dict) else f" = {value!r}"
-    message = {
-        "extra_forbidden": "unknown key; delete it or check its spelling",
-        "missing": "is missing; add it",
-    }.get(problem["type"], problem["msg"].removeprefix("Value error, ").replace("Input should", "must"))
-    named = f"{table}{key}{shown}"
-    return f"{named}: {message}" if named else message  # without a name, the message itself starts with its table
-
-
-def find_specs(folder: Path, phase: str = "*") -> list[Path]:
-    """The spec files of one phase, or of all, under `folder` (benchmarks/specs), sorted by phase and name."""
-    return sorted(folder.glob(f"{phase}/*.toml"))
-
-
-def find_phases(folder: Path) -> list[str]:
-    """The names of the phases: the folders under `folder` (benchmarks/specs)."""
-    return sorted(path.name for path in folder.glob("[!._]*") if path.is_dir())

@@ -1,0 +1,47 @@
+"""The command itself: the app, what every command shares, and how errors end one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prism.errors import PrismError
+from prism.store import Store
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+Root = Annotated[Path, typer.Option(help="The checkout.")]
+
+
+@contextmanager
+def exit_on_error() -> Iterator[None]:
+    """Print a `PrismError` as one sentence and exit with code 2."""
+    try:
+        yield
+    except PrismError as error:
+        typer.echo(f"prism: {error}", err=True)
+        raise typer.Exit(2) from None
+
+
+def _version(requested: bool) -> None:
+    if requested:
+        typer.echo(f"prism {version('prism-bench')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    show: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print version.")] = False,
+) -> None:
+    """PRISM: LoRA fine-tuning benchmarks as pytest items. Run them with `pytest benchmarks`."""
+
+
+def open_store(home: Path | None) -> Store:
+    return Store(Path(home or os.environ.get("PRISM_HOME") or "~/.cache/prism").expanduser().resolve())

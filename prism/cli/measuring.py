@@ -1,0 +1,178 @@
+"""Commands that say what can be measured, or measure it: specs, thresholds, calibrate-judge."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from prism.cli.app import Root, app, exit_on_error, open_store
+
+if TYPE_CHECKING:
+    from prism.spec import Spec
+
+
+@app.command()
+def specs(
+    root: Annotated[Path, typer.Option(help="The checkout with benchmarks/specs.")] = Path("."),
+    data: Annotated[Path | None, typer.Option(help="As --prism-data.")] = None,
+) -> None:
+    """List every spec with its profile, its duration and whether it can run here."""
+    from tabulate import tabulate
+
+    from prism.plugin.scheduling import choose_profile, lacking
+    from prism.spec import find_specs
+    from prism.tasks.check import load_checked_spec
+
+    rows = []
+    with exit_on_error():
+        for path in find_specs(root / "benchmarks" / "specs"):
+            spec = load_checked_spec(path)
+            minutes = f"{spec.requires.minutes:g}" if spec.requires.minutes else ""
+            rows.append(
+                [
+                    spec.id,
+                    spec.profile,
+                    minutes,
+                    spec.title,
+                    lacking(spec, root.resolve(), data) or _without_rows(spec, root.resolve(), data) or "yes",
+                ]
+            )
+    if not rows:
+        typer.echo(
+            f"prism: {root / 'benchmarks' / 'specs'} has no specs; run this in a checkout, or pass --root", err=True
+        )
+        raise typer.Exit(2)
+    profile, why = choose_profile(None)
+    typer.echo(f"profile here: {profile} ({why})\n")
+    typer.echo(tabulate(rows, ["spec", "profile", "min", "title", "runs here"], tablefmt="simple"))
+
+
+def _without_rows(spec: Spec, root: Path, data: Path | None) -> str:
+    from prism.rows.parts import stand_in
+    from prism.store.sources import is_local
+
+    if stand_in(spec, data) or not is_local(spec.data.path, root):
+        return ""
+    return "" if (root / Path(spec.data.path).expanduser()).exists() else f"there is no {spec.data.path}"
+
+
+@app.command("calibrate-judge")
+def calibrate_judge(
+    judge: Annotated[str | None, typer.Option(help="As --prism-judge; by default PRISM_JUDGE.")] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="Your own graded rows: question, answer, reference (or context), grade.")
+    ] = None,
+    spec: Annotated[str | None, typer.Option(help="Grade by the evaluation steps of this spec: PHASE/NAME.")] = None,
+    metric: Annotated[str | None, typer.Option(help="The metric to calibrate; by default all in the rows.")] = None,
+    scale: Annotated[tuple[float, float], typer.Option(help="Lowest and highest grade of --file.")] = (0.0, 1.0),
+    repeats: Annotated[int, typer.Option(min=1, help="How often each answer is graded.")] = 3,
+    budget: Annotated[str | None, typer.Option(help="A ceiling: 2.50 (dollars), or 200k tokens.")] = None,
+    home: Annotated[Path | None, typer.Option(help="As --prism-home.")] = None,
+    root: Annotated[Path, typer.Option(help="The checkout with the bundled rows.")] = Path("."),
+) -> None:
+    """Compare a judge's grades with known ones: agreement, length bias, spread over repeats."""
+    from tabulate import tabulate
+    from tqdm import tqdm
+
+    from prism.judge import DEFINITIONS, asking, calibration, tier3
+    from prism.judge.grading import estimate
+    from prism.judge.spending import Budget, Spending
+    from prism.tasks import load_task
+    from prism.tasks.check import load_checked_spec
+
+    store = open_store(home)
+    with exit_on_error():
+        choice = asking.choose(judge)
+        if choice is None:
+            raise asking.JudgeError(asking.NOT_CONFIGURED.replace("--prism-judge", "--judge"))
+        rows = calibration.read_graded(file or root / calibration.BUNDLED, scale, metric)
+        spending = Spending(choice.price, Budget.parse(budget) if budget else None)
+        known = dict(DEFINITIONS)
+        if spec:
+            loaded = load_checked_spec(root / "benchmarks" / "specs" / f"{spec}.toml")
+            known |= {d.metric: d for d in tier3.definitions(loaded, load_task(loaded).judged)}
+        for name in dict.fromkeys(row["metric"] for row in rows):
+            if name not in known:
+                raise asking.JudgeError(f"metric {name!r}: not one of {', '.join(known)}")
+            graded_rows = [row for row in rows if row["metric"] == name]
+            cost = estimate(choice, known[name], calibration.cases_of(graded_rows), store, repeats)
+            typer.echo(f"{name}: about {cost.sentence(choice.price)}", err=True)
+            with tqdm(total=len(graded_rows) * repeats, disable=None, leave=False) as bar:
+                found = calibration.calibrate(
+                    choice,
+                    known[name],
+                    graded_rows,
+                    store,
+                    source=file.name if file else "bundled",
+                    constructed=file is None,
+                    repeats=repeats,
+                    spending=spending,
+                    advance=bar.update,
+                )
+            typer.echo(f"{choice.name}, {name}: {found.sentence()}")
+            typer.echo(tabulate(found.kinds, headers="keys", tablefmt="simple", floatfmt=".2f") + "\n")
+        typer.echo(f"spent: {spending.spent.sentence(choice.price)}")
+
+
+@app.command()
+def thresholds(
+    spec: Annotated[str, typer.Argument(help="The spec's name, or its id if several phases have that name.")],
+    seeds: Annotated[str, typer.Option(help="As --prism-seeds: 5, 47-51 or 42,47.")] = "5",
+    data: Annotated[Path | None, typer.Option(help="As --prism-data.")] = None,
+    models: Annotated[Path | None, typer.Option(help="As --prism-models.")] = None,
+    judge: Annotated[str | None, typer.Option(help="As --prism-judge; by default PRISM_JUDGE.")] = None,
+    home: Annotated[Path | None, typer.Option(help="As --prism-home.")] = None,
+    root: Root = Path("."),
+) -> None:
+    """Measure several seeds and propose thresholds, each with its reason, as TOML to paste."""
+    from prism.errors import SpecError
+    from prism.experiment import Experiment
+    from prism.judge.asking import choose
+    from prism.judge.spending import Spending
+    from prism.plugin.scheduling import require, training_seeds
+    from prism.plugin.workers import use_one_gpu
+    from prism.progress import Console
+    from prism.report.proposals import FEWEST, propose
+    from prism.setting import Setting
+    from prism.tasks import metrics_of
+    from prism.verdicts.accepted import competing_drops
+
+    with exit_on_error():
+        chosen, screen, root = _spec(spec, root), Console(), root.resolve()
+        training = [chosen.seed] if chosen.adapter else training_seeds(seeds, chosen.seed)
+        if len(training) < FEWEST and not chosen.adapter:
+            raise SpecError(f"--seeds {seeds}: a spread between seeds needs at least {FEWEST} seeds")
+        use_one_gpu()
+        chosen_judge = choose(judge)
+        setting = Setting(
+            root,
+            open_store(home),
+            screen,
+            data=data and data.resolve(),
+            models=models and models.resolve(),
+            judge=(chosen_judge, Spending(chosen_judge.price)) if chosen_judge else None,
+        )
+        require(chosen, setting.store.home)
+        outcome = Experiment(chosen, setting, training).outcome
+        others = competing_drops(root, chosen.profile, besides=chosen.id)
+        typer.echo(propose(chosen, outcome.result.records, outcome.scores, metrics_of(outcome.scores, root), others))
+
+
+def _spec(name: str, root: Path) -> Spec:
+    from prism.errors import SpecError
+    from prism.spec import find_specs
+    from prism.tasks.check import load_checked_spec
+
+    paths = [
+        path
+        for path in find_specs(root / "benchmarks" / "specs")
+        if name in (path.stem, f"{path.parent.name}/{path.stem}")
+    ]
+    if len(paths) != 1:
+        ids = ", ".join(f"{path.parent.name}/{path.stem}" for path in paths)
+        raise SpecError(
+            f"{name}: {f'matches {ids}; name one' if ids else 'no such spec; `prism specs` lists those that exist'}"
+        )
+    return load_checked_spec(paths[0])
