@@ -131,7 +131,7 @@ def load(spec: Spec, root: Path, say: Say = CONSOLE.say, name: str | None = None
             f"to stop; set another pad_token in its tokenizer_config.json"
         )
     packs = not spec.adapter and (spec.sft.get("packing") or spec.sft.get("padding_free"))
-    if packs and settings["library"] == "transformers" and settings["device"] == "cuda":
+    if packs and settings["library"] == "transformers":
         longest = spec.sft.get("max_length") or spec.model.max_seq_length
         if reason := packing.unsupported(model.config.get_text_config(), longest):
             raise SpecError(

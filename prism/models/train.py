@@ -3,9 +3,9 @@
 LoraConfig and SFTConfig get the spec's `[lora]` and `[sft]` tables unchanged. Rows have a conversational prompt and
 completion, for which TRL computes the loss on the completion only.
 
-PRISM handles three options itself on a GPU. `packing` uses an attention that separates samples. `torch_compile`
-compiles layer by layer and loads the base without Unsloth, whose patches cannot be compiled. If the spec does not set
-`gradient_checkpointing`, the free memory decides.
+PRISM handles four options itself. `packing` uses an attention that separates samples. `bf16` is on on a GPU and off on a
+CPU, if the spec does not set it. On a GPU `torch_compile` compiles layer by layer and loads the base without Unsloth,
+whose patches cannot be compiled, and if the spec does not set `gradient_checkpointing`, the free memory decides.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from trl import SFTConfig, SFTTrainer
 from prism.models import cost, packing, vision
 from prism.models.anatomy import require_moved
 from prism.models.chat import prompt_ids
+from prism.models.identity import engine
 
 # TRL's defaults, set explicitly because Unsloth replaces them (two accumulation steps, weight decay .001, warm-up .1).
 DEFAULTS: dict[str, Any] = {
@@ -51,7 +52,6 @@ DEFAULTS: dict[str, Any] = {
     "packing": False,
     "padding_free": False,
     "completion_only_loss": True,
-    "bf16": None,
 }
 PAD_MULTIPLE = 2_048  # pad packed rows to a multiple of this many tokens, so that torch compiles few shapes
 # Bytes that a layer stores for its backward pass, per token and unit of (hidden + intermediate) width, rounded up. On
@@ -85,7 +85,7 @@ def sft_config(spec: Spec, folder: Path, seed: int) -> SFTConfig:
         "save_total_limit": 1,
         "max_length": None if spec.image else spec.model.max_seq_length,  # a cut would take image tokens away
     }
-    overrides = dict(spec.sft)
+    overrides = {"bf16": engine(spec)["device"] == "cuda"} | spec.sft  # a CPU computes in float32
     overrides.pop("chat_template_path", None)  # `load` has set it, so that the base is asked with it, too
     if overrides.pop("torch_compile", False) and spec.sft.get("packing"):  # `train` compiles, so the trainer must not
         options["pad_to_multiple_of"] = PAD_MULTIPLE
@@ -169,10 +169,10 @@ def train(
     if checkpoint:
         advance(json.loads((checkpoint / "trainer_state.json").read_text())["global_step"])
     with ExitStack() as contexts:
-        if base.library == "transformers" and base.model.device.type == "cuda":
+        if base.library == "transformers":
             if trainer.padding_free:
                 contexts.enter_context(packing.packed_attention(model, _max_length(base.spec, config)))
-            if base.spec.sft.get("torch_compile"):
+            if base.spec.sft.get("torch_compile") and base.model.device.type == "cuda":
                 contexts.enter_context(packing.compiled(model))
         start = time.perf_counter()
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -234,9 +234,9 @@ def decide_checkpointing(base: Base, config: SFTConfig, examples: Sequence[Examp
         lengths = [len(ids) for ids in base.tokenizer.apply_chat_template(texts, return_dict=True)["input_ids"]]
         tokens = rows * min(max(lengths), max_length)
     model_config = base.model.config.get_text_config()
-    engine = "compiled" if base.spec.sft.get("torch_compile") else base.library
+    path = "compiled" if base.spec.sft.get("torch_compile") else base.library
     width = model_config.hidden_size + model_config.intermediate_size
-    needed = tokens * model_config.num_hidden_layers * width * ACTIVATION_BYTES[engine] / 2**30
+    needed = tokens * model_config.num_hidden_layers * width * ACTIVATION_BYTES[path] / 2**30
     free = cost.free_memory() / 2**30
     config.gradient_checkpointing = needed > MEMORY_SHARE * free
     return {
