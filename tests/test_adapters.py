@@ -248,7 +248,7 @@ FORMS = {
 @pytest.mark.parametrize("options", FORMS.values(), ids=FORMS)
 def test_forms_of_lora_that_work(base, tiny, probes, tmp_path, options):
     folder = make_adapter(tiny, tmp_path / "my-adapter", **options)
-    found = parity.check(base, folder, probes)
+    found = parity.check(base, folder, probes, probes)
     assert found["differences"]["changes"] > 1e-3
     assert found["holds"] == {"reload": None, "batch_of_one": True, "merge": True}
 
@@ -348,7 +348,7 @@ def test_training_rows_that_nobody_names(tmp_path, text, changes, sentence):
 def held_out(tmp_path, path, options=""):
     text = FINISHED.format(data=path, model="fixtures/none").replace("[model]", f"{options}\n[model]")
     spec = load_spec(write_spec(tmp_path, text))
-    return load_examples(spec, load_task(spec.task), tmp_path)
+    return load_examples(spec, load_task(spec), tmp_path)
 
 
 def test_without_a_split_every_row_is_held_out(tmp_path, rows):

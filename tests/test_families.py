@@ -14,9 +14,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from prism.errors import ModelError, SpecError
-from prism.models import chat, cost, generate, layout, likelihoods, load, packing, parity, train
+from prism.models import adapters, chat, cost, generate, layout, likelihoods, load, packing, parity, train
 from prism.models.identity import adapter_identity, predictions_identity
 from prism.models.lazy import LazyBase
+from prism.progress import CONSOLE
 from prism.report import tables
 from prism.rows import Example, Prediction
 from prism.rows.answers import ANSWERS, LIKELIHOODS, read_json_lines, read_predictions
@@ -292,10 +293,10 @@ def test_family_is_asked_trained_stored_and_merged(made, tmp_path, name):
     folder = tmp_path / "adapter"
     notes = train.train(base, training, 42, folder)
     assert len(notes["loss"]) == 3
-    found = parity.check(load.load(spec, tmp_path), folder, training)
+    found = parity.check(load.load(spec, tmp_path), folder, training, held_out)
     assert found["holds"] == {"reload": None, "batch_of_one": True, "merge": True}
     base = load.load(spec, tmp_path)
-    tuned = load.load_adapter(base, folder)
+    tuned = adapters.load_adapter(base, folder)
     after = answered(base, tuned, held_out, tmp_path / "tuned")
     assert answered(base, tuned.merge_and_unload(), held_out, tmp_path / "merged") == after
 
@@ -534,9 +535,9 @@ def test_the_template_of_a_spec_is_the_roots_and_is_asked_with_it(made, tmp_path
     assert base.tokenizer.decode(generate.encode(base, example(0))).endswith("### assistant: ")
     train.train(base, [example(n) for n in range(8)], 42, tmp_path / "adapter")
     assert base.tokenizer.chat_template == TRAILING_SPACE
-    known = [LazyBase(spec, tmp_path, tmp_path, None).identity["template"]]
+    known = [LazyBase(spec, tmp_path, tmp_path, CONSOLE).identity["template"]]
     (tmp_path / "mine.jinja").write_text(CHATML)
-    assert LazyBase(spec, tmp_path, tmp_path, None).identity["template"] not in known
+    assert LazyBase(spec, tmp_path, tmp_path, CONSOLE).identity["template"] not in known
 
 
 def test_a_folders_further_templates_are_part_of_its_identity(other, tmp_path):

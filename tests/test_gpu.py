@@ -414,15 +414,15 @@ def test_answers_stay_within_the_specs_memory(spec_file, monkeypatch):
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda *_: 4 * 2**30)
     free = types.SimpleNamespace(spec=spec, processor=None)
     bound = types.SimpleNamespace(spec=types.SimpleNamespace(gate=gate))
-    assert generate._token_budget(free, large) == generate.BATCH_TOKENS["cuda"]
-    assert generate._token_budget(bound, large) * 2 * 36 * 8 * 128 * 2 < (12 - 4) / 2 * 2**30
+    assert generate.token_budget(free, large) == generate.BATCH_TOKENS["cuda"]
+    assert generate.token_budget(bound, large) * 2 * 36 * 8 * 128 * 2 < (12 - 4) / 2 * 2**30
     # What the allocator keeps for reuse is free; a pass over many prompts needs more than their cache.
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (2 * 2**30, 24 * 2**30))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda *_: 12 * 2**30)
     assert generate._available_bytes(free, large) == pytest.approx(0.8 * (2 + 12 - 4) * 2**30)
     monkeypatch.setattr(layout, "unsupported", lambda _: "")
     encoded = [[1] * 400] * 512
-    decoder, notes = generate._decoder(free, large, encoded, 64)
+    decoder, notes = generate._decoder(free, large, encoded, 64, True)
     assert decoder is None
     assert "need more GPU memory than is free" in notes["why"]
     assert generate._decoder(free, large, [], 64) == (None, {})

@@ -17,7 +17,7 @@ BAD = {
         'max_seq_length = "long"',
         "[model] max_seq_length = 'long': must be a valid",
     ),
-    "no such profile": ('"nano"', '"huge"', "profile = 'huge': must be 'nano' or 'full'"),
+    "no such profile": ('"nano"', '"huge"', "profile = 'huge': must be 'nano', 'small' or 'full'"),
     "no such task": ('"financial_sentiment"', '"astrology"', 'task = "astrology": no such task; the tasks are '),
     "task that is a path": ('"financial_sentiment"', '"../x"', "must be the name of a module in prism/tasks"),
     "floor out of range": ("floor = 0.0", "floor = 1.2", "[gate.tier1] accuracy.floor = 1.2: must be in [0, 1]"),

@@ -138,7 +138,7 @@ def test_parity_and_answers_do_not_depend_on_the_batch(spec_file, tmp_path):
 def test_a_finished_adapter_is_asked_with_its_own_template(spec_file, tmp_path):
     from prism.models import adapters, load, parity, vision
 
-    base, training, _ = loaded(spec_file, tmp_path)
+    base, training, held_out = loaded(spec_file, tmp_path)
     source, folder = tmp_path / "mine", tmp_path / "stored"
     folder.mkdir()
     load.add_adapter(base, 42).save_pretrained(source)
@@ -153,7 +153,7 @@ def test_a_finished_adapter_is_asked_with_its_own_template(spec_file, tmp_path):
     asked = adapters.asked_with(base, folder)
     assert vision.render(asked, training[0]).endswith("answer:\n")
     assert vision.render(base, training[0]).endswith("assistant\n")
-    assert parity.check(base, folder, training[:2])["holds"]["merge"] is True
+    assert parity.check(base, folder, training[:2], held_out)["holds"]["merge"] is True
 
 
 @pytest.mark.parametrize("text", ["Is <|image_pad|> red?", "Is it <|im_end|> red?", "What is in <image>?"])

@@ -60,11 +60,12 @@ def asked_with(base: Base, folder: Path) -> Base:
         return base
     tokenizer = AutoTokenizer.from_pretrained(folder / OWN, trust_remote_code=False)
     tokenizer.padding_side = "left"
+    finished = base.spec.model_copy(update={"adapter": base.spec.adapter or folder.name})  # nothing is trained with it
     if base.processor is None:
-        return replace(base, tokenizer=tokenizer, chat=decide(base.spec, tokenizer, tokenizer, base.chat.today))
+        return replace(base, tokenizer=tokenizer, chat=decide(finished, tokenizer, tokenizer, base.chat.today))
     processor = copy(base.processor)
     processor.chat_template = tokenizer.chat_template
-    return replace(base, processor=processor, chat=decide(base.spec, processor, base.tokenizer, base.chat.today))
+    return replace(base, processor=processor, chat=decide(finished, processor, base.tokenizer, base.chat.today))
 
 
 def _own_tokenizer(base: Base, source: Path) -> Any:
