@@ -425,7 +425,7 @@ def test_answers_stay_within_the_specs_memory(spec_file, monkeypatch):
     decoder, notes = generate._decoder(free, large, encoded, 64, True)
     assert decoder is None
     assert "need more GPU memory than is free" in notes["why"]
-    assert generate._decoder(free, large, [], 64) == (None, {})
+    assert generate._decoder(free, large, [], 64, True) == (None, {})
 
 
 def test_cost_gates_are_ratios_and_unknown_ones_are_refused(spec_file):
