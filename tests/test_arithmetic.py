@@ -1,7 +1,9 @@
 """Answers that are calculations: what is computed, and what is refused at once."""
 
+import math
 import time
 
+import numpy
 import pytest
 
 from prism.metrics.arithmetic import compute, spaced
@@ -61,3 +63,18 @@ def test_derivations_are_spaced_out():
     assert spaced("-9,819 - 6,639 ") == "-9,819 - 6,639"
     assert spaced("[(166+178)/2] -[(57+44)/2]") == "((166 + 178) / 2) - ((57 + 44) / 2)"
     assert compute(spaced("approximately 12")) is None
+
+
+@pytest.mark.parametrize("text", ["12 + ...", "... - 4 / 2", "(...) * 3", "1 + ..5", "- ... / 2 * 3"])
+def test_dots_are_no_number(text):
+    """Python reads three dots as an object, which cannot be added."""
+    assert compute(text) is None
+
+
+def test_no_text_of_the_characters_of_a_calculation_raises():
+    random = numpy.random.default_rng(42)
+    characters = list("0123456789. %()+*/-")
+    for _ in range(20_000):
+        text = "".join(random.choice(characters, size=random.integers(1, 14)))
+        value = compute(text)
+        assert value is None or math.isfinite(value)

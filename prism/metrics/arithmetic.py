@@ -70,5 +70,5 @@ def compute(text: str) -> float | None:
     try:
         value = SimpleEval(operators=OPERATORS, functions={}, names={}).eval(cleaned)
         return value if isinstance(value, int | float) and math.isfinite(value) else None
-    except (InvalidExpression, SyntaxError, ArithmeticError, ValueError, MemoryError, RecursionError):
+    except (InvalidExpression, SyntaxError, ArithmeticError, TypeError, ValueError, MemoryError, RecursionError):
         return None
