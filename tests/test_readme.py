@@ -18,10 +18,12 @@ def test_the_phase_shown_whole_is_the_phase():
     assert (ROOT / "benchmarks" / "specs" / "phase1" / "nano.toml").read_text(encoding="utf-8") in blocks("toml")
 
 
-def test_bring_your_own_csv_is_a_good_spec_of_at_most_ten_lines(tmp_path):
-    own = next(block for block in blocks("toml") if "Our desk" in block)
-    assert len(own.splitlines()) <= 10
-    assert load_spec(write_spec(tmp_path, own, "mine")).data.columns == {"tweet": "headline", "sentiment": "tone"}
+def test_the_specs_to_copy_are_good_ones_of_at_most_twelve_lines(tmp_path):
+    own, ours = (next(block for block in blocks("toml") if title in block) for title in ("customers", "Our adapter"))
+    assert len(own.splitlines()) <= 12
+    assert len(ours.splitlines()) <= 12
+    assert load_spec(write_spec(tmp_path, own, "mine")).classify.labels == ["refund", "complaint", "praise"]
+    assert not load_spec(write_spec(tmp_path, ours, "ours")).has_training_rows
 
 
 def test_contributing_maps_the_code():

@@ -253,7 +253,7 @@ def _parity(result: Result) -> list[str]:
 
 
 MOVED = {
-    "batch_of_one": ("asked one at a time", "scores move that much with the size of batches"),
+    "batch_of_one": ("asked one at a time", "single answers hang on the size of batches"),
     "merge": ("merged", "the adapter answered unmerged"),
 }
 
