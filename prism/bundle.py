@@ -137,17 +137,24 @@ def _answered(spec: Spec, setting: Setting, parts: Sequence[tuple[Path, Mapping[
     vars(experiment).update(known)  # the values of its cached properties
     made = read_manifest(next(iter(adapters.values())))["identity"]
     vars(experiment.base)["identity"] = made["base"]
-    _require_same_rows(experiment, made)
+    _require_same_rows(experiment)
     return experiment
 
 
-def _require_same_rows(experiment: Experiment, made: Mapping[str, Any]) -> None:
-    """Raise ScoresError if prompts or training rows are not those that the answers belong to."""
+def _require_same_rows(experiment: Experiment) -> None:
+    """Raise ScoresError if an answer belongs to other prompts or options, or an adapter to other training rows."""
     spec, examples = experiment.spec, experiment.examples
-    asked = read_manifest(experiment.baseline)["identity"]["messages"]
-    now = predictions_identity(spec, {}, None, examples.held_out, "answers")["messages"]
-    if asked != now:
-        raise ScoresError(f"{spec.id}: the answers belong to other prompts than those of this checkout; measure again")
-    rows = made.get("rows")
-    if rows and rows != adapter_identity(spec, {}, examples.training, spec.seed, experiment.setting.root)["rows"]:
-        raise ScoresError(f"{spec.id}: the adapters were trained on other rows than those here; measure again")
+    now = predictions_identity(spec, {}, None, examples.held_out, "answers")
+    for folder in (experiment.baseline, *experiment.tuned.values()):
+        asked = read_manifest(folder)["identity"]
+        if (asked["messages"], asked["generate"]) != (now["messages"], now["generate"]):
+            raise ScoresError(
+                f"{spec.id}: the answers belong to other prompts or another [generate] than those of this checkout; "
+                f"measure again"
+            )
+    if spec.adapter:
+        return
+    rows = adapter_identity(spec, {}, examples.training, spec.seed, experiment.setting.root)["rows"]
+    for seed, folder in experiment.adapters.items():
+        if read_manifest(folder)["identity"]["rows"] != rows:
+            raise ScoresError(f"{spec.id}: seed {seed} was trained on other rows than those here; measure again")

@@ -104,6 +104,7 @@ class Experiment:
                     else:
                         notes |= train.train(self.base.load(), fitting.kept, seed, folder, advance) | fitting.notes
                 notes["parity"] = parity.check(self.base.load(), folder, fitting.askable, self.examples.held_out)
+                train.discard_checkpoints(folder)
                 self.base.free()
             return notes
 
@@ -155,7 +156,7 @@ class Experiment:
     def likelihoods(self) -> Path | None:
         """The untuned model's likelihood of each label; None if the task's answers are not a closed set."""
         held_out, labels = self.examples.held_out, self.task.labels
-        if not labels:
+        if not labels or self.spec.image:  # they would be asked without the image
             return None
 
         def work(folder: Path) -> dict[str, Any]:
@@ -233,7 +234,6 @@ class Experiment:
         records += cost_records(spec, evaluation, len(held_out), spent)
         training = training_side(self.adapters, self.tuned, len(trained))
         scores = measured(spec, records, held_out, after, metrics, training, tier3.judges(self.grades, setting.judge))
-
         competing = max(1, competing_drops(setting.root, spec.profile))
         known = [metric for metric in metrics if metric.name in scores.measures]
         against = drops.against_accepted(setting.root, scores, known, competing)

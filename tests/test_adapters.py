@@ -127,27 +127,9 @@ def test_only_what_is_used_is_part_of_the_identity(mine, tmp_path):
     assert find_adapter("my-adapter", tmp_path, "adapter")[1] != before
 
 
-def test_an_adapter_of_the_hub_is_downloaded_without_pickles_and_named_by_its_revision(mine, tmp_path, monkeypatch):
-    import huggingface_hub
-
-    asked = {}
-
-    def snapshot_download(name, allow_patterns):
-        asked[name] = allow_patterns
-        return str(mine)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    folder, identity = find_adapter("owner/adapter", tmp_path, "adapter")
-    assert folder == mine
-    assert (identity["hub"], identity["revision"]) == ("owner/adapter", mine.name)
-    assert identity["files"].keys() == {CONFIG, WEIGHTS}
-    assert {CONFIG, WEIGHTS, "tokenizer.json", "chat_template.jinja"} <= set(asked["owner/adapter"])
-    assert not any(name.endswith((".bin", ".pt", ".py", "*")) for name in asked["owner/adapter"])
-
-
 def test_a_hub_that_cannot_be_reached(tmp_path):
     sentence = (
-        r"^adapter = x: the model hub cannot be reached \(.*\); put the adapter into a local folder and set adapter"
+        r"^owner/adapter: the model hub cannot be reached \(.*\); put the model into a local folder and set adapter = x"
     )
     with pytest.raises(ModelError, match=sentence):
         find_adapter("owner/adapter", tmp_path, "adapter = x")

@@ -83,4 +83,14 @@ def test_what_does_not_belong_together_is_refused(bundles):
     assert not list(checkout.path.glob("*x.tar.xz*")), "nothing half-written"
     spec = next((checkout.path / "benchmarks" / "specs" / "phase1").glob("*.toml"))
     spec.write_text(spec.read_text().replace("test_size = 0.25", "test_size = 0.3"))
-    assert "belong to other prompts than those of this checkout" in rescored(checkout, "42.tar.xz").stderr
+    assert (
+        "belong to other prompts or another [generate] than those of this checkout"
+        in rescored(checkout, "42.tar.xz").stderr
+    )
+
+
+@pytest.mark.slow
+def test_answers_by_other_options_are_not_scored_as_this_evaluation(bundles):
+    checkout = bundles
+    change(checkout, "max_new_tokens = 4", "max_new_tokens = 5")
+    assert "or another [generate] than those of this checkout" in rescored(checkout, "42.tar.xz").stderr

@@ -406,3 +406,17 @@ def test_what_a_user_has_set_stays():
     environment.pop("UNSLOTH_DISABLE_STATISTICS", None)
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["0", "1"]
+
+
+def test_finished_adapter_of_one_commit_and_without_pickles(hub, tmp_path):
+    from prism.store.adapters import CONFIG, WEIGHTS, find_adapter
+
+    config = json.dumps({"peft_type": "LORA", "base_model_name_or_path": "somebody/base"}).encode()
+    files = {CONFIG: config, WEIGHTS: b"first", "adapter_model.bin": b"pickled", "tokenizer_config.json": b"{}"}
+    first = hub.commit("models/somebody/adapter", files)
+    folder, identity = find_adapter("somebody/adapter", tmp_path, "adapter", [].append)
+    assert identity["revision"] == first
+    assert identity["files"].keys() == {CONFIG, WEIGHTS, "tokenizer_config.json"}
+    assert not (folder / "adapter_model.bin").exists()
+    hub.commit("models/somebody/adapter", files | {WEIGHTS: b"second"})
+    assert find_adapter("somebody/adapter", tmp_path, "adapter", [].append) == (folder, identity), "in one run"

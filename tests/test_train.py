@@ -100,12 +100,24 @@ def test_in_half_precision_the_answers_decide_whether_an_adapter_is_merged(loade
     assert found["holds"] == {"reload": None} | {name: share <= 0.01 for name, share in found["shares"].items()}
 
     def differ(base, model, asked, captured):  # merged, one answer of fifty is another
-        said, ids = answered(base, model, asked, captured)
-        return [text + "!" * (captured and n % 50 == 0) for n, text in enumerate(said)], ids
+        said, ids, engine = answered(base, model, asked, captured)
+        return [text + "!" * (captured and n % 50 == 0) for n, text in enumerate(said)], ids, engine
 
     answered = parity._answers
     monkeypatch.setattr(parity, "_answers", differ)
     assert checked()["holds"]["merge"] is False
+
+
+def test_a_merge_that_was_not_tried_is_not_said_to_hold(loaded, tmp_path):
+    """Only the captured step merges into a quantized base; `generate` compares the adapter with itself."""
+    spec, training, held_out, base = loaded
+    train.train(base, training, 42, tmp_path)
+    base = load.load(spec.model_copy(update={"model": spec.model.model_copy(update={"dtype": "bfloat16"})}), tmp_path)
+    quantized = base.spec.model.model_copy(update={"load_in_8bit": True})
+    base.spec = base.spec.model_copy(update={"model": quantized})
+    found = parity.check(base, tmp_path, training, held_out[:8])
+    assert "merge" not in found["shares"]
+    assert found["holds"]["merge"] is None
 
 
 def test_stored_adapter_is_the_trained_one_and_parity_is_kept(loaded, tmp_path):
@@ -118,6 +130,9 @@ def test_stored_adapter_is_the_trained_one_and_parity_is_kept(loaded, tmp_path):
     assert all(found["holds"].values())
     assert notes["steps"] == train.steps(spec, len(training)) == 24
     assert notes["loss"][0][1] > notes["loss"][-1][1]
+    again = train.train(load.load(spec, tmp_path), training, 42, tmp_path)  # as after a kill in the parity check
+    assert (again["resumed_at"], again["loss"]) == (24, notes["loss"]), "no step is trained twice"
+    train.discard_checkpoints(tmp_path)
     assert not (tmp_path / "trainer").exists()
 
 

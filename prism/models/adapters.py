@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from prism.errors import ModelError
+from prism.errors import ModelError, SpecError
 from prism.models.chat import decide, set_template
 from prism.models.load import Base
 from prism.store.adapters import CONFIG, TOKENIZER, WEIGHTS, find_adapter, read_config
@@ -98,7 +98,13 @@ def _own_tokenizer(base: Base, source: Path) -> Any:
             f"{named}: its tokenizer differs from that of the base {base.spec.model.model_name}, whose processor "
             f"needs its own; delete the adapter's tokenizer files, or save the base with them"
         )
-    set_template(base.spec.model_copy(update={"sft": {}}), tokenizer, source)  # as the base's was
+    if tokenizer.chat_template != known:
+        try:  # as the base's was
+            set_template(base.spec.model_copy(update={"sft": {}}), tokenizer, source)
+        except SpecError as error:
+            raise ModelError(
+                f"{named}: its own chat template cannot be used ({error}); edit or delete its chat_template.jinja"
+            ) from None
     if _what_it_reads(tokenizer) == _what_it_reads(base.tokenizer) and tokenizer.chat_template == known:
         return None
     vocabulary, padding = tokenizer.get_vocab(), base.tokenizer.pad_token

@@ -70,6 +70,8 @@ def adapter_identity(
             "model": spec.model.model_dump(exclude=NOT_IDENTIFYING),
             "engine": engine(spec),
             "versions": versions(TRAINING_LIBRARIES),
+            "path": TRAINING_VERSION[engine(spec)["device"]],
+            **({"template": spec.template} if spec.template else {}),
         }
     return {
         "base": dict(base),

@@ -64,7 +64,9 @@ def check(base: Base, folder: Path, probed: Sequence[Example], held_out: Sequenc
     reloaded_logits = _logits(worn, adapted, probes)
     single_logits = torch.cat([_logits(worn, adapted, [probe]) for probe in probes])
     asked = held_out[:ASKED]
-    unmerged, ids = _answers(worn, adapted, asked, captured=False) if dtype != torch.float32 else ([], [])
+    if worn is not base:  # whose special tokens are others
+        vision.require_plain(worn, held_out)
+    unmerged, ids, _ = _answers(worn, adapted, asked, captured=False) if dtype != torch.float32 else ([], [], "")
     shares = {"batch_of_one": _differing_alone(worn, adapted, asked, ids)} if ids else {}
     merged, merged_logits = adapted, None
     if (
@@ -73,8 +75,9 @@ def check(base: Base, folder: Path, probed: Sequence[Example], held_out: Sequenc
         merged = adapted.merge_and_unload()
         merged_logits = _logits(worn, merged, probes)
     if ids:
-        said, _ = _answers(worn, merged, asked, captured=True)
-        shares["merge"] = sum(one != other for one, other in zip(said, unmerged)) / len(asked)
+        said, _, engine = _answers(worn, merged, asked, captured=True)
+        if engine == "captured" or not base.spec.model.quantized:  # `generate` does not merge into a quantized base
+            shares["merge"] = sum(one != other for one, other in zip(said, unmerged)) / len(asked)
 
     def difference(other: torch.Tensor | None) -> float | None:
         return None if other is None else float((other - reloaded_logits).abs().max())
@@ -102,13 +105,17 @@ def check(base: Base, folder: Path, probed: Sequence[Example], held_out: Sequenc
     return found | ({"asked": len(asked), "shares": shares} if shares else {}) | {"holds": holds}
 
 
-def _answers(base: Base, model: Any, asked: Sequence[Example], captured: bool) -> tuple[list[str], list[list[int]]]:
-    """The answers of a model, and the token ids of each with its end."""
+def _answers(
+    base: Base, model: Any, asked: Sequence[Example], captured: bool
+) -> tuple[list[str], list[list[int]], str]:
+    """The answers of a model, the token ids of each with its end, and the engine that gave them."""
     ids: dict[str, list[int]] = {}
     with TemporaryDirectory() as folder:
-        answers(base, model, asked, Path(folder), captured=captured, observe=lambda e, said: ids.update({e.id: said}))
+        notes = answers(
+            base, model, asked, Path(folder), captured=captured, observe=lambda e, said: ids.update({e.id: said})
+        )
         said = [prediction.answer for prediction in read_predictions(Path(folder), asked)]
-    return said, [ids[example.id] for example in asked]
+    return said, [ids[example.id] for example in asked], notes["engine"]
 
 
 @torch.no_grad()
@@ -119,7 +126,7 @@ def _differing_alone(
 
     One pass over question and answer finds it. None for images, and if `[generate]` has options that change the choice.
     """
-    if base.processor or set(base.spec.generate) - {"max_new_tokens", "stop_strings"}:
+    if base.processor or set(base.spec.generate) - {"max_new_tokens", "stop_strings", "template"}:
         return None
     differing = 0
     for example, ids in zip(asked, answered):

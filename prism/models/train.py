@@ -144,6 +144,8 @@ def train(
 ) -> dict[str, Any]:
     """Train an adapter and save it in `folder`; resume from the last complete checkpoint in it.
 
+    The checkpoints stay in `folder`/trainer until the caller has checked the adapter, so that a kill loses no training.
+
     Returns notes: loss by step, trainable parameters, and wall seconds, images and tokens without padding of this
     process, which may have resumed. Afterwards `base.model` has the new adapter. Raises ModelError if the loss becomes
     NaN, SpecError if the trainer rejects an option.
@@ -195,7 +197,6 @@ def train(
     _name_base(base.spec, folder / "adapter_config.json")
     # Without the trainer's automatic mixed precision, in which a stored adapter would not answer either.
     base.model = extract_model_from_parallel(model, keep_fp32_wrapper=False).eval()
-    shutil.rmtree(folder / "trainer")
     return notes | {
         "loss": losses,
         "seconds": seconds,
@@ -274,6 +275,11 @@ def steps(spec: Spec, rows: int) -> int:
         return int(sft["max_steps"])
     batch = sft.get("per_device_train_batch_size", 8) * sft.get("gradient_accumulation_steps", 1)
     return int(-(-rows // batch) * sft.get("num_train_epochs", 3))
+
+
+def discard_checkpoints(folder: Path) -> None:
+    """Delete what a training in `folder` would resume from; a finished adapter has nothing of the kind."""
+    shutil.rmtree(folder / "trainer", ignore_errors=True)
 
 
 def last_checkpoint(folder: Path) -> Path | None:

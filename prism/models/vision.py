@@ -68,6 +68,8 @@ def lengths(base: Base, examples: Sequence[Example]) -> list[tuple[int, int]]:
 
     The number of image tokens depends on the images' sizes alone, so one prompt of each is processed with its images.
     """
+    if not examples:
+        return []
     texts = base.tokenizer([render(base, example) for example in examples], add_special_tokens=False)["input_ids"]
     answers = base.tokenizer([example.reference for example in examples], add_special_tokens=False)["input_ids"]
     further: dict[tuple[tuple[int, int], ...], int] = {}

@@ -61,7 +61,7 @@ def fitting(base: Base, training: Sequence[Example], held_out: Sequence[Example]
     spec = base.spec
     if base.processor:
         vision.check(base, [*training, *held_out])
-        return Fitting(list(training), [], [], list(training), spec.model.max_seq_length)
+        return Fitting(list(training), [], [], list(training or held_out), spec.model.max_seq_length)
     vision.require_plain(base, [*training, *held_out])
     if not training:  # of a finished adapter
         return Fitting([], [], [], list(held_out), spec.model.max_seq_length)

@@ -59,8 +59,9 @@ def _made(spec: Spec, adapters: Mapping[int, Path], notes: Mapping[str, Mapping[
         return {"training": made}
     origin = read_manifest(next(iter(adapters.values())))["identity"]["finished"]
     revision = {"revision": origin["revision"]} if "revision" in origin else {}
-    # Of [sft], use_cpu chooses the device; the rest is for training.
-    unused = ["[lora]"] * bool(spec.lora) + ["[sft]"] * bool(set(spec.sft) - {"use_cpu"})
+    # Of [sft], these choose the device, the engine and the template; the rest is for training.
+    used = {"use_cpu", "torch_compile", "chat_template_path"}
+    unused = ["[lora]"] * bool(spec.lora) + ["[sft]"] * bool(set(spec.sft) - used)
     return {"adapter": {"source": spec.adapter, **revision, "loading": next(iter(made.values())), "unused": unused}}
 
 

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from prism.errors import ModelError
-from prism.store import file_digest
+from prism.progress import CONSOLE
+from prism.store import file_digest, hub
+from prism.store.hub import Say
 from prism.store.sources import PICKLES, is_local
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # the names that PEFT reads
@@ -26,7 +28,7 @@ TOKENIZER = (
 )
 
 
-def find_adapter(name: str, root: Path, place: str) -> tuple[Path, dict[str, Any]]:
+def find_adapter(name: str, root: Path, place: str, say: Say = CONSOLE.say) -> tuple[Path, dict[str, Any]]:
     """The folder of a finished adapter, and its identity: its files' digests, and the revision of one from the hub.
 
     `place` is the spec's key, for messages. Of a hub adapter nothing but `CONFIG`, `WEIGHTS` and `TOKENIZER` is
@@ -34,7 +36,7 @@ def find_adapter(name: str, root: Path, place: str) -> tuple[Path, dict[str, Any
     """
     folder, origin = _local(name, root, place), {}
     if folder is None:
-        folder = _downloaded(name, place)
+        folder = _downloaded(name, place, say)
         origin = {"hub": name, "revision": folder.name}
     _check_files(folder, place)
     _check_config(read_config(folder, place), place)
@@ -63,30 +65,28 @@ def _local(name: str, root: Path, place: str) -> Path | None:
     return folder
 
 
-def _downloaded(name: str, place: str) -> Path:
-    """The hub's newest revision of an adapter, or the cached one if the hub cannot be reached."""
-    import httpx
+def _downloaded(name: str, place: str, say: Say) -> Path:
+    """An adapter of the hub at this run's commit: the hub's, or the local cache's if the hub does not give it."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-        RepositoryNotFoundError,
-    )
 
+    found = hub.commit("model", name, None, place, say)
+    files = [CONFIG, WEIGHTS, *TOKENIZER]
     try:
-        return Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS, *TOKENIZER]))
-    except (HFValidationError, RepositoryNotFoundError):
-        raise ModelError(
-            f"{place}: is neither a folder under the root nor a hub adapter that you can access; correct it"
-        ) from None
-    except (LocalEntryNotFoundError, httpx.HTTPError, HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
+        folder = hub.patiently(
+            name,
+            lambda: snapshot_download(
+                name, revision=found.sha, allow_patterns=files, local_files_only=bool(found.cached)
+            ),
+            say,
+        )
+    except Exception as error:  # noqa: BLE001  # an unreachable hub raises any of a dozen types of three libraries
         reason = (str(error.__cause__ or error).splitlines() or [type(error).__name__])[0]
         raise ModelError(
-            f"{place}: the model hub cannot be reached ({reason}); put the adapter into a local folder and set adapter "
+            f"{place}: cannot be downloaded from the hub ({reason}); put the adapter into a local folder and set adapter "
             f"to that folder"
         ) from None
+    hub.remember("model", name, None)
+    return Path(folder)
 
 
 def _check_files(folder: Path, place: str) -> None:
