@@ -18,7 +18,7 @@ STATED = {
     "shares": ["70% bullish, 30% bearish", "bearish: 0.1\nbullish: 0.9", "bullish (60%), bearish (40%)", "P(bullish)=.8, P(bearish)=.2"],
     "JSON shares": ['{"bearish": 0.2, "bullish": 0.7}', '[{"label": "bearish", "score": 0.1}, {"label": "bullish", "score": 0.9}]'],
     "yes and no": ["Bearish? No. Bullish? Yes.", '{"bearish": false, "bullish": true}', "bearish? no, bullish", "Is it bullish? Yes."],
-    "the other is denied": ["not bearish but bullish", "It isn't bearish, it's bullish.", "more bullish than bearish", "bullish rather than bearish", "not bearish; bullish", "Bearish would be wrong: bullish"],
+    "the other is denied": ["not bearish but bullish", "It isn't bearish, it's bullish.", "more bullish than bearish", "bullish rather than bearish", "bullish not bearish.", "Negative for the bears and bullish", "Negative for its holders, bullish", "not bearish; bullish", "Bearish would be wrong: bullish"],
     "denied twice": ["It is not wrong to call it bullish", "I don't doubt that it is bullish", "no doubt bullish", "nothing but bullish"],
     "options first": ["Options: bearish, bullish, neutral. Answer: bullish", "Neutral, bullish or bearish?\nbullish", "neutral / bearish / bullish -> bullish", "You ask whether it is bullish or bearish. It is bullish."],
     "unsure, then decided": ["It is hard to say, but I'd go with bullish", "I can't be sure, so bullish", "Not enough context. Bullish."],

@@ -24,7 +24,8 @@ EVENTS = r"""
 | (?P<turn>but | however | yet | so | therefore | thus | hence | overall | instead(?!\ of)
     | (?:in\ )?conclusion | i(?:'d|\ would)?\ (?:say|go|guess|lean|choose|pick))(?!\w) | (?P<arrow>=> | -+> | →)
 | (?P<neither>neither | nor | (?<!\w\ )(?:ruled\ out|excluded|absent)\s*:\W*)\b
-| (?P<phrase>(?:with\ no | without | lack(?:s|ing|\ of)? | absence\ of | negative\ for | (?:free|clear)\ (?:of|from))
+| (?P<phrase>(?:with\ no | without | lack(?:s|ing|\ of)? | absence\ of
+    | negative\ for(?!\ (?:(?:the|its|their)\ (?!presence)|\w*holders|investors)) | (?:free|clear)\ (?:of|from))
     (?P<onward>\ (?:\w+ing | (?:\w+\ )?(?:signs?|evidence|reason|indication|hint|proof|basis)))?)\b
 | (?P<denial>not | \w+n't | (?:is|are|was|were|do|does|did|would|could|should|ca|wo)nt | cannot | never
     | (?:non|anti)(?=\W)
@@ -62,7 +63,8 @@ DENIED_AFTER = re.compile(
     r"(?:n't|\snot|\s(?:\w+\s)?(?:wrong|incorrect|unlikely|false"
     r"|inaccurate|inappropriate|mistak\w+|out\sof|ruled\sout|excluded|absent|(?:difficult|hard|impossible)\sto))\b"
     r"|\s(?:has|have|had)(?:\s?n[o']t\b|\s(?:\w+\s)?(?:resolved|been\s(?:\w+\s)?(?:ruled\sout|excluded)))"
-    r"|-free\b|[\s:-]+(?:not\s\w+|absent|ruled\sout|excluded)(?=\s?(?:$|[.,;\n]))"
+    r"|-free\b|[\s:-]+(?:not\s(?:seen|present|visible|found|detected|identified|evident|excluded|ruled\sout)"
+    r"|absent|ruled\sout|excluded)(?=\s?(?:$|[.,;\n]))"
     r"|(?:\s\w+){0,2}?\s(?:does|do|would|can|could)(?:n?'t|not|\snot)\s(?:fit|apply|seem|be|hold|match|describe)\b"
     r"|\s*[:=]\s*(?:false|no|negative)\b"
 )
