@@ -18,7 +18,7 @@ STATED = {
     "shares": ["70% bullish, 30% bearish", "bearish: 0.1\nbullish: 0.9", "bullish (60%), bearish (40%)", "P(bullish)=.8, P(bearish)=.2"],
     "JSON shares": ['{"bearish": 0.2, "bullish": 0.7}', '[{"label": "bearish", "score": 0.1}, {"label": "bullish", "score": 0.9}]'],
     "yes and no": ["Bearish? No. Bullish? Yes.", '{"bearish": false, "bullish": true}', "bearish? no, bullish", "Is it bullish? Yes."],
-    "the other is denied": ["not bearish but bullish", "It isn't bearish, it's bullish.", "more bullish than bearish", "bullish rather than bearish", "not bearish; bullish", "Bearish would be wrong: bullish"],
+    "the other is denied": ["not bearish but bullish", "It isn't bearish, it's bullish.", "more bullish than bearish", "bullish rather than bearish", "bullish not bearish.", "Negative for the bears and bullish", "Negative for its holders, bullish", "not bearish; bullish", "Bearish would be wrong: bullish"],
     "denied twice": ["It is not wrong to call it bullish", "I don't doubt that it is bullish", "no doubt bullish", "nothing but bullish"],
     "options first": ["Options: bearish, bullish, neutral. Answer: bullish", "Neutral, bullish or bearish?\nbullish", "neutral / bearish / bullish -> bullish", "You ask whether it is bullish or bearish. It is bullish."],
     "unsure, then decided": ["It is hard to say, but I'd go with bullish", "I can't be sure, so bullish", "Not enough context. Bullish."],
@@ -85,6 +85,113 @@ def test_any_set_of_labels(answer, labels, label):
     assert read_label(answer, labels) == label
 
 
+FINDINGS = ("No Finding", "Pneumonia")
+NOT_FOUND = {
+    "denied before": ["Negative for pneumonia.", "The lungs are free of pneumonia.", "The lungs are clear of pneumonia.", "Absence of pneumonia", "Ruled out: pneumonia", "negative for acute pneumonia", "Negative for effusion and pneumonia", "With no sign that it is pneumonia"],
+    "denied after": ["Pneumonia is absent.", "Pneumonia: absent", "Pneumonia has been ruled out.", "Pneumonia was excluded", "Pneumonia has been convincingly ruled out", "Pneumonia: negative", "Pneumonia not seen", "Pneumonia has not been seen", "Pneumonia has resolved", "pneumonia-free"],
+    "not excluded": ["I cannot exclude pneumonia.", "Can't rule out pneumonia", "Pneumonia can't be ruled out.", "Pneumonia has not been ruled out", "It is difficult to exclude pneumonia", "Pneumonia is difficult to exclude", "unable to exclude pneumonia"],
+}  # fmt: skip
+FOUND = ["Effusion is absent. Pneumonia is seen", "Cannot exclude effusion, but there is pneumonia", "Pneumonia. Effusion is ruled out", "Ruled out: effusion\nFinding: pneumonia", "Clear signs of pneumonia", "not free of pneumonia", "Pneumonia, effusion absent"]  # fmt: skip
+
+
+@pytest.mark.parametrize("answer", [answer for answers in NOT_FOUND.values() for answer in answers], ids=repr)
+def test_a_finding_that_is_denied_or_not_excluded_is_none(answer):
+    assert read_label(answer, FINDINGS) is None
+
+
+@pytest.mark.parametrize("answer", FOUND, ids=repr)
+def test_a_finding_beside_a_denied_one_is_read(answer):
+    assert read_label(answer, FINDINGS) == "Pneumonia"
+
+
+def test_no_finding_beside_a_denied_finding_is_read():
+    assert read_label("Negative for pneumonia. No finding.", FINDINGS) == "No Finding"
+
+
+@pytest.mark.parametrize(
+    ("answer", "label"),
+    [
+        ("The correct option is C: vitamin D", "C"),
+        ("Correct answer: B (not C)", "B"),
+        ("It's B, as A and C are incorrect", "B"),
+        ("I would pick option B, hepatitis A.", "B"),
+        ("Because vitamin D is low, C is correct", "C"),
+        ("Vitamin D is low.\n\nC", "C"),
+        ("\\boxed{C}", "C"),
+        ("A is wrong and B is right", "B"),
+        ("hepatitis A and B, so C", "C"),
+        ("Vitamin D", None),
+        ("The patient has hepatitis A and B", None),
+        ("The correct answers are A and B", None),
+        ("either A or B", None),
+    ],
+)
+def test_an_option_letter_is_no_part_of_a_name(answer, label):
+    assert read_label(answer, ("A", "B", "C", "D")) == label
+
+
+@pytest.mark.parametrize(
+    ("answer", "labels", "label"),
+    [
+        ("1 star out of 5 stars", ("1 star", "5 stars"), "1 star"),
+        ("I give it 4 out of 5.", ("1", "4", "5"), "4"),
+        ("Output: 0\n1: x", ("1", "0", "2"), "0"),
+        ("Label: 2\n1. It says so", CODES, "2"),
+        ("Output: 0\n1", CODES, None),
+    ],
+)
+def test_a_scale_and_the_number_of_a_line_are_no_labels(answer, labels, label):
+    assert read_label(answer, labels) == label
+
+
+@pytest.mark.parametrize(
+    ("answer", "label"),
+    [
+        ("I have no idea.", None),
+        ("no information", None),
+        ("No answer can be given", None),
+        ("There is no way to tell from the image", None),
+        ("Yes, no fracture", "yes"),
+        ("yes, no doubt", "yes"),
+        ("No fracture", "no"),
+        ("No, I have no information on that", "no"),
+        ("yes or no", None),
+    ],
+)
+def test_no_before_a_noun(answer, label):
+    assert read_label(answer, ("yes", "no")) == label
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["A factual statement with no opinion is neutral", "Because no direction is given the label should be neutral", "Without an opinion the tweet is neutral", "As no price is mentioned it is neutral", "The absence of an opinion makes it neutral"],
+)  # fmt: skip
+def test_a_denial_of_something_else_ends_at_its_verb(answer):
+    assert read_label(answer, TONES) == "neutral"
+    assert read_label(answer.replace("is neutral", "is not neutral").replace("be neutral", "not be neutral").replace("it neutral", "it less neutral"), TONES) is None  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("answer", "denied"),
+    [
+        ("This isn't {}", True),
+        ("It isn't {}.", True),
+        ("I don't think this is {}", True),
+        ("It doesn't look {}", True),
+        ("There is no evidence of {}", True),
+        ("I can't label this as {}", False),
+        ("This is not enough to call it {}", False),
+        ("{} cannot be excluded", False),
+        ("I cannot rule out that it is {}", False),
+        ("Isn't it {}?", False),
+        ("I refuse to call this {}", False),
+    ],
+)
+@pytest.mark.parametrize("labels", [("spam", "not spam"), ("urgent", "not urgent"), ("toxic", "non-toxic")])
+def test_a_label_that_is_plainly_denied_states_its_opposite(answer, denied, labels):
+    assert read_label(answer.format(labels[0]), labels) == (labels[1] if denied else None)
+
+
 @pytest.mark.parametrize(
     ("answer", "label"),
     [("bearish", "2"), ("2 (bearish)", "2"), ("1: bullish", "1"), ("2 (bullish)", None), ("0 = neutral, 1 = bullish", None)],
@@ -99,9 +206,29 @@ def test_a_label_is_read_as_it_is_spelled():
 
 
 @pytest.mark.parametrize(
-    "text", ["bullish is not ", "bullish, ", "bearish 0.1 is ", "can't ", "{", "<", "'", "0.1 ", "5%5%"]
+    "text",
+    [
+        "bullish is not ",
+        "bullish, ",
+        "bearish 0.1 is ",
+        "can't ",
+        "{",
+        "<",
+        "'",
+        "0.1 ",
+        "5%5%",
+        "ruled out: ",
+        "because no ",
+    ],
 )
 def test_a_very_long_answer_takes_no_longer_than_its_length(text):
     began = time.process_time()
     read_label(text * (100_000 // len(text)) + "bearish", TONES)
+    assert time.process_time() - began < 5
+
+
+@pytest.mark.parametrize("text", ["hepatitis b. ", "b or ", "not b "])
+def test_a_very_long_answer_with_option_letters(text):
+    began = time.process_time()
+    read_label(text * (100_000 // len(text)), ("A", "B"))
     assert time.process_time() - began < 5
