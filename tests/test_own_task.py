@@ -16,7 +16,7 @@ from prism.spec import load_spec
 from prism.tasks import load_task, metrics_of
 from prism.tasks.check import load_checked_spec
 from prism.verdicts.scores import evaluation_digest, read_scores
-from tests.conftest import ROOT, SPEC, examples_of, results
+from tests.conftest import ROOT, SPEC, examples_of, results, write_rows
 
 CLASSIFY = """
 [classify]
@@ -229,6 +229,42 @@ def test_rows_that_do_not_fit_the_table_are_refused_with_their_place(tmp_path, r
     file = "parts/train.csv" if official else data
     with pytest.raises(DataError, match=re.escape(sentence.replace("rows.csv", file))):
         examples_of(spec, tmp_path)
+
+
+@pytest.mark.parametrize("key", ["group", "stratify"])
+def test_a_split_by_a_column_that_no_row_has_names_the_split(tmp_path, key):
+    write_csv(tmp_path / "rows.csv", "text,desk,label", ["hello,A,refund", "bye,B,complaint"])
+    spec = spec_of(tmp_path, "classify", CLASSIFY, split=f'test_size = 0.25, {key} = "patient"')
+    with pytest.raises(DataError) as error:
+        examples_of(spec, tmp_path)
+    assert str(error.value).startswith(
+        f"desk/mine.toml [data].split {key} = \"patient\": the rows have no such column, they have 'text', 'desk', "
+    )
+
+
+def test_a_row_without_its_group_is_named(tmp_path):
+    write_rows(
+        tmp_path / "rows.jsonl",
+        [
+            {"text": "hello", "desk": "A", "label": "refund", "patient": 1},
+            {"text": "x", "desk": "A", "label": "refund"},
+        ],
+    )
+    spec = spec_of(tmp_path, "classify", CLASSIFY, data="rows.jsonl", split='test_size = 0.25, group = "patient"')
+    with pytest.raises(DataError, match=r'rows\.jsonl, row 2 \(line 2\): no value in column "patient"'):
+        examples_of(spec, tmp_path)
+
+
+def test_a_row_that_is_filtered_out_may_lack_what_the_prompt_reads(tmp_path):
+    rows = [
+        {"text": f"note {n}", "desk": "A", "label": ("refund", "complaint")[n % 2], "kind": "note"} for n in range(40)
+    ]
+    write_rows(tmp_path / "rows.jsonl", [{"kind": "header"}, *rows])
+    where = 'where = { kind = ["note"] }\n[model]'
+    path = spec_file(tmp_path, "classify", CLASSIFY, data="rows.jsonl")
+    path.write_text(path.read_text().replace("[model]", where))
+    training, held_out = examples_of(load_checked_spec(path), tmp_path)
+    assert len(training) + len(held_out) == 40
 
 
 def test_a_list_is_not_trained_on_as_text(tmp_path):

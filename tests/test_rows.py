@@ -145,6 +145,19 @@ def test_rows_without_a_value_can_be_left_out(tmp_path, answer):
     assert len(training) + len(held_out) == 39
 
 
+@pytest.mark.parametrize("row", [{"question": "q", "body": None}, {"question": "q"}])
+def test_rows_without_a_value_in_a_mapped_column_can_be_left_out(tmp_path, row):
+    rows = [{"question": card["question"], "body": card["answer"]} for card in cards("It is this.")]
+    data = write_rows(tmp_path / "rows.jsonl", [*rows, row])
+    options = 'columns = { answer = "body" }\n'
+    spec = spec_for(tmp_path, data, "train_rows = 96", options + 'without = { answer = [""] }', "medical_chat")
+    training, held_out = examples_of(spec, tmp_path)
+    assert len(training) + len(held_out) == 40
+    spec = spec_for(tmp_path, data, "train_rows = 96", options, "medical_chat")
+    with pytest.raises(DataError, match=r'rows\.jsonl, row 41 \(line 41\): no value in column "body"'):
+        examples_of(spec, tmp_path)
+
+
 def test_a_blank_in_a_row_that_is_not_used_stops_nothing(tmp_path):
     data = write_rows(tmp_path / "rows.jsonl", cards(""))
     used = spec_for(tmp_path, data, "train_rows = 96", "train_rows = 2", "medical_chat")

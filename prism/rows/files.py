@@ -209,9 +209,14 @@ def require_columns(rows: Sequence[Row], columns: Sequence[str], where: Callable
                 raise DataError(f'{where(place)}: no value in column "{column}"; {_remedy(row, column)}')
 
 
-def _remedy(row: Row, column: str) -> str:
+def columns_of(row: Row) -> str:
+    """The names of a row's columns for a message: the first few of many."""
     more = f" and {len(row) - SHOWN} more" if len(row) > SHOWN else ""
-    known = f"the row has {', '.join(map(repr, itertools.islice(row, SHOWN)))}{more}"
+    return ", ".join(map(repr, itertools.islice(row, SHOWN))) + more
+
+
+def _remedy(row: Row, column: str) -> str:
+    known = f"the row has {columns_of(row)}"
     if column in row:
         return f"{known}; fill it, or delete the row"
     if close := next((name for name in row if name.lower() == column.lower()), None):

@@ -58,6 +58,7 @@ class Task:
         str
     ] = ()  # the columns that hold images, each of which `example` gets as the path of a prepared one
     lists: Sequence[str] = ()  # the columns of which a value may be a list of texts
+    named: Mapping[str, str] = field(default_factory=dict)  # by column that the spec names, where and how it does
     rows: Callable[[Row, Spec], list[Row]] = _same_row  # splits a published row with several questions
     # By control name: a function of (example, all held-out examples) that returns the example with missing or different
     # evidence, which the tuned model answers as well.
