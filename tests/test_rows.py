@@ -41,6 +41,7 @@ READABLE = {
     "byte-order mark": LINES.encode("utf-8-sig"),
     "spaces after the separators": LINES.replace(",", ", ").encode(),
     "separator at the end of rows": LINES.replace("\n", ",\n").replace("sentiment,", "sentiment").encode(),
+    "blank lines before the header": b"\n \r\n" + LINES.encode(),
     "quoted commas in the header's rows": LINES.replace("Acme note", '"Acme note')
     .replace(",0", '",0')
     .replace(",1", '",1')
@@ -84,6 +85,14 @@ PLACES = {
         b'tweet,sentiment\nup,1\n"one,1\nup,1\nup,1\n',
         "rows.csv:3: unexpected end of data; look for an unclosed quotation mark",
     ),
+    "two columns of one name": (
+        b"\ntweet, tweet,sentiment,,\nup,down,1,,\n",
+        'rows.csv:2: several columns are called "tweet"; rename one',
+    ),
+    "quotation mark that is never closed, after a blank line": (
+        b'\ntweet,sentiment\nup,1\n"one,1\nup,1\nup,1\n',
+        "rows.csv:4: unexpected end of data; look for an unclosed quotation mark",
+    ),
     "value too many, in a file of semicolons": (
         b"tweet;sentiment\nup;1\nup;1;x\n",
         "rows.csv:3: has more values than the header; quote values that contain semicolons",
@@ -97,6 +106,21 @@ def test_what_cannot_be_read_is_named_with_its_line(tmp_path, content, sentence)
     with pytest.raises(DataError) as error:
         read_rows(tmp_path / "rows.csv")
     assert sentence in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("header", "names"),
+    [
+        ("text;label (pos,neg)", ["text", "label (pos,neg)"]),
+        ('"a,b"\tkind; or class', ["a,b", "kind; or class"]),
+        ("text,label;", ["text", "label;"]),
+        ("text,,", ["text", ""]),
+    ],
+)
+def test_the_first_separator_of_the_header_separates(tmp_path, header, names):
+    separator = "\t" if "\t" in header else ";" if header[4] == ";" else ","
+    (tmp_path / "rows.csv").write_text(f"{header}\nup{separator}1\n")
+    assert list(read_rows(tmp_path / "rows.csv")[0]) == names
 
 
 def test_json_nested_too_deep_is_one_sentence(tmp_path):
