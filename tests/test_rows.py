@@ -5,10 +5,13 @@ from datetime import date
 import pyarrow
 import pyarrow.parquet
 import pytest
+from typer.testing import CliRunner
 
+from prism.cli import app
 from prism.errors import DataError
+from prism.plugin.scheduling import lacking
 from prism.rows.files import line_of, read_rows
-from prism.rows.parts import is_hub_id
+from prism.rows.parts import is_hub_id, only_part
 from prism.rows.splits import split_places, split_rows
 from prism.rows.values import matcher
 from prism.spec import load_spec
@@ -296,6 +299,15 @@ def test_a_mistyped_path_names_the_nearest_and_never_asks_the_hub(tmp_path):
             examples_of(spec_for(tmp_path / "specs", path), tmp_path)
         assert nearest is None or f'"{nearest}")' in str(error.value)
     assert is_hub_id("somebody/tweets", tmp_path)
+
+
+def test_a_mistyped_path_is_local_for_everything_that_asks(tmp_path):
+    for old, new in (("train_rows = 96", 'name = "headlines"'), ("train_rows = 96", "")):
+        spec = spec_for(tmp_path, "dta/headlines.jsonl", old, new)
+        assert only_part(spec, tmp_path, None) == "train"
+        assert lacking(spec, tmp_path, None) == ""
+        listed = CliRunner().invoke(app, ["specs", "--root", str(tmp_path)])
+        assert "there is no dta/headlines.jsonl" in listed.output
 
 
 def test_lists_of_answers_are_read_where_a_task_takes_them(tmp_path):
