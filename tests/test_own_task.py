@@ -369,6 +369,35 @@ BAD_OWN = {
     "syntax": ("def example(:", "./mine.py", r"mine\.py cannot be imported \(SyntaxError: .*line 1\)\); correct it"),
     "raises": ("import nowhere", "./mine.py", r"cannot be imported \(ModuleNotFoundError: No module named 'nowhere'\)"),
     "no metrics": (OWN.replace("METRICS =", "METRIC ="), "./mine.py", r"\./mine\.py has no METRICS; add it"),
+    "exits": ("raise SystemExit(3)", "./mine.py", r"mine\.py cannot be imported \(SystemExit: 3\); correct it"),
+    "metrics that are one": (
+        OWN.replace(
+            "METRICS = classification.metrics(LABELS, parse)", "METRICS = classification.metrics(LABELS, parse)[0]"
+        ),
+        "./mine.py",
+        r"\./mine\.py METRICS is no tuple or list of prism\.metrics\.Metric; write METRICS = ",
+    ),
+    "metrics by name": (OWN + "METRICS = ('accuracy',)\n", "./mine.py", r"mine\.py METRICS is no tuple or list"),
+    "from_spec raises": (
+        "METRICS = ()\ndef from_spec(spec):\n    return {}['nowhere']",
+        "./mine.py",
+        r"\./mine\.py from_spec fails \(KeyError: 'nowhere'\); correct it",
+    ),
+    "from_spec exits": (
+        "METRICS = ()\ndef from_spec(spec):\n    raise SystemExit(3)",
+        "./mine.py",
+        r"\./mine\.py from_spec fails \(SystemExit: 3\); correct it",
+    ),
+    "from_spec returns nothing": (
+        "METRICS = ()\ndef from_spec(spec):\n    pass",
+        "./mine.py",
+        r"\./mine\.py from_spec returns NoneType, not a Task; return prism\.tasks\.Task",
+    ),
+    "from_spec without METRICS": (
+        "from prism.tasks import Task\ndef from_spec(spec):\n    return Task('mine', 1, (), lambda row, id: None, ())",
+        "./mine.py",
+        r"\./mine\.py has no METRICS; add it",
+    ),
     "no example": (OWN.replace("def example", "def sample"), "./mine.py", r"\./mine\.py has no example; add it"),
     "outside": (OWN, "../../../../mine.py", r"lies outside the checkout; move it beside the spec"),
     "absolute": (OWN, "/mine.py", r"lies outside the checkout; move it beside the spec"),
@@ -381,6 +410,29 @@ def test_a_file_that_is_no_task_is_refused(tmp_path, source, task, sentence):
     if source is not None:
         (folder / "mine.py").write_text(source)
     assert re.search(sentence, refused(tmp_path, task, ""))
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        (
+            "row['urgency']",
+            "./mine.py line 22: example fails (KeyError: 'urgency'); name each column that example reads",
+        ),
+        (
+            "int(row['urgent'])",
+            "line 22: example fails (ValueError: invalid literal for int() with base 10: 'no'); correct",
+        ),
+    ],
+)
+def test_an_example_of_the_file_that_fails_names_file_and_row(tmp_path, line, sentence):
+    path = spec_file(tmp_path, "./mine.py", "")
+    (path.parent / "mine.py").write_text(OWN.replace('row["urgent"]', line))
+    write_csv(tmp_path / "rows.csv", "text,urgent", ["hello,no", "bye,yes"])
+    with pytest.raises(DataError) as error:
+        examples_of(load_checked_spec(path), tmp_path)
+    assert re.match(r".*rows\.csv, row 1 \(line 2\): ", str(error.value))
+    assert sentence in str(error.value)
 
 
 def test_an_edit_of_the_file_is_seen_at_once(tmp_path):
