@@ -28,7 +28,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from prism.metrics.thoughts import without_thought
+from prism.rows.thoughts import without_thoughts
 
 _MARKUP = str.maketrans(dict.fromkeys('*_`~#"“”„«»[]{}\\', " ") | dict.fromkeys("’‘ʼ´", "'") | dict.fromkeys("−–", "-"))
 _TAG = re.compile(r"</?[a-zA-Z][^<>]{0,40}>")
@@ -142,7 +142,7 @@ class _Reader:
     shares: tuple[re.Pattern[str], re.Pattern[str]]
 
     def read(self, answer: str) -> str | None:
-        text = _plain(without_thought(answer))
+        text = _plain(without_thoughts(answer)[0])
         whole = self.names.get(_spelling(text)) or self.names.get(_spelling(text.strip(_EDGE)))
         if whole:
             return whole
