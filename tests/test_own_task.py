@@ -288,9 +288,9 @@ def test_other_labels_are_another_evaluation(tmp_path):
 @pytest.mark.parametrize("seed", range(3))
 def test_label_metrics_are_scikit_learns_whatever_the_labels(seed):
     random = numpy.random.default_rng(seed)
-    labels = [f"label {n}" for n in range(5)]
-    truth = random.choice(labels[:4], 200)  # one label is never present
-    said = numpy.where(random.random(200) < 0.6, truth, random.choice([*labels, "?"], 200)).tolist()
+    labels = [f"label {n}" for n in range(6)]
+    truth = random.choice(labels[:4], 200)  # two labels are never present, and the last one is never said
+    said = numpy.where(random.random(200) < 0.6, truth, random.choice([*labels[:5], "?"], 200)).tolist()
     examples = [Example(str(i), ({"role": "user", "content": "?"},), str(t), str(i)) for i, t in enumerate(truth)]
     metrics = classification.counted(labels, lambda answer: None if answer == "?" else answer)
     found = {m.name: float(m.value(m.statistics(examples, said).sum(0))) for m in metrics}
@@ -298,13 +298,23 @@ def test_label_metrics_are_scikit_learns_whatever_the_labels(seed):
         {
             "accuracy": accuracy_score(truth, said),
             "weighted_f1": f1_score(truth, said, labels=labels, average="weighted", zero_division=0),
-            "macro_f1": f1_score(truth, said, labels=labels, average="macro", zero_division=0),
+            "macro_f1": f1_score(truth, said, labels=labels[:5], average="macro", zero_division=0),
             "unparsable_rate": said.count("?") / 200,
             "knowledge_gain": accuracy_score(truth, said),
         },
         abs=1e-12,
     )
-    assert metrics[0].statistics(examples, said).shape == (200, 16), "three numbers a label, not one a cell"
+    assert metrics[0].statistics(examples, said).shape == (200, 19), "three numbers a label, not one a cell"
+
+
+def test_macro_f1_leaves_out_labels_that_are_neither_present_nor_said():
+    examples = [Example(label, ({"role": "user", "content": "?"},), label, label) for label in "ab"]
+    macro_f1 = next(m for m in classification.counted("abc", str) if m.name == "macro_f1")
+    assert [macro_f1.value(macro_f1.statistics(examples, said).sum(0)) for said in ("ab", "ac", "cc")] == [1, 1 / 3, 0]
+    assert macro_f1.version == 2
+    tables = classification.details("abc", str, examples, "ab")
+    assert tables["per_class"]["macro avg"]["f1-score"] == 1
+    assert tables["confusion"] == [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0]]
 
 
 # answer
