@@ -450,6 +450,12 @@ def test_arguments_that_a_template_cannot_have(made, tmp_path, lines, sentence):
         ("<think> It stopped there", "stop", ("", "length")),
         ("Is it bullish?\n</think>\n\nneutral", "stop", ("neutral", "stop")),
         ("<think>a</think>neutral<think>b</think>", "stop", ("neutral", "stop")),
+        ("<thinking>A vein?</thinking> left ventricle", "stop", ("left ventricle", "stop")),
+        ("<THINK>\nright?\n</Think>\nleft", "stop", ("left", "stop")),
+        ("<thought>a <reasoning>b</reasoning> c</thought>left", "stop", ("left", "stop")),
+        ("<reasoning>It stopped there", "stop", ("", "length")),
+        ("right?</Reasoning >left", "stop", ("left", "stop")),
+        ("I think > left </thinker>", "stop", ("I think > left </thinker>", "stop")),
         ("  spaces stay ", "stop", ("  spaces stay ", "stop")),
     ],
 )

@@ -6,13 +6,15 @@ from dataclasses import replace
 import pytest
 
 from prism.metrics import Metric, mean
-from prism.spec import Limit, load_spec
+from prism.spec import Limit, find_specs, load_spec
+from prism.tasks import load_task
 from prism.verdicts.compare import Comparison
 from prism.verdicts.drops import Against
 from prism.verdicts.gate import decide, decide_all
 from prism.verdicts.intervals import Error, Estimate
 from prism.verdicts.record import Record, Score
-from tests.conftest import SPEC, write_spec
+from prism.verdicts.scores import evaluation_digest
+from tests.conftest import ROOT, SPEC, examples_of, write_spec
 
 
 def record(tuned=0.8, gain=0.1, ci=(0.05, 0.15), direction="higher", n=400, digest="abcdef0123456789"):
@@ -115,7 +117,7 @@ def test_drop_says_what_it_would_have_caught():
     assert verdict.detectable == pytest.approx((1.645 + 0.842) * 0.005, rel=0.01)
 
 
-def test_thresholds_measured_on_other_rows_are_skipped_never_applied(tmp_path):
+def test_thresholds_measured_with_another_evaluation_are_skipped_never_applied(tmp_path):
     text = SPEC.format(data="rows.jsonl", model="fixtures/models/nano-text")
     spec = load_spec(write_spec(tmp_path, text.replace("[data]", '[data]\nmeasured_on = "abcdef01"')))
     rate = {"tier": "tier1", "metric": "unparsable_rate", "direction": "lower"}
@@ -123,4 +125,27 @@ def test_thresholds_measured_on_other_rows_are_skipped_never_applied(tmp_path):
     assert [verdict.state for verdict in own.verdicts] == ["holds", "fails"]
     other, _ = decide_all(spec, [record(digest="99999999"), replace(record(digest="99999999"), **rate)])
     assert [verdict.state for verdict in other.verdicts] == ["skipped", "skipped"]
-    assert "measured on other rows" in other.verdicts[0].reason
+    assert other.verdicts[0].reason == (
+        "measured with another evaluation (rows, prompts, reading, metrics or [generate]): [data].measured_on = abcdef01, "
+        "now 99999999; measure it again"
+    )
+
+
+MEASURED = [
+    spec
+    for path in find_specs(ROOT / "benchmarks" / "specs")
+    if (spec := load_spec(path)).data.measured_on and (ROOT / spec.data.path).exists()
+]
+
+
+@pytest.mark.parametrize("measured", MEASURED, ids=[spec.id for spec in MEASURED])
+def test_thresholds_of_bundled_rows_are_those_of_their_evaluation_now(tmp_path, measured):
+    """No model is needed: the digest holds samples, prompts, readings and metrics, not answers.
+
+    If it differs, the gate skips every threshold of the spec: measure it again (`prism thresholds`), and accept it.
+    """
+    task = load_task(measured)
+    assert not measured.semantic, "its metric would be part of the evaluation"
+    _, held_out = examples_of(measured, ROOT, pictures=tmp_path)
+    now = evaluation_digest(measured, task.version, held_out, task.metrics)
+    assert now.startswith(measured.data.measured_on)

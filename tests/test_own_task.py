@@ -16,7 +16,7 @@ from prism.spec import load_spec
 from prism.tasks import load_task, metrics_of
 from prism.tasks.check import load_checked_spec
 from prism.verdicts.scores import evaluation_digest, read_scores
-from tests.conftest import ROOT, SPEC, examples_of, results
+from tests.conftest import ROOT, SPEC, examples_of, results, write_rows
 
 CLASSIFY = """
 [classify]
@@ -231,6 +231,42 @@ def test_rows_that_do_not_fit_the_table_are_refused_with_their_place(tmp_path, r
         examples_of(spec, tmp_path)
 
 
+@pytest.mark.parametrize("key", ["group", "stratify"])
+def test_a_split_by_a_column_that_no_row_has_names_the_split(tmp_path, key):
+    write_csv(tmp_path / "rows.csv", "text,desk,label", ["hello,A,refund", "bye,B,complaint"])
+    spec = spec_of(tmp_path, "classify", CLASSIFY, split=f'test_size = 0.25, {key} = "patient"')
+    with pytest.raises(DataError) as error:
+        examples_of(spec, tmp_path)
+    assert str(error.value).startswith(
+        f"desk/mine.toml [data].split {key} = \"patient\": the rows have no such column, they have 'text', 'desk', "
+    )
+
+
+def test_a_row_without_its_group_is_named(tmp_path):
+    write_rows(
+        tmp_path / "rows.jsonl",
+        [
+            {"text": "hello", "desk": "A", "label": "refund", "patient": 1},
+            {"text": "x", "desk": "A", "label": "refund"},
+        ],
+    )
+    spec = spec_of(tmp_path, "classify", CLASSIFY, data="rows.jsonl", split='test_size = 0.25, group = "patient"')
+    with pytest.raises(DataError, match=r'rows\.jsonl, row 2 \(line 2\): no value in column "patient"'):
+        examples_of(spec, tmp_path)
+
+
+def test_a_row_that_is_filtered_out_may_lack_what_the_prompt_reads(tmp_path):
+    rows = [
+        {"text": f"note {n}", "desk": "A", "label": ("refund", "complaint")[n % 2], "kind": "note"} for n in range(40)
+    ]
+    write_rows(tmp_path / "rows.jsonl", [{"kind": "header"}, *rows])
+    where = 'where = { kind = ["note"] }\n[model]'
+    path = spec_file(tmp_path, "classify", CLASSIFY, data="rows.jsonl")
+    path.write_text(path.read_text().replace("[model]", where))
+    training, held_out = examples_of(load_checked_spec(path), tmp_path)
+    assert len(training) + len(held_out) == 40
+
+
 def test_a_list_is_not_trained_on_as_text(tmp_path):
     task = load_task(spec_of(tmp_path, "classify", CLASSIFY))
     with pytest.raises(DataError, match='column "text" holds a list, not text'):
@@ -252,9 +288,9 @@ def test_other_labels_are_another_evaluation(tmp_path):
 @pytest.mark.parametrize("seed", range(3))
 def test_label_metrics_are_scikit_learns_whatever_the_labels(seed):
     random = numpy.random.default_rng(seed)
-    labels = [f"label {n}" for n in range(5)]
-    truth = random.choice(labels[:4], 200)  # one label is never present
-    said = numpy.where(random.random(200) < 0.6, truth, random.choice([*labels, "?"], 200)).tolist()
+    labels = [f"label {n}" for n in range(6)]
+    truth = random.choice(labels[:4], 200)  # two labels are never present, and the last one is never said
+    said = numpy.where(random.random(200) < 0.6, truth, random.choice([*labels[:5], "?"], 200)).tolist()
     examples = [Example(str(i), ({"role": "user", "content": "?"},), str(t), str(i)) for i, t in enumerate(truth)]
     metrics = classification.counted(labels, lambda answer: None if answer == "?" else answer)
     found = {m.name: float(m.value(m.statistics(examples, said).sum(0))) for m in metrics}
@@ -262,13 +298,23 @@ def test_label_metrics_are_scikit_learns_whatever_the_labels(seed):
         {
             "accuracy": accuracy_score(truth, said),
             "weighted_f1": f1_score(truth, said, labels=labels, average="weighted", zero_division=0),
-            "macro_f1": f1_score(truth, said, labels=labels, average="macro", zero_division=0),
+            "macro_f1": f1_score(truth, said, labels=labels[:5], average="macro", zero_division=0),
             "unparsable_rate": said.count("?") / 200,
             "knowledge_gain": accuracy_score(truth, said),
         },
         abs=1e-12,
     )
-    assert metrics[0].statistics(examples, said).shape == (200, 16), "three numbers a label, not one a cell"
+    assert metrics[0].statistics(examples, said).shape == (200, 19), "three numbers a label, not one a cell"
+
+
+def test_macro_f1_leaves_out_labels_that_are_neither_present_nor_said():
+    examples = [Example(label, ({"role": "user", "content": "?"},), label, label) for label in "ab"]
+    macro_f1 = next(m for m in classification.counted("abc", str) if m.name == "macro_f1")
+    assert [macro_f1.value(macro_f1.statistics(examples, said).sum(0)) for said in ("ab", "ac", "cc")] == [1, 1 / 3, 0]
+    assert macro_f1.version == 2
+    tables = classification.details("abc", str, examples, "ab")
+    assert tables["per_class"]["macro avg"]["f1-score"] == 1
+    assert tables["confusion"] == [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0]]
 
 
 # answer
@@ -333,6 +379,35 @@ BAD_OWN = {
     "syntax": ("def example(:", "./mine.py", r"mine\.py cannot be imported \(SyntaxError: .*line 1\)\); correct it"),
     "raises": ("import nowhere", "./mine.py", r"cannot be imported \(ModuleNotFoundError: No module named 'nowhere'\)"),
     "no metrics": (OWN.replace("METRICS =", "METRIC ="), "./mine.py", r"\./mine\.py has no METRICS; add it"),
+    "exits": ("raise SystemExit(3)", "./mine.py", r"mine\.py cannot be imported \(SystemExit: 3\); correct it"),
+    "metrics that are one": (
+        OWN.replace(
+            "METRICS = classification.metrics(LABELS, parse)", "METRICS = classification.metrics(LABELS, parse)[0]"
+        ),
+        "./mine.py",
+        r"\./mine\.py METRICS is no tuple or list of prism\.metrics\.Metric; write METRICS = ",
+    ),
+    "metrics by name": (OWN + "METRICS = ('accuracy',)\n", "./mine.py", r"mine\.py METRICS is no tuple or list"),
+    "from_spec raises": (
+        "METRICS = ()\ndef from_spec(spec):\n    return {}['nowhere']",
+        "./mine.py",
+        r"\./mine\.py from_spec fails \(KeyError: 'nowhere'\); correct it",
+    ),
+    "from_spec exits": (
+        "METRICS = ()\ndef from_spec(spec):\n    raise SystemExit(3)",
+        "./mine.py",
+        r"\./mine\.py from_spec fails \(SystemExit: 3\); correct it",
+    ),
+    "from_spec returns nothing": (
+        "METRICS = ()\ndef from_spec(spec):\n    pass",
+        "./mine.py",
+        r"\./mine\.py from_spec returns NoneType, not a Task; return prism\.tasks\.Task",
+    ),
+    "from_spec without METRICS": (
+        "from prism.tasks import Task\ndef from_spec(spec):\n    return Task('mine', 1, (), lambda row, id: None, ())",
+        "./mine.py",
+        r"\./mine\.py has no METRICS; add it",
+    ),
     "no example": (OWN.replace("def example", "def sample"), "./mine.py", r"\./mine\.py has no example; add it"),
     "outside": (OWN, "../../../../mine.py", r"lies outside the checkout; move it beside the spec"),
     "absolute": (OWN, "/mine.py", r"lies outside the checkout; move it beside the spec"),
@@ -345,6 +420,29 @@ def test_a_file_that_is_no_task_is_refused(tmp_path, source, task, sentence):
     if source is not None:
         (folder / "mine.py").write_text(source)
     assert re.search(sentence, refused(tmp_path, task, ""))
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        (
+            "row['urgency']",
+            "./mine.py line 22: example fails (KeyError: 'urgency'); name each column that example reads",
+        ),
+        (
+            "int(row['urgent'])",
+            "line 22: example fails (ValueError: invalid literal for int() with base 10: 'no'); correct",
+        ),
+    ],
+)
+def test_an_example_of_the_file_that_fails_names_file_and_row(tmp_path, line, sentence):
+    path = spec_file(tmp_path, "./mine.py", "")
+    (path.parent / "mine.py").write_text(OWN.replace('row["urgent"]', line))
+    write_csv(tmp_path / "rows.csv", "text,urgent", ["hello,no", "bye,yes"])
+    with pytest.raises(DataError) as error:
+        examples_of(load_checked_spec(path), tmp_path)
+    assert re.match(r".*rows\.csv, row 1 \(line 2\): ", str(error.value))
+    assert sentence in str(error.value)
 
 
 def test_an_edit_of_the_file_is_seen_at_once(tmp_path):

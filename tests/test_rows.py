@@ -5,10 +5,13 @@ from datetime import date
 import pyarrow
 import pyarrow.parquet
 import pytest
+from typer.testing import CliRunner
 
+from prism.cli import app
 from prism.errors import DataError
+from prism.plugin.scheduling import lacking
 from prism.rows.files import line_of, read_rows
-from prism.rows.parts import is_hub_id
+from prism.rows.parts import is_hub_id, only_part
 from prism.rows.splits import split_places, split_rows
 from prism.rows.values import matcher
 from prism.spec import load_spec
@@ -41,6 +44,7 @@ READABLE = {
     "byte-order mark": LINES.encode("utf-8-sig"),
     "spaces after the separators": LINES.replace(",", ", ").encode(),
     "separator at the end of rows": LINES.replace("\n", ",\n").replace("sentiment,", "sentiment").encode(),
+    "blank lines before the header": b"\n \r\n" + LINES.encode(),
     "quoted commas in the header's rows": LINES.replace("Acme note", '"Acme note')
     .replace(",0", '",0')
     .replace(",1", '",1')
@@ -84,6 +88,14 @@ PLACES = {
         b'tweet,sentiment\nup,1\n"one,1\nup,1\nup,1\n',
         "rows.csv:3: unexpected end of data; look for an unclosed quotation mark",
     ),
+    "two columns of one name": (
+        b"\ntweet, tweet,sentiment,,\nup,down,1,,\n",
+        'rows.csv:2: several columns are called "tweet"; rename one',
+    ),
+    "quotation mark that is never closed, after a blank line": (
+        b'\ntweet,sentiment\nup,1\n"one,1\nup,1\nup,1\n',
+        "rows.csv:4: unexpected end of data; look for an unclosed quotation mark",
+    ),
     "value too many, in a file of semicolons": (
         b"tweet;sentiment\nup;1\nup;1;x\n",
         "rows.csv:3: has more values than the header; quote values that contain semicolons",
@@ -97,6 +109,21 @@ def test_what_cannot_be_read_is_named_with_its_line(tmp_path, content, sentence)
     with pytest.raises(DataError) as error:
         read_rows(tmp_path / "rows.csv")
     assert sentence in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("header", "names"),
+    [
+        ("text;label (pos,neg)", ["text", "label (pos,neg)"]),
+        ('"a,b"\tkind; or class', ["a,b", "kind; or class"]),
+        ("text,label;", ["text", "label;"]),
+        ("text,,", ["text", ""]),
+    ],
+)
+def test_the_first_separator_of_the_header_separates(tmp_path, header, names):
+    separator = "\t" if "\t" in header else ";" if header[4] == ";" else ","
+    (tmp_path / "rows.csv").write_text(f"{header}\nup{separator}1\n")
+    assert list(read_rows(tmp_path / "rows.csv")[0]) == names
 
 
 def test_json_nested_too_deep_is_one_sentence(tmp_path):
@@ -143,6 +170,19 @@ def test_rows_without_a_value_can_be_left_out(tmp_path, answer):
     spec = spec_for(tmp_path, data, "train_rows = 96", 'without = { answer = [""] }', "medical_chat")
     training, held_out = examples_of(spec, tmp_path)
     assert len(training) + len(held_out) == 39
+
+
+@pytest.mark.parametrize("row", [{"question": "q", "body": None}, {"question": "q"}])
+def test_rows_without_a_value_in_a_mapped_column_can_be_left_out(tmp_path, row):
+    rows = [{"question": card["question"], "body": card["answer"]} for card in cards("It is this.")]
+    data = write_rows(tmp_path / "rows.jsonl", [*rows, row])
+    options = 'columns = { answer = "body" }\n'
+    spec = spec_for(tmp_path, data, "train_rows = 96", options + 'without = { answer = [""] }', "medical_chat")
+    training, held_out = examples_of(spec, tmp_path)
+    assert len(training) + len(held_out) == 40
+    spec = spec_for(tmp_path, data, "train_rows = 96", options, "medical_chat")
+    with pytest.raises(DataError, match=r'rows\.jsonl, row 41 \(line 41\): no value in column "body"'):
+        examples_of(spec, tmp_path)
 
 
 def test_a_blank_in_a_row_that_is_not_used_stops_nothing(tmp_path):
@@ -259,6 +299,15 @@ def test_a_mistyped_path_names_the_nearest_and_never_asks_the_hub(tmp_path):
             examples_of(spec_for(tmp_path / "specs", path), tmp_path)
         assert nearest is None or f'"{nearest}")' in str(error.value)
     assert is_hub_id("somebody/tweets", tmp_path)
+
+
+def test_a_mistyped_path_is_local_for_everything_that_asks(tmp_path):
+    for old, new in (("train_rows = 96", 'name = "headlines"'), ("train_rows = 96", "")):
+        spec = spec_for(tmp_path, "dta/headlines.jsonl", old, new)
+        assert only_part(spec, tmp_path, None) == "train"
+        assert lacking(spec, tmp_path, None) == ""
+        listed = CliRunner().invoke(app, ["specs", "--root", str(tmp_path)])
+        assert "there is no dta/headlines.jsonl" in listed.output
 
 
 def test_lists_of_answers_are_read_where_a_task_takes_them(tmp_path):

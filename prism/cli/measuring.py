@@ -50,10 +50,9 @@ def specs(
 
 
 def _without_rows(spec: Spec, root: Path, data: Path | None) -> str:
-    from prism.rows.parts import stand_in
-    from prism.store.sources import is_local
+    from prism.rows.parts import is_hub_id, stand_in
 
-    if stand_in(spec, data) or not is_local(spec.data.path, root):
+    if stand_in(spec, data) or is_hub_id(spec.data.path, root):
         return ""
     return "" if (root / Path(spec.data.path).expanduser()).exists() else f"there is no {spec.data.path}"
 

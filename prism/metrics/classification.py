@@ -38,13 +38,17 @@ def metrics(labels: Sequence[str], parse: Parse) -> tuple[Metric, ...]:
         hits = numpy.diagonal(matrix, axis1=-2, axis2=-1)
         return _Counts(hits, matrix[..., :-1].sum(-2), matrix.sum(-1), matrix[..., -1].sum(-1))
 
-    return _metrics(statistics, counts)
+    def macro_f1(sums: numpy.ndarray) -> numpy.ndarray:
+        return counts(sums).f1().mean(-1)
+
+    return _metrics(statistics, counts, Metric("macro_f1", "tier1", statistics, macro_f1, sample="nothing"))
 
 
 def counted(labels: Sequence[str], parse: Parse) -> tuple[Metric, ...]:
     """The same metrics of any number of labels: a sample has 3 numbers a label, where a matrix has as many as cells.
 
-    The values need no labels, so that scores are read without them.
+    The values need no labels, so that scores are read without them. macro_f1 is the mean over the labels that a sample
+    has or an answer names, as scikit-learn's is: a spec may list labels that no held-out row has.
     """
     places = {label: place for place, label in enumerate(labels)}
     k = len(labels)
@@ -65,7 +69,11 @@ def counted(labels: Sequence[str], parse: Parse) -> tuple[Metric, ...]:
         hits, predicted, present = numpy.split(sums[..., :-1], 3, axis=-1)
         return _Counts(hits, predicted, present, sums[..., -1])
 
-    return _metrics(statistics, counts)
+    def macro_f1(sums: numpy.ndarray) -> numpy.ndarray:
+        found = counts(sums)
+        return _ratio(found.f1().sum(-1), (found.present + found.predicted > 0).sum(-1))
+
+    return _metrics(statistics, counts, Metric("macro_f1", "tier1", statistics, macro_f1, sample="nothing", version=2))
 
 
 @dataclass(frozen=True)
@@ -82,7 +90,9 @@ class _Counts:
         return _ratio(2 * self.hits, self.predicted + self.present)
 
 
-def _metrics(statistics: Statistics, counts: Callable[[numpy.ndarray], _Counts]) -> tuple[Metric, ...]:
+def _metrics(
+    statistics: Statistics, counts: Callable[[numpy.ndarray], _Counts], macro_f1: Metric
+) -> tuple[Metric, ...]:
     def accuracy(sums: numpy.ndarray) -> numpy.ndarray:
         found = counts(sums)
         return _ratio(found.hits.sum(-1), found.present.sum(-1))
@@ -91,9 +101,6 @@ def _metrics(statistics: Statistics, counts: Callable[[numpy.ndarray], _Counts])
         found = counts(sums)
         return _ratio((found.f1() * found.present).sum(-1), found.present.sum(-1))
 
-    def macro_f1(sums: numpy.ndarray) -> numpy.ndarray:
-        return counts(sums).f1().mean(-1)
-
     def unparsable_rate(sums: numpy.ndarray) -> numpy.ndarray:
         found = counts(sums)
         return _ratio(found.unparsable, found.present.sum(-1))
@@ -101,7 +108,7 @@ def _metrics(statistics: Statistics, counts: Callable[[numpy.ndarray], _Counts])
     return (
         Metric("accuracy", "tier1", statistics, accuracy, sample="right or wrong"),
         Metric("weighted_f1", "tier1", statistics, weighted_f1, sample="nothing"),
-        Metric("macro_f1", "tier1", statistics, macro_f1, sample="nothing"),
+        macro_f1,
         Metric("unparsable_rate", "tier1", statistics, unparsable_rate, direction="lower", sample="right or wrong"),
         Metric("knowledge_gain", "tier1", statistics, accuracy, against="label_likelihood", sample="right or wrong"),
     )
@@ -118,8 +125,9 @@ def details(labels: Sequence[str], parse: Parse, examples: Sequence[Example], an
     truth = [example.reference for example in examples]
     predicted = [parse(answer) or "unparsable" for answer in answers]
     columns = [*labels, "unparsable"]
+    named = [label for label in labels if label in {*truth, *predicted}]  # the macro average is macro_f1's
     return {
         "labels": columns,
         "confusion": confusion_matrix(truth, predicted, labels=columns)[: len(labels)].tolist(),
-        "per_class": classification_report(truth, predicted, labels=list(labels), output_dict=True, zero_division=0),
+        "per_class": classification_report(truth, predicted, labels=named, output_dict=True, zero_division=0),
     }

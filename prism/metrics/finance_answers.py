@@ -18,7 +18,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from prism.metrics.arithmetic import compute
-from prism.metrics.thoughts import without_thought
+from prism.rows.thoughts import without_thoughts
 
 NOT_STATED = "not stated"
 READING = 3  # raise it if the same answers are read differently
@@ -138,7 +138,7 @@ def _roundings(value: float, decimals: int) -> list[str]:
 @lru_cache(CACHE_SIZE)
 def read_answer(answer: str) -> Reading:
     """Read an answer's quotation, its final answer with the scale, and whether it abstains."""
-    answer = plain(_from_json(without_thought(answer).strip()))
+    answer = plain(_from_json(without_thoughts(answer)[0].strip()))
     quote, whole = _quotation(answer.strip())
     if _ABSTAINS.search(whole) and not _gives_a_figure(whole):
         return Reading(quote, whole, whole, (NOT_STATED,), "", None, True)

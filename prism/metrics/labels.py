@@ -47,7 +47,7 @@ from prism.metrics.label_words import (
     UNSPACED,
     YES_NO,
 )
-from prism.metrics.thoughts import without_thought
+from prism.rows.thoughts import without_thoughts
 
 _MARKUP = str.maketrans(dict.fromkeys('*_`~#"“”„«»[]{}\\', " ") | dict.fromkeys("’‘ʼ´", "'") | dict.fromkeys("−–", "-"))
 _TAG = re.compile(r"</?[a-zA-Z][^<>]{0,40}>")
@@ -95,7 +95,7 @@ class _Reader:
     shares: tuple[re.Pattern[str], re.Pattern[str]]
 
     def read(self, answer: str) -> str | None:
-        text = _plain(without_thought(answer))
+        text = _plain(without_thoughts(answer)[0])
         whole = self.names.get(_spelling(text)) or self.names.get(_spelling(text.strip(_EDGE)))
         if whole:
             return whole

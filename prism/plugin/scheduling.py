@@ -10,9 +10,8 @@ from pathlib import Path
 
 from prism.devices import cuda_devices, cuda_fault, cuda_memory
 from prism.errors import ResourceError, SpecError
-from prism.rows.parts import stand_in
+from prism.rows.parts import is_hub_id, stand_in
 from prism.spec import Spec
-from prism.store.sources import is_local
 
 MOST_SEEDS = 20  # a larger --prism-seeds is probably meant as a seed
 
@@ -66,7 +65,7 @@ def lacking(spec: Spec, root: Path, data: Path | None, gpus: Sequence[tuple[str,
             others = "; name the larger ones in CUDA_VISIBLE_DEVICES" if len(gpus) > 1 else ""
             return f"needs a GPU with {need:g} GiB, and {name} has {total:.1f}{others}"
     # A nano spec runs without a network, unless it names rows that only the hub has.
-    if spec.profile == "nano" and spec.data.name and not (stand_in(spec, data) or is_local(spec.data.path, root)):
+    if spec.profile == "nano" and spec.data.name and is_hub_id(spec.data.path, root) and not stand_in(spec, data):
         return (
             f"its rows are not bundled; pass --prism-data DIR with the folder {spec.data.name}/, or delete [data].name "
             f"to download them"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +10,10 @@ from typing import Any
 
 from prism.errors import ModelError
 from prism.rows import Example, Prediction
+from prism.rows.thoughts import without_thoughts
 
 ANSWERS = "predictions.jsonl"
 LIKELIHOODS = "likelihoods.jsonl"
-THOUGHT = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)
 
 
 def read_predictions(folder: Path, examples: Sequence[Example]) -> list[Prediction]:
@@ -33,17 +32,9 @@ def read_predictions(folder: Path, examples: Sequence[Example]) -> list[Predicti
 
 
 def _without_thoughts(prediction: Prediction) -> Prediction:
-    """What is said outside <think>…</think>. A thought that does not end leaves nothing after it: the answer was cut off.
-
-    An end without a beginning ends a thought that began with the answer.
-    """
-    answer, finish = prediction.answer, prediction.finish
-    if "<think>" not in answer and "</think>" not in answer:
-        return prediction
-    if any(not thought[1] for thought in THOUGHT.finditer(answer)):
-        finish = "length"
-    said = THOUGHT.sub("", answer).rpartition("</think>")[2].strip()
-    return replace(prediction, answer=said, finish=finish)
+    """The prediction as the metrics and the judge see it. A thought that does not end was cut off, and so the answer."""
+    said, cut_off = without_thoughts(prediction.answer)
+    return replace(prediction, answer=said, finish="length" if cut_off else prediction.finish)
 
 
 def read_likelihoods(folder: Path, examples: Sequence[Example]) -> list[dict[str, float]]:

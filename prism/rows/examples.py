@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from prism.errors import DataError
 from prism.progress import CONSOLE
 from prism.rows import Example, Row
-from prism.rows.files import line_of, require_columns
+from prism.rows.files import columns_of, line_of, require_columns
 from prism.rows.images import prepare, read_sources
 from prism.rows.leaks import Kind, Leaks, leaking_places
 from prism.rows.parts import only_part, read_part
@@ -48,6 +48,9 @@ class Reader(Protocol):
 
     @property
     def lists(self) -> Sequence[str]: ...  # the columns of which a value may be a list of texts
+
+    @property
+    def named(self) -> Mapping[str, str]: ...  # by column that the spec names, where and how it does
 
     @property
     def rows(self) -> Callable[[Row, Spec], list[Row]]: ...
@@ -224,12 +227,15 @@ def _selected(spec: Spec, task: Reader, part: _Part) -> _Part:
     where, without, columns = spec.data.where, spec.data.without, spec.data.columns
     rows = part.rows
     if columns:
-        require_columns(rows, list(columns.values()), part.where)
+        for own_column in columns.values():
+            if not any(own_column in row for row in rows):
+                require_columns(rows, [own_column], part.where)
         rows = [
             {column: value for column, value in row.items() if column not in columns.values()}
-            | {task_column: row[own_column] for task_column, own_column in columns.items()}
+            | {task_column: row.get(own_column) for task_column, own_column in columns.items()}
             for row in rows
         ]
+    _require_named(spec, task, rows)
     filters = [(column, matcher(values), True) for column, values in where.items()]
     filters += [(column, matcher(values), False) for column, values in without.items()]
     for column, _, _ in filters:
@@ -240,5 +246,25 @@ def _selected(spec: Spec, task: Reader, part: _Part) -> _Part:
         shown = f"where = {where}" + (f", without = {without}" if without else "")
         raise DataError(f"{spec.id}.toml [data].{shown}: keeps none of {len(rows)} rows; allow more values")
     selected = _Part([rows[i] for i in kept], [part.numbers[i] for i in kept], part.name, part.file)
+    # Only now: a row that is left out may lack what it likes.
+    require_columns([part.rows[i] for i in kept], list(columns.values()), selected.where)
     require_columns(selected.rows, task.columns, selected.where)
+    if spec.data.split and spec.data.split.group:
+        require_columns(selected.rows, [spec.data.split.group], selected.where)
     return selected
+
+
+def _require_named(spec: Spec, task: Reader, rows: Sequence[Row]) -> None:
+    """Raise DataError if no row has a column that the spec names in its prompt or its split."""
+    split = spec.data.split
+    named = dict(task.named)
+    for key in ("stratify", "group"):
+        column = getattr(split, key, None)
+        if column and column not in task.columns:  # whose absence is said with its row and the nearest name
+            named[column] = f'[data].split {key} = "{column}"'
+    for column, written in named.items():
+        if not any(column in row for row in rows):
+            raise DataError(
+                f"{spec.id}.toml {written}: the rows have no such column, they have "
+                f"{columns_of(rows[0])}; name one of these, or map yours in [data].columns"
+            )

@@ -124,7 +124,13 @@ def _text(path: Path) -> str:
 
 def _parse_delimited(path: Path, escapechar: str | None = None) -> Parsed:
     with _opened(path) as lines:
-        first = next(lines, "")
+        blank = 0
+        for first in lines:
+            if first.strip():
+                break
+            blank += 1
+        else:
+            first = ""
         delimiter, spaced = _separator(first)
         # Without strict, an unclosed quotation mark swallows the rows after it.
         reader = csv.reader(
@@ -136,11 +142,13 @@ def _parse_delimited(path: Path, escapechar: str | None = None) -> Parsed:
         )
         rows: list[Row] = []
         starts: list[int] = []
-        start = 1
+        start = blank + 1
         try:
             header = [name.strip() for name in next(reader, [])]
             width = len(header)
-            start = reader.line_num + 1
+            if repeated := next((name for name in header if name and header.count(name) > 1), ""):
+                raise DataError(f'{path}:{start}: several columns are called "{repeated}"; rename one')
+            start = blank + reader.line_num + 1
             for values in reader:
                 if len(values) > width and any(values[width:]):
                     raise DataError(
@@ -150,7 +158,7 @@ def _parse_delimited(path: Path, escapechar: str | None = None) -> Parsed:
                 if values:
                     rows.append(dict(zip(header, values)) if len(values) >= width else _short(header, values))
                     starts.append(start)
-                start = reader.line_num + 1
+                start = blank + reader.line_num + 1
         except csv.Error as error:
             raise DataError(f"{path}:{start}: {error}; look for an unclosed quotation mark") from None
     return rows, starts
@@ -163,7 +171,7 @@ def _short(header: Sequence[str], values: Sequence[str]) -> Row:
 def _separator(header: str) -> tuple[str, bool]:
     """The character that separates the columns of a header, and whether a space follows it."""
     unquoted = QUOTED.sub("", header)
-    found = next((separator for separator in SEPARATORS if separator in unquoted), ",")
+    found = next((character for character in unquoted if character in SEPARATORS), ",")
     return found, f"{found} " in unquoted
 
 
@@ -209,9 +217,14 @@ def require_columns(rows: Sequence[Row], columns: Sequence[str], where: Callable
                 raise DataError(f'{where(place)}: no value in column "{column}"; {_remedy(row, column)}')
 
 
-def _remedy(row: Row, column: str) -> str:
+def columns_of(row: Row) -> str:
+    """The names of a row's columns for a message: the first few of many."""
     more = f" and {len(row) - SHOWN} more" if len(row) > SHOWN else ""
-    known = f"the row has {', '.join(map(repr, itertools.islice(row, SHOWN)))}{more}"
+    return ", ".join(map(repr, itertools.islice(row, SHOWN))) + more
+
+
+def _remedy(row: Row, column: str) -> str:
+    known = f"the row has {columns_of(row)}"
     if column in row:
         return f"{known}; fill it, or delete the row"
     if close := next((name for name in row if name.lower() == column.lower()), None):

@@ -117,7 +117,7 @@ def _cached_set(spec: Spec, sha: str) -> Any:
 def only_part(spec: Spec, root: Path, data: Path | None) -> str:
     """The one part of rows that all are held out; of several, one may be what the adapter was trained on."""
     folder = stand_in(spec, data)
-    if folder is None and is_local(spec.data.path, root):
+    if folder is None and not is_hub_id(spec.data.path, root):
         folder = (root / Path(spec.data.path).expanduser()).resolve()
         if not folder.is_dir():
             return "train"  # a file is read whole, whatever its parts are called

@@ -16,13 +16,14 @@ import importlib
 import pkgutil
 import posixpath
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from prism.errors import ScoresError, SpecError
+from prism.errors import DataError, PrismError, ScoresError, SpecError
 from prism.judge import Definition
 from prism.metrics import Metric, coverage, every_sample, judged, semantic
 from prism.rows import Example, Prediction, Row
@@ -58,6 +59,7 @@ class Task:
         str
     ] = ()  # the columns that hold images, each of which `example` gets as the path of a prepared one
     lists: Sequence[str] = ()  # the columns of which a value may be a list of texts
+    named: Mapping[str, str] = field(default_factory=dict)  # by column that the spec names, where and how it does
     rows: Callable[[Row, Spec], list[Row]] = _same_row  # splits a published row with several questions
     # By control name: a function of (example, all held-out examples) that returns the example with missing or different
     # evidence, which the tuned model answers as well.
@@ -74,19 +76,78 @@ class Task:
 
 
 def load_task(spec: Spec) -> Task:
-    """Load the task of a spec. Raises SpecError if there is no such task, or if it lacks a hook."""
+    """Load the task of a spec. Raises SpecError if there is no such task, if it lacks a hook, or if its file fails."""
     module = _module(spec.task, spec.folder)
+    place = spec.task if is_file(spec.task) else f"prism/tasks/{spec.task}.py"
     if make := getattr(module, "from_spec", None):
-        task: Task = make(spec)
-        return replace(task, name=spec.task, source=_source(module))
+        task = _made(make, spec, place)
+        _require_metrics(spec.task, place, getattr(module, "METRICS", None))  # what `prism compare` reads
+        _require_metrics(spec.task, place, task.metrics)
+        return replace(task, name=spec.task, source=_source(module), example=_own_example(spec.task, task.example))
     given = {hook.name: found for hook in fields(Task) if (found := _hook(module, hook.name)) is not None}
     lacking = [hook.name for hook in fields(Task) if hook.name not in given and hook.name != "name" and _required(hook)]
     if lacking and "example" in lacking and not is_file(spec.task):
         raise _unknown(spec.task)
     if lacking:
-        place = spec.task if is_file(spec.task) else f"prism/tasks/{spec.task}.py"
         raise SpecError(f'task = "{spec.task}": {place} has no {_attribute(lacking[0])}; add it')
-    return Task(**{**given, "name": spec.task, "source": _source(module)})
+    _require_metrics(spec.task, place, given["metrics"])
+    own = {"name": spec.task, "source": _source(module), "example": _own_example(spec.task, given["example"])}
+    return Task(**{**given, **own})
+
+
+def _made(make: Callable[[Spec], Any], spec: Spec, place: str) -> Task:
+    """The task that a module's `from_spec` returns."""
+    try:
+        task = make(spec)
+    except SpecError:
+        raise
+    except (Exception, SystemExit) as error:  # whatever the file may raise
+        if not is_file(spec.task):
+            raise
+        raise SpecError(f'task = "{spec.task}": {place} from_spec fails ({_why(error)}); correct it') from None
+    if not isinstance(task, Task):
+        raise SpecError(
+            f'task = "{spec.task}": {place} from_spec returns {type(task).__name__}, not a Task; return '
+            f"prism.tasks.Task(…)"
+        )
+    return task
+
+
+def _require_metrics(task: str, place: str, metrics: Any) -> None:
+    if metrics is None:
+        raise SpecError(f'task = "{task}": {place} has no METRICS; add it')
+    if not isinstance(metrics, list | tuple) or not all(isinstance(metric, Metric) for metric in metrics):
+        raise SpecError(
+            f'task = "{task}": {place} METRICS is no tuple or list of prism.metrics.Metric; write METRICS = (one, two)'
+        )
+
+
+def _own_example(task: str, example: Callable[[Row, str], Example]) -> Callable[[Row, str], Example]:
+    """`example` of a task, for messages: what a file beside the spec raises for a row is a DataError, named by file."""
+    if not is_file(task):
+        return example
+
+    def read(row: Row, id: str) -> Example:
+        try:
+            return example(row, id)
+        except PrismError:
+            raise
+        except Exception as error:  # noqa: BLE001  # whatever the file may raise
+            frames = traceback.extract_tb(error.__traceback__)
+            lines = [frame.lineno for frame in frames if Path(frame.filename).name == Path(task).name]
+            place = f"{task} line {lines[-1]}" if lines else task
+            remedy = (
+                "name each column that example reads in COLUMNS"
+                if isinstance(error, KeyError) and error.args[0] not in row
+                else "correct the file, or the row"
+            )
+            raise DataError(f"{place}: example fails ({_why(error)}); {remedy}") from None
+
+    return read
+
+
+def _why(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def is_file(task: str) -> bool:
@@ -124,12 +185,9 @@ def _own_module(task: str, path: Path) -> ModuleType:
     sys.modules[name] = module  # a dataclass looks itself up there
     try:
         exec(compile(source, str(path), "exec"), module.__dict__)  # noqa: S102  # the user's own code, named in the spec
-    except Exception as error:  # noqa: BLE001  # whatever the file may raise
+    except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever the file may raise
         del sys.modules[name]
-        why = " ".join(str(error).split())
-        raise SpecError(
-            f'task = "{task}": {path} cannot be imported ({type(error).__name__}: {why}); correct it'
-        ) from None
+        raise SpecError(f'task = "{task}": {path} cannot be imported ({_why(error)}); correct it') from None
     return module
 
 

@@ -36,7 +36,7 @@ def from_spec(spec: Spec) -> Task:
         example=partial(_example, filled),
         metrics=METRICS,
         judged=JUDGED,
-        rows=filled.rows,
+        named=filled.named,
         contenders={"most_frequent": most_frequent},
     )
     return _covered(task, spec.folder / table.lexicon, table.lexicon) if table.lexicon else task

@@ -43,7 +43,7 @@ def from_spec(spec: Spec) -> Task:
         metrics=classification.counted(labels, parse),
         labels=labels,
         parse=parse,
-        rows=filled.rows,
+        named=filled.named,
         details=partial(classification.details, labels, parse),
     )
 

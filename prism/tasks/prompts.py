@@ -39,16 +39,12 @@ class Prompts:
     def group_of(self, row: Row, id: str) -> str:
         return str(row[self.group]) if self.group else id
 
-    def rows(self, row: Row, spec: Spec) -> list[Row]:
-        """The row itself. Raises DataError if it lacks a column that the spec neither maps nor spells as the file does."""
-        for name in self.columns:
-            if name not in row and name not in spec.data.columns:
-                written = f'column = "{name}"' if name == self.gold else f"{{{name}}}"
-                raise DataError(
-                    f"{spec.id}.toml [{self.place}] {written}: the rows have no such column, they have "
-                    f"{', '.join(map(repr, row))}; name one of these, or map yours in [data].columns"
-                )
-        return [row]
+    @property
+    def named(self) -> dict[str, str]:
+        """By column, how the spec names it."""
+        return {name: f"[{self.place}] {{{name}}}" for name in self.columns} | {
+            self.gold: f'[{self.place}] column = "{self.gold}"'
+        }
 
 
 def read(spec: Spec, place: str, prompt: str, system: str | None, gold: str, given: Mapping[str, str]) -> Prompts:

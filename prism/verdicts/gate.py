@@ -24,7 +24,7 @@ def decide_all(
 ) -> list[Record]:
     """Return the records, each with a verdict on every threshold of the spec for its metric.
 
-    A threshold that was measured on other rows than these is skipped with that reason, never applied. `unfit` is why
+    A threshold that was measured with another evaluation is skipped with that reason, never applied. `unfit` is why
     a metric cannot be decided (no judge, or one that agrees too little); its thresholds fail if its tier is `required`.
     `against` is the comparison with the accepted run, which a `drop` reads. With another `base` (its digest) than the
     thresholds were measured with, they are provisional.
@@ -50,13 +50,13 @@ def decide_all(
 
 
 def _why_not_applicable(spec: Spec, record: Record) -> str:
-    """Why the thresholds do not apply to these rows; empty if they do."""
+    """Why the thresholds do not apply to this evaluation; empty if they do."""
     measured_on = spec.data.measured_on
     if not measured_on or record.evaluation_digest.startswith(measured_on):
         return ""
     return (
-        f"measured on other rows ([data].measured_on = {measured_on}, these: {record.evaluation_digest[:8]}); "
-        f"measure it again on these"
+        f"measured with another evaluation (rows, prompts, reading, metrics or [generate]): [data].measured_on = "
+        f"{measured_on}, now {record.evaluation_digest[:8]}; measure it again"
     )
 
 
