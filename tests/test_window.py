@@ -31,8 +31,8 @@ def with_sft(base, **options):
 def test_rows_without_an_answer_in_the_window_are_those_that_the_trainer_leaves_out(loaded, tmp_path):
     base, training, held_out = loaded
     mixed = [longer(e) if n % 3 == 0 else e for n, e in enumerate(training[:24])]
-    at_the_edge = max(mixed[1:3], key=lambda e: window._lengths(base, [e], answered=True)[0])
-    edge = window._lengths(base, [at_the_edge], answered=True)[0] - 2
+    at_the_edge = max(mixed[1:3], key=lambda e: window.lengths(base, [e], answered=True)[0])
+    edge = window.lengths(base, [at_the_edge], answered=True)[0] - 2
     base.spec = base.spec.model_copy(update={"model": base.spec.model.model_copy(update={"max_seq_length": edge})})
     found = window.fitting(base, mixed, held_out)
     assert found.left_out == [e.id for e in mixed[::3]]

@@ -33,7 +33,7 @@ from transformers import GenerationConfig, TrainerCallback, TrainerControl, Trai
 from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
-from prism.models import cost, packing, vision
+from prism.models import cost, packing, vision, window
 from prism.models.anatomy import require_moved
 from prism.models.chat import prompt_ids
 from prism.models.identity import engine
@@ -231,9 +231,7 @@ def decide_checkpointing(base: Base, config: SFTConfig, examples: Sequence[Examp
     elif base.processor:
         tokens = rows * max(map(sum, vision.lengths(base, examples)))
     else:
-        texts = [[*base.chat.messages(e), {"role": "assistant", "content": e.reference}] for e in examples]
-        lengths = [len(ids) for ids in base.tokenizer.apply_chat_template(texts, return_dict=True)["input_ids"]]
-        tokens = rows * min(max(lengths), max_length)
+        tokens = rows * min(max(window.lengths(base, examples, answered=True)), max_length)
     model_config = base.model.config.get_text_config()
     path = "compiled" if base.spec.sft.get("torch_compile") else base.library
     width = model_config.hidden_size + model_config.intermediate_size

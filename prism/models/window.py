@@ -67,11 +67,11 @@ def fitting(base: Base, training: Sequence[Example], held_out: Sequence[Example]
         return Fitting([], [], [], list(held_out), spec.model.max_seq_length)
     sft, asked = spec.sft, spec.model.max_seq_length - spec.generate.get("max_new_tokens", 0)
     window = sft.get("max_length", spec.model.max_seq_length)
-    whole = _lengths(base, training, answered=True)
+    whole = lengths(base, training, answered=True)
     # The other ways of packing split long rows, and nothing is lost.
     splits = sft.get("packing") and sft.get("packing_strategy", "bfd") != "bfd"
     limit = None if spec.adapter or splits else window
-    questions = _lengths(base, training, answered=False)
+    questions = lengths(base, training, answered=False)
     left_out: list[str] = []
     cut: list[str] = []
     for example, length, question in zip(training, whole, questions):
@@ -90,7 +90,7 @@ def fitting(base: Base, training: Sequence[Example], held_out: Sequence[Example]
     return Fitting(kept, left_out, cut, askable or list(held_out), window or spec.model.max_seq_length)
 
 
-def _lengths(base: Base, examples: Sequence[Example], *, answered: bool) -> list[int]:
+def lengths(base: Base, examples: Sequence[Example], *, answered: bool) -> list[int]:
     """Tokens of each question in the chat template, with its answer or ready for it."""
     texts = [
         [*base.chat.messages(e), *([{"role": "assistant", "content": e.reference}] if answered else [])]

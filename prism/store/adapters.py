@@ -80,10 +80,9 @@ def _downloaded(name: str, place: str, say: Say) -> Path:
             say,
         )
     except Exception as error:  # noqa: BLE001  # an unreachable hub raises any of a dozen types of three libraries
-        reason = (str(error.__cause__ or error).splitlines() or [type(error).__name__])[0]
         raise ModelError(
-            f"{place}: cannot be downloaded from the hub ({reason}); put the adapter into a local folder and set adapter "
-            f"to that folder"
+            f"{place}: cannot be downloaded from the hub ({hub.reason_of(error)}); put the adapter into a local folder "
+            f"and set adapter to that folder"
         ) from None
     hub.remember("model", name, None)
     return Path(folder)

@@ -74,7 +74,7 @@ def _resolve(asked: Asked, key: str, say: Say) -> Commit:
             patiently(name, lambda: hf_hub_download(name, PROBES[kind], repo_type=kind, revision=sha), say)
         return Commit(sha)
     except (httpx.HTTPError, HfHubHTTPError, OfflineModeIsEnabled, OSError, ValueError) as error:
-        reason = _reason(error)
+        reason = reason_of(error)
         if cached := _cached(asked):
             say(f"{name}: the hub does not give it ({reason}); revision {cached[:8]} of the local cache is used")
             return Commit(cached, reason)
@@ -118,7 +118,8 @@ def _response(error: BaseException | None) -> Any:
     return None
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """Why a request failed: the hub's status, or the first line of the error behind it."""
     response = _response(error)
     if response is not None:
         return f"{response.status_code} {response.reason_phrase}".strip()
@@ -184,7 +185,7 @@ def model_folder(name: str, revision: str | None, key: str, say: Say) -> Path:
             wanted = partial(snapshot_download, name, revision=found.sha, allow_patterns=FILES, ignore_patterns=OTHERS)
             patiently(name, wanted, say)
         except Exception as error:  # noqa: BLE001  # a download is cut by any of a dozen types of three libraries
-            problem = _reason(error)
+            problem = reason_of(error)
     if missing := lacking(folder):
         if problem:
             raise ModelError(
