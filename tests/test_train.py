@@ -237,3 +237,17 @@ def test_loss_that_is_no_number(loaded, tmp_path):
         base.model.model.layers[0].mlp.up_proj.weight[0, 0] = float("nan")
     with pytest.raises(ModelError, match="loss became NaN"):
         train.train(base, training, 42, tmp_path)
+
+
+def test_layers_that_torch_cannot_compile_are_one_sentence(spec_file, tmp_path, monkeypatch):
+    """As under Unsloth, which compiles the layers of some families by itself."""
+    base = load.load(load_spec(spec_file), ROOT)
+
+    def backend(graph, inputs):
+        raise AssertionError("a pass of the compiler")
+
+    layer = base.model.model.layers[0]
+    layer.forward = torch.compile(layer.forward, backend=backend)
+    rows = examples_of(load_spec(spec_file), ROOT)[0]
+    with pytest.raises(ModelError, match=r"compile.*BackendCompilerFailed.*TORCHDYNAMO_DISABLE=1"):
+        train.train(base, rows, 42, tmp_path / "adapter")

@@ -16,6 +16,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +178,12 @@ def train(
             if base.spec.sft.get("torch_compile") and base.model.device.type == "cuda":
                 contexts.enter_context(packing.compiled(model))
         start = time.perf_counter()
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        try:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        except RuntimeError as error:
+            if sentence := _compiling_failed(base, error):
+                raise ModelError(sentence) from error
+            raise
         seconds = time.perf_counter() - start
     losses = [[entry["step"], entry["loss"]] for entry in trainer.state.log_history if "loss" in entry]
     if any(math.isnan(loss) for _, loss in losses):
@@ -208,6 +214,19 @@ def train(
         "trainable": trainable,
         "parameters": total,
     }
+
+
+def _compiling_failed(base: Base, error: RuntimeError) -> str:
+    """What to do where torch.compile failed, the recipe's or Unsloth's own; "" for any other error."""
+    from torch._dynamo.exc import TorchDynamoException
+
+    if not isinstance(error, TorchDynamoException):
+        return ""
+    whose = "Unsloth compiles" if base.library == "unsloth" else "[sft] torch_compile compiles"
+    return (
+        f"{base.spec.id}: {whose} the layers of {type(base.model).__name__}, and torch {version('torch')} fails at it "
+        f"({type(error).__name__}); set TORCHDYNAMO_DISABLE=1 to train without compiling"
+    )
 
 
 def _name_base(spec: Spec, file: Path) -> None:
