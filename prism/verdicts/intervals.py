@@ -81,6 +81,15 @@ def group_sums(statistics: numpy.ndarray, groups: Sequence[str]) -> numpy.ndarra
     return sums
 
 
+def effective_groups(groups: Sequence[str]) -> float:
+    """n²/Σn_g², how many groups of equal size tell as much as these: G if all are equal, about 1 if one has nearly all.
+
+    Source: Carter, Schnepel & Steigerwald 2017, Asymptotic Behavior of a t-Test Robust to Cluster Heterogeneity.
+    """
+    _, sizes = numpy.unique(numpy.asarray(groups), return_counts=True)
+    return float(sizes.sum() ** 2 / (sizes.astype(float) ** 2).sum()) if len(sizes) else 0.0
+
+
 def resampled_sums(sums: numpy.ndarray, resamples: int = RESAMPLES, seed: int = 42) -> numpy.ndarray:
     """Totals of `resamples` draws of groups with replacement: (groups, d) to (resamples, d).
 
