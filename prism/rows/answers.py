@@ -11,6 +11,7 @@ from typing import Any
 from prism.errors import ModelError
 from prism.rows import Example, Prediction
 from prism.rows.thoughts import without_thoughts
+from prism.store import read_json
 
 ANSWERS = "predictions.jsonl"
 LIKELIHOODS = "likelihoods.jsonl"
@@ -51,15 +52,18 @@ def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def finished_ids(path: Path) -> set[str]:
-    """The ids already in a JSON lines file. Removes an incomplete last line, which a killed process leaves."""
+    """The ids already in a JSON lines file. Removes the first line that is no answer, and what follows it."""
     if not path.exists():
         return set()
     complete, ids = [], set()
-    for line in path.read_text(encoding="utf-8").split("\n"):  # str.splitlines would also split at U+2028 in an answer
+    for line in path.read_bytes().split(b"\n"):  # a killed process may have cut a character in two
         try:
-            ids.add(json.loads(line)["id"])
-        except ValueError:
+            name = read_json(line.decode())["id"]
+        except (ValueError, KeyError, TypeError):
             break
-        complete.append(line + "\n")
-    path.write_text("".join(complete), encoding="utf-8")
+        if not isinstance(name, str):
+            break
+        ids.add(name)
+        complete.append(line + b"\n")
+    path.write_bytes(b"".join(complete))
     return ids

@@ -2,16 +2,19 @@
 
 An artifact is a folder. Its `manifest.json`, written last, contains the identity (the inputs that the digest covers)
 and a checksum of every file. A process works in `<digest>.partial`, under a lock, and one rename makes it the artifact;
-the next process resumes from a partial folder that a killed one left behind.
+the next process resumes from a partial folder that a killed one left behind. What is stored survives a power cut: files
+and folder reach the disk before the rename.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import os
+import platform
 import shutil
 import sys
 import time
@@ -20,6 +23,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 from filelock import FileLock, Timeout
 
 from prism.errors import StoreError
@@ -33,11 +37,30 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file atomically: a temporary file in the same folder, then a rename."""
+    """Write a file atomically: a temporary file in the same folder, on the disk, then a rename.
+
+    Removes what a killed process has left of an earlier write of this file on this machine.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content)
+    prefix = f".{path.name}.{platform.node().partition('.')[0]}-"
+    for leftover in path.parent.glob(glob.escape(prefix) + "*"):
+        process = leftover.name.removeprefix(prefix)
+        if process.isdecimal() and not psutil.pid_exists(int(process)):
+            leftover.unlink(missing_ok=True)
+    temporary = path.with_name(f"{prefix}{os.getpid()}")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def read_json(text: str) -> Any:
+    """Parse JSON that PRISM did not write now. Raises ValueError where it is none, or nested beyond what Python reads."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def digest(identity: object) -> str:
@@ -68,10 +91,10 @@ class Store:
     def find(self, kind: str, identity: Mapping[str, Any]) -> Path | None:
         """The complete artifact of this identity, or None. A damaged one is set aside with a warning."""
         folder = self.home / kind / digest(identity)
-        if not (folder / MANIFEST).exists():
+        if not folder.exists():
             return None
         try:
-            _verify(folder)
+            _verify(folder, kind, folder.name)
         except StoreError as error:
             damaged = folder.with_name(f"{folder.name}.damaged-{time.time_ns()}")
             with contextlib.suppress(FileNotFoundError):  # another process has set it aside already
@@ -90,25 +113,31 @@ class Store:
         folder = self.home / kind / digest(identity)
         if not again and (existing := self.find(kind, identity)):
             return existing
-        requested = time.time()
+        before = _made(folder)
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             with self._locked(folder.with_suffix(".lock"), f"{kind}/{folder.name[:8]}"):
                 existing = self.find(kind, identity)
-                if existing and not (again and (existing / MANIFEST).stat().st_mtime < requested):
+                if existing and not (again and _made(folder) == before):
                     return existing
                 partial = folder.with_suffix(".partial")
                 if again:
                     shutil.rmtree(partial, ignore_errors=True)
                 partial.mkdir(exist_ok=True)
-                notes = work(partial)
-                files = sorted(file for file in partial.rglob("*") if file.is_file())
-                checksums = {file.relative_to(partial).as_posix(): file_digest(file) for file in files}
-                manifest = {"kind": kind, "identity": identity, "files": checksums, "notes": notes}
-                write_text(partial / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False))
-                if existing:
-                    shutil.rmtree(existing)
+                if not _is_whole(partial, kind, folder.name):  # else a process was killed before its last step
+                    notes = work(partial)
+                    files = sorted(file for file in partial.rglob("*") if file.is_file())
+                    checksums = {file.relative_to(partial).as_posix(): file_digest(file) for file in files}
+                    _settle(partial)
+                    manifest = {"kind": kind, "identity": identity, "files": checksums, "notes": notes}
+                    write_text(partial / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False))
+                _sync(partial)
+                replaced = folder.with_suffix(f".replaced-{os.getpid()}")
+                if existing:  # not deleted in place, where another process would find half of it
+                    os.replace(existing, replaced)
                 os.replace(partial, folder)
+                _sync(folder.parent)
+                shutil.rmtree(replaced, ignore_errors=True)
         except OSError as error:
             if error.errno is None:  # a library raised it for a missing file; errors of the system have a number
                 raise
@@ -139,17 +168,71 @@ def unwritable(home: Path, error: OSError, option: str = "--prism-home") -> Stor
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    """Raises ValueError if it is none."""
+    manifest = read_json((folder / MANIFEST).read_text(encoding="utf-8"))
+    if not isinstance(manifest, dict):
+        raise ValueError(f"it is a {type(manifest).__name__}, not a table")
+    return manifest
 
 
-def _verify(folder: Path) -> None:
+def _verify(folder: Path, kind: str, expected: str) -> None:
+    """Raise StoreError unless the folder has the files of its manifest, and its manifest the identity `expected`."""
     try:
-        files = read_manifest(folder)["files"]
-    except (ValueError, KeyError, TypeError) as error:
+        manifest = read_manifest(folder)
+        files, own, identity = dict(manifest["files"]), manifest["kind"], digest(manifest["identity"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{folder}: the manifest cannot be read ({error})") from None
+    if (own, identity) != (kind, expected):
+        raise StoreError(f"{folder}: it is another artifact, {own}/{identity[:8]}")
+    present = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()} - {MANIFEST}
+    for name in sorted(present - files.keys()):
+        raise StoreError(f"{folder / name}: the manifest does not list the file")
     for name, checksum in files.items():
-        path = folder / name
-        if not path.is_file():
-            raise StoreError(f"{path}: the file is missing")
-        if file_digest(path) != checksum:
-            raise StoreError(f"{path}: the file has changed since it was stored")
+        if name not in present:
+            raise StoreError(f"{folder / name}: the file is missing")
+        if file_digest(folder / name) != checksum:
+            raise StoreError(f"{folder / name}: the file has changed since it was stored")
+
+
+def _is_whole(partial: Path, kind: str, expected: str) -> bool:
+    """Whether only the rename is missing; removes a manifest that says so and is wrong."""
+    if not (partial / MANIFEST).exists():
+        return False
+    try:
+        _verify(partial, kind, expected)
+    except StoreError:
+        shutil.rmtree(partial / MANIFEST, ignore_errors=True)
+        (partial / MANIFEST).unlink(missing_ok=True)
+        return False
+    return True
+
+
+def _made(folder: Path) -> tuple[int, int] | None:
+    """Which making of an artifact this is: the clock of this machine has no part in it."""
+    try:
+        found = (folder / MANIFEST).stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
+def _settle(folder: Path) -> None:
+    """Give each file the mode that the umask allows, whichever library wrote it, and write it to the disk."""
+    os.umask(mask := os.umask(0))
+    for file in folder.rglob("*"):
+        if file.is_symlink():
+            continue
+        with contextlib.suppress(PermissionError):  # a file of another user, who has settled it
+            file.chmod((0o777 if file.is_dir() else 0o666) & ~mask)
+        _sync(file)
+
+
+def _sync(path: Path) -> None:
+    """Write a file, or a folder's list of names, to the disk. Windows has no such call for folders."""
+    if path.is_dir() and os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
