@@ -92,7 +92,7 @@ class Experiment:
         identity = adapter_identity(spec, self.base.identity, training, seed, setting.root)
 
         def work(folder: Path) -> dict[str, Any]:
-            from prism.models import adapters, parity, train
+            from prism.models import adapters, parity, resuming, train
 
             stage = f"{spec.id}: {cost.named('training', seed, spec)}"
             fitting = self.base.fitting(training, self.examples.held_out)
@@ -104,7 +104,7 @@ class Experiment:
                     else:
                         notes |= train.train(self.base.load(), fitting.kept, seed, folder, advance) | fitting.notes
                 notes["parity"] = parity.check(self.base.load(), folder, fitting.askable, self.examples.held_out)
-                train.discard_checkpoints(folder)
+                resuming.discard_checkpoints(folder)
                 self.base.free()
             return notes
 

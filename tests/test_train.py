@@ -4,12 +4,13 @@ import json
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 
 from prism.errors import DataError, ModelError, SpecError
-from prism.models import generate, likelihoods, load, parity, train
+from prism.models import generate, likelihoods, load, parity, resuming, train
 from prism.spec import load_spec
 from prism.store import file_digest
 from tests.conftest import ROOT, SPEC, examples_of, write_rows, write_spec
@@ -51,20 +52,45 @@ def work(what, spec_file, folder, limit=0):
     return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT, check=False)
 
 
-def test_killed_training_resumes_to_the_same_bits(spec_file, tmp_path):
+# Of 24 steps in two epochs, every third one leaves a checkpoint: killed in the first, after its end, and in the second.
+@pytest.mark.parametrize(
+    ("strategy", "kills"), [("random", [17]), ("group_by_length", [5, 14, 17]), ("sequential", [17])]
+)
+def test_killed_training_resumes_to_the_same_bits(spec_file, tmp_path, strategy, kills):
+    text = spec_file.read_text().replace("use_cpu = true", f'use_cpu = true\ntrain_sampling_strategy = "{strategy}"')
+    spec_file.write_text(text)
     whole = work("train", spec_file, tmp_path / "whole")
     assert whole.returncode == 0, whole.stderr
-    assert work("train", spec_file, tmp_path / "killed", limit=14).returncode == -signal.SIGKILL
-    newest = train.last_checkpoint(tmp_path / "killed" / "trainer")
-    assert newest is not None
-    half = newest.with_name("checkpoint-13")  # as if the kill had come while a later one was written
-    half.mkdir()
-    (half / "adapter_model.safetensors").write_bytes(b"half")
-    resumed = work("train", spec_file, tmp_path / "killed")
-    assert resumed.returncode == 0, resumed.stderr
-    assert resumed.stdout.splitlines()[-1] == newest.name.rpartition("-")[2]
-    digests = {file_digest(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "killed")}
-    assert len(digests) == 1
+    for kill in kills:
+        folder = tmp_path / f"killed-{kill}"
+        assert work("train", spec_file, folder, limit=kill).returncode == -signal.SIGKILL
+        newest = resuming.last_checkpoint(folder / "trainer")
+        assert newest is not None
+        half = newest.with_name(f"checkpoint-{kill - 1}")  # as if the kill had come while a later one was written
+        half.mkdir()
+        (half / "adapter_model.safetensors").write_bytes(b"half")
+        resumed = work("train", spec_file, folder)
+        assert resumed.returncode == 0, resumed.stderr
+        assert resumed.stdout.splitlines()[-1] == newest.name.rpartition("-")[2] == str((kill - 1) // 3 * 3)
+        for name in ("adapter_model.safetensors", "adapter_config.json"):
+            assert file_digest(folder / name) == file_digest(tmp_path / "whole" / name)
+
+
+def test_training_that_would_resume_to_another_adapter_starts_again(loaded, tmp_path):
+    spec, training, _, base = loaded
+    train.train(base, training, 42, tmp_path)
+    unknown = replace(base, spec=spec.model_copy(update={"sft": spec.sft | {"train_sampling_strategy": "by_mood"}}))
+    with pytest.warns(UserWarning, match=r"starts again and not at step 24.*train_sampling_strategy = 'by_mood'"):
+        assert resuming.checkpoint_of(unknown, tmp_path / "trainer") is None
+    assert not (tmp_path / "trainer").exists()
+
+
+@pytest.mark.parametrize("key", ["save_only_model", "ignore_data_skip"])
+def test_options_that_keep_a_training_from_resuming(spec_file, tmp_path, key):
+    spec = load_spec(spec_file)
+    spec = spec.model_copy(update={"sft": {**spec.sft, key: True}})
+    with pytest.raises(SpecError, match=rf"\[sft\] {key} = True: a killed training would resume to another adapter"):
+        train.check(spec, tmp_path)
 
 
 def test_killed_generation_resumes_after_its_last_batch(spec_file, tmp_path):
@@ -132,7 +158,7 @@ def test_stored_adapter_is_the_trained_one_and_parity_is_kept(loaded, tmp_path):
     assert notes["loss"][0][1] > notes["loss"][-1][1]
     again = train.train(load.load(spec, tmp_path), training, 42, tmp_path)  # as after a kill in the parity check
     assert (again["resumed_at"], again["loss"]) == (24, notes["loss"]), "no step is trained twice"
-    train.discard_checkpoints(tmp_path)
+    resuming.discard_checkpoints(tmp_path)
     assert not (tmp_path / "trainer").exists()
 
 

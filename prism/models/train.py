@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -34,7 +33,7 @@ from transformers import GenerationConfig, TrainerCallback, TrainerControl, Trai
 from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
-from prism.models import cost, packing, vision, window
+from prism.models import cost, packing, resuming, vision, window
 from prism.models.anatomy import require_moved
 from prism.models.chat import prompt_ids
 from prism.models.identity import engine
@@ -60,6 +59,8 @@ PAD_MULTIPLE = 2_048  # pad packed rows to a multiple of this many tokens, so th
 ACTIVATION_BYTES = {"compiled": 8, "unsloth": 8, "transformers": 32}
 # `steps` computes with these, so `check` requires numbers.
 NUMERIC_OPTIONS = ("max_steps", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps")
+NO_RESUMING = ("save_only_model", "ignore_data_skip")  # options of what a checkpoint holds and where it goes on
+SETS = ("target_modules", "exclude_modules", "modules_to_save")  # of adapter_config.json
 MEMORY_SHARE = 0.8  # largest share of the free GPU memory for the estimated activations
 
 
@@ -71,6 +72,12 @@ def check(spec: Spec, folder: Path) -> None:
             value = spec.sft.get(key, 1)
             if isinstance(value, bool) or not isinstance(value, int | float) or not (value > 0 or key == "max_steps"):
                 raise SpecError(f"{spec.id}.toml [sft] {key} = {value!r}: must be a number above 0")
+        for key in NO_RESUMING:
+            if spec.sft.get(key):
+                raise SpecError(
+                    f"{spec.id}.toml [sft] {key} = {spec.sft[key]!r}: a killed training would resume to another adapter; "
+                    f"delete it"
+                )
         sft_config(spec, folder, seed=spec.seed)
     known = GenerationConfig()
     for key in spec.generate.keys() - {"template"}:
@@ -168,7 +175,8 @@ def train(
             f"{base.spec.id}.toml [sft]: {str(error).splitlines()[0]}; correct or delete that option"
         ) from error
     trainer.remove_callback(PrinterCallback)  # the notes contain the losses; do not print them
-    checkpoint = last_checkpoint(folder / "trainer")
+    checkpoint = resuming.checkpoint_of(base, folder / "trainer")
+    trainer.add_callback(resuming.SameOrder(checkpoint))
     if checkpoint:
         advance(json.loads((checkpoint / "trainer_state.json").read_text())["global_step"])
     with ExitStack() as contexts:
@@ -200,7 +208,7 @@ def train(
         notes["images"] = int(sum(len(example.images) for example in examples) / len(examples) * rows_here)
     model.save_pretrained(str(folder))
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card template
-    _name_base(base.spec, folder / "adapter_config.json")
+    _settle_config(base.spec, folder / "adapter_config.json")
     # Without the trainer's automatic mixed precision, in which a stored adapter would not answer either.
     base.model = extract_model_from_parallel(model, keep_fp32_wrapper=False).eval()
     return notes | {
@@ -229,12 +237,16 @@ def _compiling_failed(base: Base, error: RuntimeError) -> str:
     )
 
 
-def _name_base(spec: Spec, file: Path) -> None:
-    """Name a base of the hub in the adapter's configuration as others find it: PEFT wrote where its files lie here."""
+def _settle_config(spec: Spec, file: Path) -> None:
+    """Make an adapter's configuration the same in each training, and name a base of the hub as others find it.
+
+    PEFT writes sets in any order, and where the base's files lie here.
+    """
+    config = json.loads(file.read_text(encoding="utf-8"))
+    config |= {key: sorted(config[key]) for key in SETS if isinstance(config.get(key), list)}
     if found := recorded("model", spec.model.model_name, spec.model.revision):
-        config = json.loads(file.read_text(encoding="utf-8"))
         config |= {"base_model_name_or_path": spec.model.model_name, "revision": found["revision"]}
-        file.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
+    file.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
 
 
 def decide_checkpointing(base: Base, config: SFTConfig, examples: Sequence[Example]) -> dict[str, Any]:
@@ -292,19 +304,3 @@ def steps(spec: Spec, rows: int) -> int:
         return int(sft["max_steps"])
     batch = sft.get("per_device_train_batch_size", 8) * sft.get("gradient_accumulation_steps", 1)
     return int(-(-rows // batch) * sft.get("num_train_epochs", 3))
-
-
-def discard_checkpoints(folder: Path) -> None:
-    """Delete what a training in `folder` would resume from; a finished adapter has nothing of the kind."""
-    shutil.rmtree(folder / "trainer", ignore_errors=True)
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint: it has the trainer's state, which is written last. Deletes incomplete ones."""
-    for checkpoint in sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]), reverse=True):
-        try:
-            json.loads((checkpoint / "trainer_state.json").read_text())
-            return checkpoint
-        except (OSError, ValueError):
-            shutil.rmtree(checkpoint)
-    return None

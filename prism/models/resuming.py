@@ -1,0 +1,84 @@
+"""Resume a killed training to the same adapter, or start it again.
+
+transformers restores weights, optimizer, schedule and the random state of the step. A sampler that shuffles by that
+state at each start of an epoch (`group_by_length`) needs the state of that start, too, which `SameOrder` keeps beside
+each checkpoint. On a CPU, the resumed adapter has the bits of one whose training was not killed.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from prism.models.load import Base
+
+EPOCH = "epoch_start.pth"  # beside transformers' own files: written after them, so a checkpoint with it is complete
+RESTORED = ("random", "sequential", "group_by_length")  # values of train_sampling_strategy whose order is restored
+
+
+class SameOrder(TrainerCallback):
+    """Keeps the random state of each epoch's start in its checkpoints, and sets it where an epoch is resumed."""
+
+    def __init__(self, checkpoint: Path | None) -> None:
+        self.checkpoint, self.start = checkpoint, torch.random.get_rng_state()
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
+        if self.checkpoint:
+            kept = torch.load(self.checkpoint / EPOCH, weights_only=True)
+            same = kept["epoch"] == int(state.epoch or 0)  # else the checkpoint was the last step of its epoch
+            torch.random.set_rng_state(kept["start" if same else "now"])
+            self.checkpoint = None
+        self.start = torch.random.get_rng_state()
+        self.epoch = int(state.epoch or 0)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        torch.save({"epoch": self.epoch, "start": self.start, "now": torch.random.get_rng_state()}, folder / EPOCH)
+
+
+def checkpoint_of(base: Base, folder: Path) -> Path | None:
+    """The checkpoint to resume from; none, with a warning, where training would go on to another adapter."""
+    checkpoint = last_checkpoint(folder)
+    strategy = base.spec.sft.get("train_sampling_strategy", "random")
+    if checkpoint is None or (base.model.device.type == "cpu" and strategy in RESTORED):
+        return checkpoint
+    why = f"train_sampling_strategy = {strategy!r}" if strategy not in RESTORED else "a GPU adds up in another order"
+    warnings.warn(
+        f"{base.spec.id}: training starts again and not at step {checkpoint.name.rpartition('-')[2]}, because it "
+        f"would resume to another adapter ({why})",
+        stacklevel=2,
+    )
+    shutil.rmtree(folder)
+    return None
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest complete checkpoint: it has what is written last. Deletes incomplete ones."""
+    for checkpoint in sorted(folder.glob("checkpoint-*"), key=_step, reverse=True):
+        try:
+            state: Any = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+            torch.load(checkpoint / EPOCH, weights_only=True)
+            if state["global_step"] == _step(checkpoint):
+                return checkpoint
+        except Exception:  # noqa: BLE001, S110  # whatever half a file raises: it is deleted
+            pass
+        shutil.rmtree(checkpoint)
+    return None
+
+
+def _step(checkpoint: Path) -> int:
+    number = checkpoint.name.rpartition("-")[2]
+    return int(number) if number.isdecimal() else -1
+
+
+def discard_checkpoints(folder: Path) -> None:
+    """Delete what a training in `folder` would resume from; a finished adapter has nothing of the kind."""
+    shutil.rmtree(folder / "trainer", ignore_errors=True)
