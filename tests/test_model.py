@@ -8,6 +8,7 @@ import torch
 
 from prism.errors import ModelError
 from prism.models import adapters, load
+from prism.models.bounds import require_bounded
 from prism.models.identity import adapter_identity
 from prism.spec import load_spec
 from prism.store.sources import base_identity
@@ -40,6 +41,48 @@ def test_remote_code(base_copy, tmp_path):
     (base_copy / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModel": "evil.Model"}}))
     with pytest.raises(ModelError, match=r"config\.json: needs remote code \(auto_map\), which PRISM never runs"):
         load.load(spec_on(base_copy, tmp_path), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"attn_implementation": "owner/kernel"}, "attn_implementation = 'owner/kernel' names code of the hub"),
+        ({"text_config": {"_attn_implementation": "owner/kernel@main:f"}}, "names code of the hub, which PRISM never"),
+        ({"attn_implementation": {"vision": "owner/kernel"}}, "names code of the hub"),
+        ([1], r"config\.json: is a list and no JSON object; restore the file"),
+        ("[" * 100_000, "is not JSON .it is nested too deeply"),
+        ({"hidden_size": "many"}, "cannot be loaded"),
+        ({"num_hidden_layers": {}}, "cannot be loaded"),
+    ],
+)
+def test_configuration_that_names_code_or_is_none(base_copy, tmp_path, change, sentence):
+    config = json.loads((base_copy / "config.json").read_text())
+    changed = config | change if isinstance(change, dict) else change
+    (base_copy / "config.json").write_text(changed if isinstance(changed, str) else json.dumps(changed))
+    with pytest.raises(ModelError, match=sentence):
+        load.load(spec_on(base_copy, tmp_path), tmp_path)
+
+
+@pytest.mark.parametrize("part", ["../other/model.safetensors", "/etc/model.safetensors", 3])
+def test_index_of_weights_in_another_folder(base_copy, tmp_path, part):
+    index = {"metadata": {}, "weight_map": {"a": part}}
+    (base_copy / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match="its weight_map names no plain files of this folder"):
+        load.load(spec_on(base_copy, tmp_path), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("template", "sentence"),
+    [
+        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}x", "runs for over 10 s"),
+        ("{{ 'a' * 3000000000 }}", "takes over 1 GiB"),
+        ("{% for a in range(99999) %}{{ 'a' * 99 }}{% endfor %}", "over a million characters"),
+        ("{#" + "a" * 1_000_001 + "#}", "has 1,000,005 characters"),
+    ],
+)
+def test_template_without_end(template, sentence):
+    with pytest.raises(ModelError, match=rf"owner/name: the chat template .*{sentence}"):
+        require_bounded(template, "owner/name")
 
 
 def test_pickled_base(base_copy, tmp_path):

@@ -17,6 +17,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from prism.errors import ModelError, SpecError
+from prism.models.bounds import require_bounded
 from prism.models.identity import template_file
 from prism.rows import Example
 from prism.spec import Spec
@@ -106,6 +107,7 @@ def set_template(spec: Spec, words: Any, root: Path) -> str:
     name = spec.model.model_name
     if template is None:
         raise ModelError(f"{name}: the tokenizer has no chat template; use an instruction-tuned model, or add one")
+    require_bounded(template, name)
     for key in spec.template:
         if not re.search(rf"\b{re.escape(key)}\b", template):
             raise SpecError(

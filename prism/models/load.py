@@ -12,19 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from prism.devices import cuda_devices
-from prism.errors import ModelError, ResourceError, SpecError
+from prism.errors import ModelError, PrismError, ResourceError, SpecError
 from prism.models.identity import engine
 from prism.progress import CONSOLE
 from prism.spec import Spec
 from prism.store.hub import Say, model_folder
-from prism.store.sources import MODEL_NAME, base_identity, is_local, local_folder
+from prism.store.sources import MODEL_NAME, base_identity, check_configs, is_local, local_folder
 
 if cuda_devices() and importlib.util.find_spec("unsloth"):
     import unsloth  # noqa: F401  # patches the libraries below, so it must come first
 
 import torch
 from peft import LoraConfig, get_peft_model
-from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
@@ -69,6 +68,7 @@ def load(spec: Spec, root: Path, say: Say = CONSOLE.say, name: str | None = None
     base_identity(name, root, revision=revision, say=say)
     # A hub model is loaded from its files, too, so that no library asks the hub for another commit or repository.
     folder = local_folder(name, root) if is_local(name, root) else model_folder(name, revision, MODEL_NAME, say)
+    check_configs(folder, name)
     source = str(folder)
     settings = engine(spec)
     _require_gpu(spec, settings["device"])
@@ -115,8 +115,12 @@ def load(spec: Spec, root: Path, say: Say = CONSOLE.say, name: str | None = None
         # Always use the published tokenizer; Unsloth may change its template and padding.
         processor = AutoProcessor.from_pretrained(source, trust_remote_code=False) if spec.image else None
         tokenizer = processor.tokenizer if processor else AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise ModelError(f"{name}: cannot be loaded: {str(error).splitlines()[0]}") from error
+    except (PrismError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # a damaged folder raises what three libraries, and their checks, happen to
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        detail = lines[-1] if "validation" in lines[0].lower() else lines[0]
+        raise ModelError(f"{name}: cannot be loaded: {detail}") from error
     if processor is not None and getattr(processor, "image_processor", None) is None:
         raise ModelError(f"{name}: has no image processor, so it reads no images; use a vision-language model")
     if tokenizer.eos_token_id is None:

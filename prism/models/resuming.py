@@ -40,7 +40,7 @@ class SameOrder(TrainerCallback):
         self.epoch = int(state.epoch or 0)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
         torch.save({"epoch": self.epoch, "start": self.start, "now": torch.random.get_rng_state()}, folder / EPOCH)
 
 

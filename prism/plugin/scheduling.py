@@ -13,6 +13,7 @@ from prism.errors import ResourceError, SpecError
 from prism.rows.parts import is_hub_id, stand_in
 from prism.spec import Spec
 
+MOST_RANGE = 1_000  # seeds of a range or list
 MOST_SEEDS = 20  # a larger --prism-seeds is probably meant as a seed
 
 
@@ -78,6 +79,8 @@ def training_seeds(asked: str, first: int) -> list[int]:
 
     The split always uses the spec's own seed.
     """
+    if len(asked) > 1_000:
+        raise SpecError(f"--prism-seeds {asked[:20]}…: has {len(asked):,} characters; write a range (47-51)")
     if asked.isdecimal() and int(asked) > MOST_SEEDS:
         raise SpecError(
             f"--prism-seeds {asked}: is a count, and would train {asked} adapters per spec; write {asked}-{asked} for "
@@ -87,6 +90,10 @@ def training_seeds(asked: str, first: int) -> list[int]:
         return list(range(first, first + int(asked)))
     parts = [re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip()) for part in asked.split(",")]
     ranges = [range(int(part[1]), int(part[2] or part[1]) + 1) for part in parts if part]
+    if sum(seeds.stop - seeds.start for seeds in ranges) > MOST_RANGE:
+        raise SpecError(f"--prism-seeds {asked}: is more than {MOST_RANGE} seeds a spec; write fewer")
+    if any(seeds and seeds[-1] >= 2**32 for seeds in ranges):
+        raise SpecError(f"--prism-seeds {asked}: a seed must be below 2**32, which NumPy accepts; write a smaller one")
     found = [seed for seeds in ranges for seed in seeds]
     if asked.isdecimal() or not all(parts) or not all(ranges) or len(set(found)) < len(found):
         raise SpecError(f"--prism-seeds {asked}: must be a count of at least 1, a range (47-51) or a list (42,47-49)")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,23 @@ TEMPLATE_RESERVED = {
 }
 
 
+# Values of [generate] that are counts, with the least that makes sense, numbers above 0, and true or false.
+COUNTS = {
+    "max_new_tokens": 1,
+    "max_length": 1,
+    "num_beams": 1,
+    "min_new_tokens": 0,
+    "min_length": 0,
+    "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0,
+    "top_k": 0,
+}
+POSITIVE = ("temperature", "top_p", "repetition_penalty", "encoder_repetition_penalty")
+SWITCHES = ("do_sample", "use_cache", "renormalize_logits", "remove_invalid_values")
+MOST_BYTES = 256 * 1024  # a shipped spec has 2,000
+NESTED = re.compile(r"(?:[\w\"'-]+[ \t]*\.[ \t]*){30}")  # a dotted key makes a table of each of its parts
+
+
 def load_spec(path: Path) -> Spec:
     """Read and check one spec file.
 
@@ -52,11 +71,19 @@ def load_spec(path: Path) -> Spec:
     """
     place = f"{path.parent.name}/{path.name}"
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        if (size := path.stat().st_size) > MOST_BYTES:
+            raise SpecError(f"{place}: has {size:,} bytes, more than the {MOST_BYTES:,} of any spec; correct the file")
+        text = path.read_text(encoding="utf-8")
+        if deep := NESTED.search(text):
+            raise SpecError(f"{place}: {deep[0][:40]}… nests tables too deeply; correct that key")
+        table = tomllib.loads(text)
     except FileNotFoundError:
         raise SpecError(f"{path}: no such spec; `prism specs` lists those that exist") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SpecError(f"{place}: not valid TOML: {error}") from None
+    except OSError as error:
+        raise SpecError(f"{place}: cannot be read ({error.strerror or error}); make it a readable file") from None
+    except (ValueError, RecursionError) as error:  # numbers of more digits than Python reads are plain ValueErrors
+        why = "it is nested too deeply" if isinstance(error, RecursionError) else str(error).splitlines()[0]
+        raise SpecError(f"{place}: not valid TOML: {why}") from None
     for name in ("phase", "name", "folder"):
         if name in table:
             raise SpecError(f"{place} {name} = {table[name]!r}: comes from the folder and file name; delete the key")
@@ -68,10 +95,30 @@ def load_spec(path: Path) -> Spec:
         for key in keys & set(getattr(spec, name)):
             raise SpecError(f"{place} [{name}] {key}: is set by PRISM, or would run unreviewed code; delete it")
     _check_template(place, spec.generate.get("template", {}))
-    stops = spec.generate.get("stop_strings", [])
+    _check_generate(place, spec.generate)
+    return spec
+
+
+def _check_generate(place: str, options: dict[str, Any]) -> None:
+    """Raise SpecError for values that transformers takes and fails at after the model is loaded, or answers oddly."""
+    stops = options.get("stop_strings", [])
     if not isinstance(stops, list) or not all(isinstance(stop, str) and stop for stop in stops):
         raise SpecError(f"{place} [generate] stop_strings = {stops!r}: must be a list of non-empty strings")
-    return spec
+    if "max_time" in options:
+        raise SpecError(f"{place} [generate] max_time: answers would depend on the machine's speed; delete it")
+    for key, least in COUNTS.items():
+        value = options.get(key, least)
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise SpecError(f"{place} [generate] {key} = {value!r}: must be a whole number from {least} on")
+    for key in POSITIVE:
+        value = options.get(key, 1)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+            raise SpecError(f"{place} [generate] {key} = {value!r}: must be a number above 0")
+    for key in SWITCHES:
+        if not isinstance(options.get(key, True), bool):
+            raise SpecError(f"{place} [generate] {key} = {options[key]!r}: must be true or false")
+    if options.get("num_return_sequences", 1) != 1:
+        raise SpecError(f"{place} [generate] num_return_sequences: a sample has one answer; delete it")
 
 
 def _check_template(place: str, arguments: Any) -> None:

@@ -168,11 +168,8 @@ def unwritable(home: Path, error: OSError, option: str = "--prism-home") -> Stor
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Raises ValueError if it is none."""
-    manifest = read_json((folder / MANIFEST).read_text(encoding="utf-8"))
-    if not isinstance(manifest, dict):
-        raise ValueError(f"it is a {type(manifest).__name__}, not a table")
-    return manifest
+    """Raises ValueError or AttributeError if it is none."""
+    return dict(read_json((folder / MANIFEST).read_text(encoding="utf-8")).items())
 
 
 def _verify(folder: Path, kind: str, expected: str) -> None:
@@ -180,7 +177,7 @@ def _verify(folder: Path, kind: str, expected: str) -> None:
     try:
         manifest = read_manifest(folder)
         files, own, identity = dict(manifest["files"]), manifest["kind"], digest(manifest["identity"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(f"{folder}: the manifest cannot be read ({error})") from None
     if (own, identity) != (kind, expected):
         raise StoreError(f"{folder}: it is another artifact, {own}/{identity[:8]}")

@@ -5,15 +5,17 @@ This module imports no model library, so that a fully cached run starts fast.
 
 from __future__ import annotations
 
-import json
+import re
 from pathlib import Path
+from typing import Any
 
 from prism.errors import ModelError
 from prism.progress import CONSOLE
-from prism.store import digest, file_digest, hub
+from prism.store import digest, file_digest, hub, read_json
 from prism.store.hub import Say
 
 MODEL_NAME = "[model].model_name"  # where a spec names its base
+PART = re.compile(r"[\w-][\w.-]*")  # a file of weights, of no other folder
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl")
 
 
@@ -55,20 +57,54 @@ def base_identity(
     folder = local_folder(name, root, key)
     if not (folder / "config.json").is_file():
         raise ModelError(f"{name}: contains no config.json, so it is no model folder; check {key}")
-    for file in sorted(folder.glob("*config.json")):
-        try:
-            config = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ModelError(f"{name}/{file.name}: is not JSON ({error}); restore the file") from None
-        if "auto_map" in config:
-            raise ModelError(
-                f"{name}/{file.name}: needs remote code (auto_map), which PRISM never runs; use a model that "
-                f"transformers supports"
-            )
+    check_configs(folder, name)
     require_safetensors(folder, "model")
     found = sorted([*folder.iterdir(), *folder.glob("additional_chat_templates/**/*")])  # which transformers reads, too
     files = (file for file in found if file.is_file() and file.suffix != ".md")
     return {"bytes": digest({file.relative_to(folder).as_posix(): file_digest(file) for file in files})}
+
+
+def check_configs(folder: Path, name: str) -> None:
+    """Raise ModelError if a model folder's JSON is none, names code that would be run, or files of another folder."""
+    for file in sorted(folder.glob("*config.json")):
+        require_no_code(_json_object(file, f"{name}/{file.name}"), f"{name}/{file.name}")
+    for file in sorted(folder.glob("*.index.json")):
+        parts = _json_object(file, f"{name}/{file.name}").get("weight_map")
+        if not isinstance(parts, dict) or not all(
+            isinstance(part, str) and PART.fullmatch(part) for part in parts.values()
+        ):
+            raise ModelError(
+                f"{name}/{file.name}: its weight_map names no plain files of this folder; restore the file"
+            )
+
+
+def _json_object(file: Path, place: str) -> dict[str, Any]:
+    try:
+        content = read_json(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{place}: is not JSON ({error}); restore the file") from None
+    if not isinstance(content, dict):
+        raise ModelError(f"{place}: is a {type(content).__name__} and no JSON object; restore the file")
+    return content
+
+
+def require_no_code(config: Any, place: str) -> None:
+    """Raise ModelError if a configuration names code that a library would fetch and run: a module, a kernel of the hub.
+
+    A kernel is named like a repository, by the key of the attention: `attn_implementation = "owner/kernel"`.
+    """
+    for key, value in config.items() if isinstance(config, dict) else enumerate(config):
+        if key == "auto_map":
+            raise ModelError(
+                f"{place}: needs remote code (auto_map), which PRISM never runs; use a model that transformers supports"
+            )
+        named = value if isinstance(value, dict) else {"": value}
+        if "attn_implementation" in str(key) and any("/" in str(name) for name in named.values()):
+            raise ModelError(
+                f"{place}: {key} = {value!r} names code of the hub, which PRISM never runs; delete the key"
+            )
+        if isinstance(value, dict | list):
+            require_no_code(value, place)
 
 
 def require_safetensors(folder: Path, what: str) -> None:
