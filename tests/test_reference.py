@@ -171,6 +171,7 @@ DOUBTS = {
     ),
     "failed": ({"verdict": "fail", "reason": "1 of 3 thresholds do not hold"}, "it failed (1 of 3"),
     "changed tree": ({"provenance": {"dirty": True}}, "its working tree had uncommitted changes"),
+    "unknown tree": ({"provenance": {"dirty": None}}, "git could not say whether its working tree had"),
     "no commit": ({"provenance": {"commit": None}}, "no commit is known"),
 }
 

@@ -97,7 +97,8 @@ def commit(run: Run) -> str:
     """The commit of the run, and whether the checkout had uncommitted changes."""
     if not run.provenance.get("commit"):
         return ""
-    dirty = ", with uncommitted changes" if run.provenance.get("dirty") else ""
+    known = run.provenance.get("dirty", False)
+    dirty = ", with uncommitted changes" if known else ", of an unknown working tree" if known is None else ""
     return f"commit {str(run.provenance['commit'])[:8]}{dirty}"
 
 

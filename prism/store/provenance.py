@@ -22,8 +22,7 @@ def provenance(root: Path, packages: Sequence[str]) -> dict[str, Any]:
     return {
         "commit": _git(root, "rev-parse", "HEAD"),
         "tree": source_tree(root),
-        # Files in reports/ do not change results, so that accepting one run leaves the tree of the next one clean.
-        "dirty": bool(_git(root, "status", "--porcelain", "--", ":/", ":(exclude)reports")),
+        "dirty": _is_dirty(root),
         "python": platform.python_version(),
         "versions": versions(("prism-bench", *packages, "deepeval", "scikit-learn", "pytest")),
         "machine": {
@@ -36,10 +35,23 @@ def provenance(root: Path, packages: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def _is_dirty(root: Path) -> bool | None:
+    """Whether files differ from the commit or are not in it; None if git cannot say.
+
+    Files in reports/ do not change results, so that accepting one run leaves the tree of the next one clean.
+    """
+    where = ("--", ":/", ":(exclude)reports")
+    status = _git(root, "status", "--porcelain", "--untracked-files=all", "--ignore-submodules=none", *where)
+    marked = _git(root, "ls-files", "-v", *where)  # lower case: assumed unchanged; S: never looked at
+    if status is None or marked is None:
+        return None
+    return bool(status) or any(line[0].islower() or line[0] == "S" for line in marked.splitlines())
+
+
 def _git(root: Path, *arguments: str) -> str | None:
     try:
-        result = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
+        result = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, timeout=60, check=True)
+    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
         return None
     return result.stdout.strip()
 

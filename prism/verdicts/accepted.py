@@ -151,9 +151,10 @@ def _commit(known: Mapping[str, Any], root: Path) -> tuple[str | None, str]:
     A run of a machine without git has none: its source tree must be that of the commit checked out here.
     """
     if known["commit"]:
-        return known["commit"], "its working tree had uncommitted changes" if known["dirty"] else ""
+        why = "git could not say whether its working tree had uncommitted changes" if known["dirty"] is None else ""
+        return known["commit"], "its working tree had uncommitted changes" if known["dirty"] else why
     here = provenance(root, ())
-    if here["commit"] and not here["dirty"] and known.get("tree") == here["tree"]:
+    if here["commit"] and here["dirty"] is False and known.get("tree") == here["tree"]:
         return here["commit"], ""
     return None, "no commit is known to repeat it from, and its source tree is not that of a clean commit here"
 
