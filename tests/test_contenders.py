@@ -7,11 +7,13 @@ import pytest
 
 from prism.metrics import HARDEST
 from prism.metrics.finance import evidence_overlap
+from prism.plugin.results import verdict
 from prism.rows import Example
 from prism.spec import find_phases, find_specs, load_spec
 from prism.tasks import load_task, medical_chat
 from prism.tasks.finance_qa import example as filed
 from prism.verdicts import contenders
+from prism.verdicts.record import Result, Verdict, empty_record
 from tests.conftest import ROOT, SPEC, examples_of, results
 from tests.scored import LABELS, tiny_spec
 
@@ -166,14 +168,26 @@ def test_the_hardest_control_and_unscored_samples_are_read_as_the_adapters_are(t
     assert list(found["contenders"][0]["passes"]) == ["tier1-accuracy-floor"], "no gain over the strong control"
 
 
-def test_every_run_says_what_the_contenders_pass_and_the_headline_if_one_passes_all(checkout):
+def test_the_headline_of_a_pass_names_the_gates_that_a_contender_passes(tmp_path):
+    spec, _ = labelled(tmp_path, 0.3)
+    met = {"thresholds": ["tier1-accuracy-floor"], "contenders": [{"name": "echo", "passes": ["tier1-accuracy-floor"]}]}
+    for state, said in (("holds", "pass"), ("fails", "fail")):
+        record = empty_record(spec, "ab" * 32, "tier1", "accuracy", 0, verdicts=(Verdict("floor", 0.5, state, ""),))
+        result = Result("phase1", "tiny", "", "nano", (record,), {"contenders": met}, {}, ("tier1-accuracy-floor",))
+        decision, reason = verdict([result], [], ())
+        named = "; answers that know nothing would pass the gate of phase1/tiny"
+        assert (decision, reason.endswith(named)) == (said, said == "pass")
+        plain = replace(result, details={"contenders": {**met, "contenders": [{"name": "echo", "passes": []}]}})
+        assert named not in verdict([plain], [], ())[1]
+
+
+def test_every_run_says_what_the_contenders_pass(checkout):
     checkout.runpytest_subprocess("benchmarks", "-m", "phase1", "--prism-profile", "nano")
     table = results(checkout)
     found = table["specs"][0]["details"]["contenders"]
     assert found["thresholds"] == ["tier1-accuracy-floor", "tier1-accuracy-gain", "tier1-unparsable_rate-ceiling"]
     passed = [contender["name"] for contender in found["contenders"] if len(contender["passes"]) == 3]
     assert passed == ["nearest training answer"], "one word tells the made-up rows apart"
-    assert table["reason"].endswith("answers that know nothing would pass the gate of phase1/tiny")
     report = (checkout.path / "reports" / "latest" / "report.md").read_text()
     assert "This gate asks for no knowledge: nearest training answer would pass it" in report
 

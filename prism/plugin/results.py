@@ -125,14 +125,14 @@ def partial(results: Sequence[Result], broken: Sequence[str], interrupted: str) 
 def verdict(
     results: Sequence[Result], broken: Sequence[str], required: Collection[str]
 ) -> tuple[Literal["pass", "fail"], str]:
-    """The run's verdict and its reason, with the gates that a know-nothing contender passes; these fail nothing.
+    """The run's verdict and its reason; a pass names the gates that a know-nothing contender passes, which fails nothing.
 
     `broken` are items that failed besides the thresholds.
     """
     decision, reason = _verdict(results, broken, required)
     open_to_all = [result.id for result in results if passing(result.details.get("contenders") or {})]
     passed = f"; answers that know nothing would pass the gate of {', '.join(open_to_all)}" if open_to_all else ""
-    return decision, reason + passed
+    return decision, reason + (passed if decision == "pass" else "")
 
 
 def _verdict(
