@@ -27,7 +27,7 @@ from prism.setting import Setting
 from prism.spec import Spec
 from prism.store import digest, read_manifest
 from prism.tasks import load_task
-from prism.verdicts import controls, drops, gate
+from prism.verdicts import callouts, contenders, controls, drops, gate
 from prism.verdicts.accepted import competing_drops
 from prism.verdicts.record import Record, Result
 from prism.verdicts.reliability import reliability
@@ -245,7 +245,7 @@ class Experiment:
         samples = self._samples(metrics, before, after[first])
         shown = {"baseline": before, "tuned": after[first]}
         shown |= {name: part[first] if isinstance(part, Mapping) else part for name, part in beside.items()}
-        further = {
+        further: dict[str, Any] = {
             "answers": {name: self._tables(evaluation, answers) for name, answers in shown.items()},
             "calibration": calibration,
             "judge": tier3.details(self.grades, unfit, setting.judge, setting.store),
@@ -254,6 +254,10 @@ class Experiment:
         }
         if self.task.failures:
             further["failures"] = self._failures(evaluation, untuned, tuned[first])
+        known_nothing = contenders.identity(spec, evaluation, trained, shown) | {"task": self.task.source}
+        meet = partial(contenders.found, spec, self.task, trained, held_out, evaluation, shown)
+        further["contenders"] = setting.remember(known_nothing, meet)
+        further["callouts"] = callouts.found(records, further, metrics, untuned, tuned[first])
         if against and against.accepted:
             by_sample = {example.id: [part[i] for part in after.values()] for i, example in enumerate(held_out)}
             further["reference"] = drops.shown(against, scores, samples, by_sample)
@@ -268,24 +272,17 @@ class Experiment:
         judged = [tier3.metric(d, grades, held_out, answers, task.is_judged) for d, grades in self.grades.items()]
         return [*own, *judged], evaluation_digest(self.spec, task.version, held_out, own)
 
-    def _controls(self, trained: list[Example]) -> tuple[dict[str, list[str] | dict[int, list[str]]], dict[str, Any]]:
+    def _controls(self, trained: list[Example]) -> tuple[dict[str, controls.Answers], dict[str, Any]]:
         """The answers that stand beside the tuned ones, by control, and how well label likelihoods are calibrated."""
-        held_out = self.examples.held_out
-        beside: dict[str, list[str] | dict[int, list[str]]] = {}
-        for name, asked in self._asked.items():
-            beside[name] = {
-                seed: [said.answer for said in read_predictions(folder, asked)] for seed, folder in self.altered.items()
-            }
-        beside |= {name: [answer] * len(held_out) for name, answer in self.task.fixed.items()}
-        beside |= {name: contend(trained, held_out) for name, contend in self.task.contenders.items() if trained}
-        if not self.likelihoods:
-            return beside, {}
-        stated = read_likelihoods(self.likelihoods, held_out)
-        beside["label_likelihood"] = list(map(controls.likeliest, stated))
-        if trained:
-            known = controls.identity(trained, held_out)
-            beside["classical"] = self.setting.remember(known, partial(controls.classical, trained, held_out))
-        return beside, {"baseline": reliability(stated, [example.reference for example in held_out])}
+        held_out, task = self.examples.held_out, self.task
+        altered = {
+            name: {seed: [said.answer for said in read_predictions(folder, e)] for seed, folder in self.altered.items()}
+            for name, e in self._asked.items()
+        }
+        stated = read_likelihoods(self.likelihoods, held_out) if self.likelihoods else []
+        beside = controls.beside(altered, task.fixed, task.contenders, stated, trained, held_out, self.setting.remember)
+        gold = [example.reference for example in held_out]
+        return beside, {"baseline": reliability(stated, gold)} if stated else {}
 
     def _similarity(self, answers: Sequence[Sequence[str]]) -> list[Metric]:
         """The metric `semantic_similarity` if the spec names a model for it; no pair is embedded twice."""

@@ -18,6 +18,7 @@ from prism.experiment import Outcome
 from prism.report import words
 from prism.rows.answers import read_json_lines
 from prism.store import Store, unwritable, write_text
+from prism.verdicts.contenders import passing
 from prism.verdicts.record import Result, Run, from_json, to_json
 from prism.verdicts.scores import write_scores
 
@@ -124,7 +125,19 @@ def partial(results: Sequence[Result], broken: Sequence[str], interrupted: str) 
 def verdict(
     results: Sequence[Result], broken: Sequence[str], required: Collection[str]
 ) -> tuple[Literal["pass", "fail"], str]:
-    """The run's verdict and its reason. `broken` are items that failed besides the thresholds."""
+    """The run's verdict and its reason; a pass names the gates that a know-nothing contender passes, which fails nothing.
+
+    `broken` are items that failed besides the thresholds.
+    """
+    decision, reason = _verdict(results, broken, required)
+    open_to_all = [result.id for result in results if passing(result.details.get("contenders") or {})]
+    passed = f"; answers that know nothing would pass the gate of {', '.join(open_to_all)}" if open_to_all else ""
+    return decision, reason + (passed if decision == "pass" else "")
+
+
+def _verdict(
+    results: Sequence[Result], broken: Sequence[str], required: Collection[str]
+) -> tuple[Literal["pass", "fail"], str]:
     if broken:
         return "fail", f"{words.count(len(broken), 'item')} failed besides the thresholds, first {broken[0]}"
     judged = any(name.startswith("tier3-") for result in results for name in result.decided)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from prism.report import findings, tables, vision, words
+from prism.report import callouts, findings, tables, vision, words
 from prism.report.samples import Change, Sample, without_shared_prefix
 from prism.report.tables import Table
 from prism.verdicts.record import Result, Run
@@ -35,7 +35,7 @@ def render(run: Run, changes: Mapping[str, Sequence[Change]]) -> str:
     head = _verdict(run)
     blocks = []
     for phase, results in findings.by_phase(run.results).items():
-        blocks += _phase(phase, results, changes)
+        blocks += _phase(phase, results, changes, run)
     blocks += _cost(run)
     blocks.append(details("Provenance", [table(tables.provenance(run)), *_facts(run)]))
     return _fitted(head, blocks)
@@ -62,10 +62,11 @@ def _verdict(run: Run) -> list[str]:
     counted = " · ".join(f"{STATES[state]}: {n}" for state, n in findings.counts(run).items())
     titled = "" if run.title == Run.title else f" · {prose(run.title)}"
     head = [f"# {mark}{titled}: {prose(run.reason)}{partial}", *([counted] if counted else [])]
-    return [*head, " · ".join([code(run.command, 300), *filter(None, [prose(findings.commit(run))])])]
+    head += [_list(f"⚠️ {prose(line)}" for line in callouts.of_run(run))]
+    return [*filter(None, head), " · ".join([code(run.command, 300), *filter(None, [prose(findings.commit(run))])])]
 
 
-def _phase(phase: str, results: Sequence[Result], changes: Mapping[str, Sequence[Change]]) -> list[str]:
+def _phase(phase: str, results: Sequence[Result], changes: Mapping[str, Sequence[Change]], run: Run) -> list[str]:
     blocks = [f"## {prose(phase)}"]
     if any(result.records for result in results):
         blocks.append(table(tables.metrics(results)))
@@ -73,12 +74,16 @@ def _phase(phase: str, results: Sequence[Result], changes: Mapping[str, Sequence
     if lower:
         blocks.append("<sub>↓ lower is better; a positive gain is always an improvement.</sub>")
     for result in results:
-        blocks += _spec(result, changes.get(result.id, ()))
+        blocks += _spec(result, changes.get(result.id, ()), run)
     return blocks
 
 
-def _spec(result: Result, changes: Sequence[Change]) -> list[str]:
+def _spec(result: Result, changes: Sequence[Change], run: Run) -> list[str]:
     blocks = [f"### {prose(result.title or result.spec)}", prose(" · ".join([result.id, *findings.sizes(result)]))]
+    if met := callouts.contenders(result):
+        blocks.append(f"{'⚠️ ' if met[0] else ''}{prose(met[1])}.")
+    if worse := callouts.of_spec(result, run):
+        blocks.append(_list(f"⚠️ {prose(line)}" for line in worse))
     beaten = findings.beaten(result)
     if beaten:
         blocks.append(f"Has it beaten the classical control? **{beaten[0]}**: {prose(beaten[1])}.")
@@ -152,6 +157,7 @@ def _evidence(result: Result) -> list[str]:
         study
         | dict(vision.by_kind(result))
         | {
+            "Know-nothing contenders, and the thresholds that they would pass": callouts.contenders_table(result),
             "Tuned answers by the published script's rules and by strict ones": vision.published(result),
             "Exact match by type of answer": tables.by_type(result),
             "How answers fail, baseline and tuned; an answer may fail in several ways": tables.failures(result),

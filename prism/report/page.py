@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prism.report import findings, plots, tables, vision, words
+from prism.report import callouts, findings, plots, tables, vision, words
 from prism.report.samples import Change, Sample
 from prism.store import Store
 from prism.verdicts.record import Result, Run
@@ -39,7 +39,11 @@ def render(run: Run, changes: Mapping[str, Sequence[Change]], store: Store | Non
         words=words,
         provenance=tables.provenance(run),
         counts=findings.counts(run),
-        specs=[_spec(result, changes.get(result.id, ()), store) for result in run.results],
+        callouts=callouts.of_run(run),
+        specs=[
+            _spec(result, changes.get(result.id, ()), store) | {"callouts": callouts.of_spec(result, run)}
+            for result in run.results
+        ],
         cost=tables.cost(run.results),
         stored=any(result.cost.get("cached") for result in run.results),
     )
@@ -60,6 +64,8 @@ def _spec(result: Result, changes: Sequence[Change], store: Store | None) -> dic
         "head": next((record for record in result.records if record.n), None),
         "sizes": findings.sizes(result),
         "beaten": findings.beaten(result),
+        "contenders": callouts.contenders(result),
+        "contenders_table": callouts.contenders_table(result),
         "notes": findings.notes(result),
         "open": findings.open_points(result),
         "provisional": findings.provisional(result),

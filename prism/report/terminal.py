@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from pathlib import Path
 
-from prism.report import findings, words
+from prism.report import callouts, findings, words
 from prism.verdicts.record import Record, Result, Run, Verdict
 
 WIDTH = 120
@@ -17,10 +17,14 @@ def lines(run: Run) -> list[str]:
     shown = _wrap(f"{run.verdict.upper()}: {run.reason}")
     if not run.complete:
         shown += _wrap(f"PARTIAL: {run.partial}")
+    for line in callouts.of_run(run):
+        shown += _wrap(f"⚠ {line}")
     rows = _rows(run)
     if rows:
         shown += ["", *_table(rows), ""]
     for result in run.results:
+        if (met := callouts.contenders(result)) and met[0]:
+            shown += _wrap(f"⚠ {result.id}: {met[1]}")
         if sentence := findings.against_accepted(result):
             shown += _wrap(f"{result.id}: {sentence}")
         for point in findings.open_points(result):

@@ -67,6 +67,7 @@ class Task:
     fixed: Mapping[str, str] = field(default_factory=dict)  # by control name: its one answer to every question
     # By control name: a function of (training, held out) that returns the answers of what learns without the model.
     contenders: Mapping[str, Callable[[Sequence[Example], Sequence[Example]], list[str]]] = field(default_factory=dict)
+    lexicon: Path | None = None  # whose terms an answer should name; a know-nothing contender lists the commonest
     # For the reports: tables and the terms missing in each answer, from (examples, answers), and failure patterns, from
     # (examples, baseline, tuned).
     details: Callable[[Sequence[Example], Sequence[str]], dict[str, Any]] = _no_details

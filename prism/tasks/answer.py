@@ -57,6 +57,7 @@ def _covered(task: Task, path: Path, name: str) -> Task:
     return replace(
         task,
         metrics=(*METRICS, coverage.metric(path)),
+        lexicon=path,
         missing=partial(coverage.missing, terms),
         details=lambda examples, answers: {"most_missed": coverage.most_missed(terms, examples, answers)},
         failures=partial(patterns.analysis, lexicon=terms),

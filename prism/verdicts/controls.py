@@ -6,10 +6,38 @@ Each control answers the same held-out questions and is scored by the same metri
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 from prism.rows import Example
 from prism.store import digest
+
+Answers = list[str] | dict[int, list[str]]  # by training seed, if the tuned model gave them
+
+
+def beside(
+    altered: Mapping[str, dict[int, list[str]]],
+    fixed: Mapping[str, str],
+    contenders: Mapping[str, Callable[[Sequence[Example], Sequence[Example]], list[str]]],
+    stated: Sequence[dict[str, float]],
+    training: Sequence[Example],
+    held_out: Sequence[Example],
+    remember: Callable[[Mapping[str, Any], Callable[[], Any]], Any],
+) -> dict[str, Answers]:
+    """The answers that stand beside the tuned ones, by control.
+
+    `altered` are the tuned model's answers to changed evidence, `stated` the base's log-likelihoods of each label, empty
+    if answers are no closed set. What learns from rows is left out if the training rows are unknown.
+    """
+    answers: dict[str, Answers] = {**altered}
+    answers |= {name: [answer] * len(held_out) for name, answer in fixed.items()}
+    answers |= {name: contend(training, held_out) for name, contend in contenders.items() if training}
+    if stated:
+        answers["label_likelihood"] = list(map(likeliest, stated))
+        if training:
+            answers["classical"] = remember(identity(training, held_out), partial(classical, training, held_out))
+    return answers
 
 
 def identity(training: Sequence[Example], held_out: Sequence[Example]) -> dict[str, str]:
