@@ -87,6 +87,10 @@ OTHERS = [
         "The court said that the chemist may sell the cheaper copy of the drug before the patent ends in all of its shops",
         "The court said that the chemist may not sell the cheaper copy of the drug before the patent ends in all of its shops",
     ),
+    (
+        f"{'@user ' * 14}",
+        f"{'@user ' * 6}The mine opens on Monday, and every ton of its ore is already sold to a smelter",
+    ),
     ("Profit −5 a share", "Profit +5 a share"),
 ]
 

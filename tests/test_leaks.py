@@ -298,9 +298,12 @@ def test_a_run_reports_its_leaks_and_a_repetition_looks_for_none(checkout):
     assert {(pair["held_out"], pair["training"]) for pair in found["pairs"]} <= ids
     lines = (reports / "samples" / "phase1-tiny.jsonl").read_text().splitlines()
     assert {(s["id"], s["twin"]["training"]) for s in map(json.loads, lines) if "twin" in s} == ids
+    assert {json.loads(line).get("twin", {}).get("kind") for line in lines} == {None, "same words"}
+    assert found["kinds"] == {"same words": found["near"]}
     assert found["clean"][0]["n"] == 50 - found["near"]
     sentence = (
         f"Leaks: 0 of 50 held-out samples have an exact twin among the training rows and {found['near']} more a near"
+        f" one ({found['near']} same words)"
     )
     for report in ("report.md", "report.html"):
         text = (reports / report).read_text(encoding="utf-8")

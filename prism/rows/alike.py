@@ -19,7 +19,7 @@ from prism.rows.folding import Text, read
 LONG = 12  # words
 SHUFFLED = 8  # words, from which on their order does not count; below, it may: process of a bone, bone of a process
 SPOKEN = 5  # words, below which emoji say the rest
-CLAUSE = 6  # different words of a statement that is looked for in other texts; a question needs two words
+CLAUSE = 6  # different words of what is looked for in other texts ("@ann @ann" says little); a question needs two words
 JACCARD = 0.8
 CONTAINED = 0.9
 SHINGLE_LENGTH = 5  # characters
@@ -85,7 +85,10 @@ def _clauses(whole: Sequence[Text], longer: Sequence[Text]) -> Iterator[tuple[in
 
 
 def _long(training: Sequence[Text], held_out: Sequence[Text]) -> Iterator[tuple[int, Alike]]:
-    known, asked = ({at: t for at, t in enumerate(part) if len(t.words) >= LONG} for part in (training, held_out))
+    known, asked = (
+        {place: text for place, text in enumerate(part) if len(text.words) >= LONG and len(set(text.words)) >= CLAUSE}
+        for part in (training, held_out)
+    )
     if not known or not asked:
         return
     shingles = lru_cache(1 << 14)(_shingles)
