@@ -13,11 +13,11 @@ from typing import NamedTuple
 import regex
 
 # Letter under letter, from Unicode's confusables.txt (UTS 39), and the small letters of capitals that it lists, so that
-# case makes no difference. The Greek small mu is left out: 5 μg is not 5 mg. A table, since the package that carries the
-# whole file (confusable_homoglyphs, 1 MB) has no function that folds.
+# Russian in capitals stays the same text. The Greek small mu is left out: 5 μg is not 5 mg. A table, since the package
+# that carries the whole file (confusable_homoglyphs, 1 MB) has no function that folds.
 _LOOK_ALIKES = str.maketrans(
-    "АВЕЅІЈКМНОРСТУҮХавеѕіјкмнорстуүхԁԛԝһӏѵΑΒΕΖΗΙΚΜΝΟΡΤΥΧαβεζηικνορτυχγϲϳտոսօցհԱՏՍՕɑɡıɩᴄᴏᴠᴡᴢꜱɪ",
-    "ABESIJKMHOPCTYYXabesijkmhopctyyxdqwhlvABEZHIKMNOPTYXabezhiknoptuxycjunuoghUSUOagiicovwzsi",
+    "АВЕЅІЈКМНОРСТУҮХавеѕіјкмнорстуүхԁԛԝһӏѵΑΒΕΖΗΙΚΜΝΟΡΤΥΧαβεζηικνορτυχγϲϳոսօցհՏՍՕɑɡıɩᴄᴏᴠᴡᴢꜱɪ",
+    "ABESIJKMHOPCTYYXabesijkmhopctyyxdqwhivABEZHIKMNOPTYXabezhiknoptuxycjnuoghSUOagiicovwzsi",
 )
 _INVISIBLE = regex.compile(r"\p{Default_Ignorable_Code_Point}+")
 _NO_SPACES = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"  # each character counts as a word
