@@ -75,7 +75,7 @@ class Experiment:
     def _leaks(self, training: Sequence[Example], held_out: Sequence[Example]) -> Leaks:
         """Which held-out samples have a twin among the training rows; looked for once for the same rows."""
         if not training:
-            return Leaks({}, [], [])
+            return Leaks({}, [], [], {}, {})
 
         def compute() -> dict[str, Any]:
             what = f"leaks, {len(held_out):,} held-out samples against {len(training):,} training rows"
@@ -304,9 +304,8 @@ class Experiment:
         held_out, task = self.examples.held_out, self.task
         lacking = [task.missing(held_out, answers) for answers in (before, after)] if task.missing else None
         reasons = tier3.reasons(self.grades, held_out, task.is_judged) if self.grades else {}
-        leaked = self.examples.leaks.held_out.items()
-        twins = {held_out[i].id: leaks.described(twin, self.examples.training) for i, twin in leaked}
-        return enriched(list_samples(metrics, held_out, before, after), held_out, lacking, reasons, twins)
+        leaked = self.examples.leaks.by_id(self.examples.training, held_out)
+        return enriched(list_samples(metrics, held_out, before, after), held_out, lacking, reasons, leaked)
 
     def _leaks_shown(
         self, metrics: Sequence[Metric], evaluation: str, before: Sequence[str], after: Mapping[int, Sequence[str]]
@@ -316,8 +315,8 @@ class Experiment:
             return {}
         held_out, found = self.examples.held_out, self.examples.leaks
         clean: list[Record] = []
-        if found.held_out:
-            clean = score_without(found.held_out, self.spec, metrics, held_out, evaluation, before, after)
+        if found.leaked:
+            clean = score_without(found.leaked, self.spec, metrics, held_out, evaluation, before, after)
         summary = found.summary(self.examples.training, held_out)
         return {**summary, **of_leaks(clean, self.spec.data.dedupe, self.examples.removed)}
 

@@ -52,14 +52,14 @@ def sentences(n, seed):
 
 def test_exact_near_and_neither():
     training = examples(
-        "Acme shares rise 4 % after the report", "Oil falls again", "Acme shares rise 4 % after a report"
+        "Acme shares rise 4 % after the report", "Oil falls again", "Acme shares rise 5 % after the report"
     )
     held_out = examples(
-        "ACME shares rise 4% after the report!", "Oil falls again", "Bonds are flat", "Oil falls once more, again"
+        "ACME shares rise 4% after a report!", "Oil falls again", "Bonds are flat", "Oil falls once more, again"
     )
     found = find_twins(training, held_out)
-    assert found.held_out == {0: Twin(0, 1.0, False), 1: Twin(1, 1.0, True)}
-    assert (found.rows("exact"), found.rows("near")) == ({1}, {0, 1})
+    assert found.held_out == {0: Twin(0, 1.0, "same words"), 1: Twin(1, 1.0, "exact")}
+    assert (found.rows("exact"), found.rows("near"), found.leaked) == ({1}, {0, 1}, {0, 1})
     assert Leaks.from_json(json.loads(json.dumps(found.to_json()))) == found
 
 
@@ -69,38 +69,102 @@ def test_the_instruction_that_every_question_holds_makes_no_twins():
     assert found.held_out == {}
 
 
-def test_the_same_question_about_another_context_is_no_twin():
-    one, other = (examples("What was cash in 2019?")[0] for _ in range(2))
-    contexts = sentences(2, seed=5)
-    one, other = (replace(asked, facts={"context": text}) for asked, text in zip((one, other), contexts))
-    assert not find_twins([one], [other]).held_out
-    assert find_twins([one], [replace(other, facts=one.facts)]).held_out[0].exact
+def test_the_instruction_in_the_line_of_every_question_makes_no_twins():
+    asked = (
+        "Read this note with care, think of who wrote it and say how they feel about it, in a word: {} Your word is:"
+    )
+    written = [asked.format(f"{word} {other}") for word in WORDS for other in WORDS[:4] if word != other]
+    training = examples(*written[:30])
+    held_out = examples(*written[30:], asked.format(f"{WORDS[0]} {WORDS[3].upper()}!"))
+    assert find_twins(training, held_out).held_out == {len(held_out) - 1: Twin(2, 1.0, "same words")}
+
+
+def of(question, context="", answer="yes", **known):
+    (asked,) = examples(question)
+    return replace(asked, id=question, reference=answer, facts={"context": context} if context else {}, **known)
+
+
+def test_a_context_is_compared_apart_from_its_question():
+    filing, other, third = sentences(3, seed=5)
+    training = [
+        of("What was cash in 2019?", filing),
+        of("What was debt in 2019?", filing),
+        of("Who audits it?", filing),
+        of("What was cash in 2019?", other),
+    ]
+    held_out = [
+        of("What was cash in 2019?", filing),
+        of("What was  CASH in 2019", f"{filing}. Its shares are listed in Oslo and were split in two."),
+        of("What was cash in 2018?", filing),  # another question about the same filing
+        of("Who audits it?", other),
+        of("Who audits it?", third),  # the same question about another filing
+        of("What was cash in 2019?"),
+    ]
+    found = find_twins(training, held_out)
+    assert found.held_out == {0: Twin(0, 1.0, "exact"), 1: Twin(0, 1.0, "same words")}
+    assert found.contexts == {2: 0, 3: 3}
+    assert found.rows("near") == {0}
+    told = found.by_id(training, held_out)
+    assert told["What was cash in 2018?"] == {"context_in": "What was cash in 2019?"}
+    assert found.summary(training, held_out)["contexts"] == 2
+
+
+def test_answers_that_stand_in_training_answers_are_leaks_of_their_own():
+    training = [
+        of("What is a tendon?", answer="It is tissue. A tough cord of fibres ties a muscle to a bone; it is white."),
+        of("How fast is it?", answer="It is fast, and no one knows why."),
+        of("What is a twin?", answer="One of two children of one birth"),
+    ]
+    held_out = [
+        of("What is a sinew?", answer="A tough cord of fibres ties a muscle to a bone."),
+        of("What ties muscles?", answer="Cords of fibres tie a muscle to bones."),
+        of("Is it fast?", answer="it is fast"),
+        of("What is a twin?", answer="one of two\u200b childr\u0435n of one birth"),
+        of("What is a birth?", answer="The birth of one child"),
+    ]
+    found = find_twins(training, held_out)
+    assert found.answers == {0: 0, 3: 2}
+    assert found.held_out.keys() == {3}
+    assert found.leaked == {0, 3}
+    assert found.rows("near") == {2}
+    summary = found.summary(training, held_out)
+    assert (summary["exact"], summary["answers"], summary["answers_only"]) == (1, 2, 1)
+    assert summary["pairs"][-1] == {
+        "held_out": "What is a sinew?",
+        "training": "What is a tendon?",
+        "similarity": 1.0,
+        "kind": "answer",
+    }
+    assert found.by_id(training, held_out)["What is a sinew?"] == {"answer_in": "What is a tendon?"}
+
+
+def test_labels_and_canned_answers_are_no_leaks():
+    label = "This text tells of a risk"
+    training = [of(text, answer=label if n % 4 else f"No {text}") for n, text in enumerate(sentences(80, 1))]
+    assert find_twins(training, [of("A new one", answer=label)]).answers == {}
+    assert find_twins(training[:8], [of("A new one", answer=label)]).answers == {0: 1}
+
+
+def test_an_answer_that_is_read_from_a_context_or_an_image_leaks_only_with_it(tmp_path):
+    filing, other = sentences(2, seed=6)
+    answer = "Oakley and Partners of Leeds audit it"
+    training = [of("Who audits the firm?", filing, answer), of("Who is named?", other, "nobody")]
+    asked = [of("Name those who audit.", filing, answer), of("Name those who audit.", other, answer)]
+    assert find_twins(training, asked).answers == {0: 0}
+    seen = [replace(example, images=picture(tmp_path / f"{n}.png", n)) for n, example in enumerate(training)]
+    assert find_twins(seen, [replace(asked[0], images=picture(tmp_path / "new.png", 9))]).answers == {}
+
+
+def test_the_result_hangs_on_questions_contexts_and_answers():
+    training, held_out = [of("Who?", "A filing", "Lee")], [of("When?", "A filing", "Now")]
+    known = leaks.identity(training, held_out)
+    for other in (of("Where?", "A filing", "Now"), of("When?", "Another", "Now"), of("When?", "A filing", "Then")):
+        assert leaks.identity(training, [other]) != known
+    assert leaks.identity(held_out, training) != known
 
 
 def test_texts_without_words_are_no_twins_for_that():
-    assert find_twins(examples("🚀🚀🚀", "…"), examples("🔥🔥", "🚀🚀🚀")).held_out == {1: Twin(0, 1.0, True)}
-
-
-def test_the_pairs_are_those_of_an_exhaustive_comparison():
-    """MinHash proposes; what is reported is what comparing all sets finds, and nothing else."""
-    training = sentences(150, 0)
-    held_out = sentences(60, 1)
-    drawn = random.Random(2)
-    for i in range(0, 60, 2):  # copies with 0 to 5 words changed
-        words = training[i].split()
-        for place in drawn.sample(range(14), drawn.randrange(6)):
-            words[place] = drawn.choice(WORDS)
-        held_out[i] = " ".join(words)
-    pieces = [[leaks._shingles(text, set()) for text in texts] for texts in (training, held_out)]
-    expected = {}
-    for j, mine in enumerate(pieces[1]):
-        for i, other in enumerate(pieces[0]):
-            if len(mine & other) / len(mine | other) >= leaks.JACCARD:
-                expected.setdefault(j, set()).add(i)
-    found = find_twins(examples(*training), examples(*held_out))
-    assert 10 < len(expected) < 30
-    assert found.held_out.keys() == expected.keys()
-    assert found.rows("near") == set().union(*expected.values())
+    assert find_twins(examples("🚀🚀🚀", "…"), examples("🔥🔥", "🚀🚀🚀")).held_out == {1: Twin(0, 1.0, "exact")}
 
 
 def picture(path, seed, size=(96, 96), **options):
@@ -234,9 +298,12 @@ def test_a_run_reports_its_leaks_and_a_repetition_looks_for_none(checkout):
     assert {(pair["held_out"], pair["training"]) for pair in found["pairs"]} <= ids
     lines = (reports / "samples" / "phase1-tiny.jsonl").read_text().splitlines()
     assert {(s["id"], s["twin"]["training"]) for s in map(json.loads, lines) if "twin" in s} == ids
+    assert {json.loads(line).get("twin", {}).get("kind") for line in lines} == {None, "same words"}
+    assert found["kinds"] == {"same words": found["near"]}
     assert found["clean"][0]["n"] == 50 - found["near"]
     sentence = (
         f"Leaks: 0 of 50 held-out samples have an exact twin among the training rows and {found['near']} more a near"
+        f" one ({found['near']} same words)"
     )
     for report in ("report.md", "report.html"):
         text = (reports / report).read_text(encoding="utf-8")

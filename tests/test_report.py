@@ -809,7 +809,8 @@ def test_page_is_walked_by_keyboard_and_by_headings(seen):
 
 def leaks(**given) -> dict:
     known = {"held_out": 600, "exact": 12, "near": 1, "same_reference": 13, "dedupe": None, "removed": 0}
-    pairs = [{"held_out": "aaaaaaaaaaaa", "training": "bbbbbbbbbbbb", "similarity": 1.0, "exact": True}]
+    known |= {"kinds": {"similar": 1} if given.get("near", 1) else {}, "answers": 3, "answers_only": 0, "contexts": 0}
+    pairs = [{"held_out": "aaaaaaaaaaaa", "training": "bbbbbbbbbbbb", "similarity": 1.0, "kind": "same words"}]
     score = {"value": 0.301, "ci": [0.27, 0.33], "p": None}
     clean = [{"metric": "accuracy", "n": 587, "baseline": score, "tuned": score | {"value": 0.7141235}}]
     return known | {"pairs": pairs, "clean": clean} | given
@@ -820,16 +821,21 @@ def leaks(**given) -> dict:
     [
         (
             leaks(),
-            "have an exact twin among the training rows and 1 more a near one; without these accuracy is .714, with them .734.",
+            "have an exact twin among the training rows and 1 more a near one (1 similar); without these accuracy is .714, with them .734.",
         ),
-        (leaks(exact=600, near=0, clean=[]), "and 0 more a near one; every held-out sample has a twin."),
+        (
+            leaks(answers_only=2, contexts=41),
+            "(1 similar); of 2 more, the answer stands in a training answer; without these accuracy is .714, with them .734; "
+            + "41 other samples ask about the context of a training row, which is no leak.",
+        ),
+        (leaks(exact=600, near=0, clean=[]), "and 0 more a near one; that is every held-out sample."),
         (
             leaks(exact=0, near=0, clean=[], pairs=[], dedupe="near", removed=1234),
             "Leaks: 0 of 600 held-out samples have an exact twin among the training rows and 0 more a near one; dedupe = near "
             + "removed 1,234 training rows before this check.",
         ),
     ],
-    ids=["some", "all", "removed"],
+    ids=["some", "answers and contexts", "all", "removed"],
 )
 def test_leaks_are_said_with_and_without_them(tmp_path, found, said):
     result = sentiment()

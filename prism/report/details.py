@@ -92,12 +92,12 @@ def enriched(
     examples: Sequence[Example],
     lacking: Sequence[Sequence[list[str]]] | None,
     reasons: Mapping[str, dict[str, list[str]]],
-    twins: Mapping[str, dict[str, Any]],
+    leaked: Mapping[str, dict[str, Any]],
 ) -> list[dict[str, Any]]:
     """The samples with what is known of each besides its scores.
 
     `lacking` are the terms that baseline and tuned answers lack, in the samples' order. By sample id: a judge's `reasons`,
-    and the training row that is its twin. Images are named as in the store's folder of prepared ones.
+    and the training rows that are like it. Images are named as in the store's folder of prepared ones.
     """
     lines = []
     for i, (sample, example) in enumerate(zip(samples, examples)):
@@ -106,8 +106,7 @@ def enriched(
             line["missing"] = {name: terms[i] for name, terms in zip(("baseline", "tuned"), lacking)}
         if example.id in reasons:
             line["judge"] = reasons[example.id]
-        if example.id in twins:
-            line["twin"] = twins[example.id]
+        line |= leaked.get(example.id, {})
         if example.images:
             line["images"] = [path.name for path in example.images]
         lines.append(line)

@@ -223,19 +223,26 @@ def _cut(result: Result) -> str:
 
 
 def _leaks(result: Result) -> str:
-    """How many held-out samples have a twin among the training rows, and the first score without them."""
+    """How many held-out samples have their like among the training rows, and the first score without them."""
     found = result.details.get("leaks")
     if not found:
         return ""
     text = f"Leaks: {found['exact']:,} of {found['held_out']:,} held-out samples have an exact twin among the training rows"
     text += f" and {found['near']:,} more a near one"
+    if found["kinds"]:
+        text += f" ({', '.join(f'{n:,} {kind}' for kind, n in found['kinds'].items())})"
+    if found["answers_only"]:
+        text += f"; of {found['answers_only']:,} more, the answer stands in a training answer"
     whole = {record.metric: record.tuned.value for record in result.records}
     if found["clean"]:
         first = found["clean"][0]
         tuned = words.number(first["tuned"]["value"]), words.number(whole.get(first["metric"]))
         text += f"; without these {first['metric']} is {tuned[0]}, with them {tuned[1]}"
-    elif found["exact"] or found["near"]:
-        text += "; every held-out sample has a twin"
+    elif found["exact"] or found["near"] or found["answers_only"]:
+        text += "; that is every held-out sample"
+    if found["contexts"]:
+        asking = words.count(found["contexts"], "other sample asks", "other samples ask")
+        text += f"; {asking} about the context of a training row, which is no leak"
     if found["dedupe"]:
         rows = words.count(found["removed"], "training row")
         text += f"; dedupe = {found['dedupe']} removed {rows} before this check"

@@ -282,7 +282,7 @@ def _tolerance(check: dict[str, Any]) -> str:
 
 
 def leaks(result: Result) -> Table | None:
-    """Each metric over all held-out samples, and over those without a twin among the training rows."""
+    """Each metric over all held-out samples, and over those that do not leak."""
     found = result.details.get("leaks") or {}
     records = {record.metric: record for record in result.records}
     rows = []
@@ -302,11 +302,8 @@ def twins(result: Result) -> Table | None:
     pairs = (result.details.get("leaks") or {}).get("pairs")
     if not pairs:
         return None
-    rows = [
-        [pair["held_out"], pair["training"], "exact" if pair["exact"] else "near", words.number(pair["similarity"])]
-        for pair in pairs
-    ]
-    return Table(["held out", "training", "twin", "similarity"], rows, numbers=3)
+    rows = [[pair["held_out"], pair["training"], pair["kind"], words.number(pair["similarity"])] for pair in pairs]
+    return Table(["held out", "training", "kind", "similarity"], rows, numbers=3)
 
 
 def facts(result: Result) -> Table:

@@ -1,9 +1,11 @@
-"""Finds leaks: held-out samples with a twin among the training rows, whose score may be memorization.
+"""Finds leaks: held-out samples whose score may be memorization, since the training rows hold their like.
 
-Text examples are compared by question (as the task asks it) and context, if any. *Exact*: the same text. *Near*: their
-sets of character 5-grams (shingles) have a Jaccard similarity of at least `JACCARD`, after lowercasing and removing
-punctuation and the lines that all questions share, which are the task's prompt. MinHash proposes pairs and the sets
-decide, so there are no false positives; on 5,000 × 7,619 tweets there were no false negatives either.
+A *twin* asks the same. Texts are twins by question (as the task asks it, without what all questions share, its prompt) and
+context, if any: both must be alike. *Exact*: the same text. *Near*: `prism.rows.alike` says how. The same question about
+another filing is no twin; another question about the same filing is none either, and is named as a shared context.
+
+An *answer* leaks if the words of the reference stand in the reference of a training row, from `ANSWER` words up and
+whatever was asked. One that more than `CLOSED` of the training rows give is a canned answer or a label, and no leak.
 
 Examples with images are compared by image, since different images get the same questions. *Exact*: the same question
 about the same file. *Near*: perceptual hashes that differ in at most `MAX_BITS` of 256, for any question. A copy with
@@ -12,10 +14,11 @@ JPEG quality 50 or half the size differs in up to 8 bits; no two of 315 radiogra
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import cache
+from os.path import commonprefix
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -23,52 +26,89 @@ import numpy
 
 from prism.errors import DataError
 from prism.rows import Example
+from prism.rows.alike import alike, grams
+from prism.rows.folding import read
 from prism.rows.images import image_digests
 from prism.store import digest, file_digest
 from prism.store.provenance import versions
 
-JACCARD = 0.8
+ANSWER = 5  # words
+CLOSED = 0.05  # of the training rows, and more than `CANNED` of them
+CANNED = 10
+PROMPT = 5  # words that all questions begin or end with; "What is" belongs to the question
+MANY = 20  # different questions; what fewer have in common may be chance
 MAX_BITS = 16
-SHINGLE_LENGTH = 5  # characters
-PERMUTATIONS = 128
-SHOWN = 10  # pairs in the report; samples/*.jsonl has the twin of every sample
-BANDS = (32, 4)  # bands, hashes a band: finds a pair of Jaccard .8 with probability 1 − 5e-8
+SHOWN = 10  # twins in the report, and as many answers; samples/*.jsonl has those of every sample
 
 Kind = Literal["exact", "near"]
 
-_WORD = re.compile(r"\w+")
-
 
 class Twin(NamedTuple):
-    """The index of a training row and its similarity to the held-out sample: Jaccard, or the share of equal bits."""
+    """The index of a training row, its similarity to the held-out sample, and how it is like it.
+
+    `similarity` is 1, a Jaccard similarity, the share of the shorter text that is contained, or the share of equal bits.
+    `likeness` is "exact", "same picture" or one of `prism.rows.alike`.
+    """
 
     training: int
     similarity: float
-    exact: bool
+    likeness: str
+
+    @property
+    def exact(self) -> bool:
+        return self.likeness == "exact"
 
 
 @dataclass(frozen=True)
 class Leaks:
-    """The nearest twin by held-out index, and the indices of the training rows that are a twin of any sample."""
+    """What the training rows tell of held-out samples, which stand here by index."""
 
-    held_out: Mapping[int, Twin]
-    exact: Sequence[int]
-    near: Sequence[int]  # near twins that are no exact twin
+    held_out: Mapping[int, Twin]  # the nearest twin
+    exact: Sequence[int]  # training rows that are an exact twin of any sample
+    near: Sequence[int]  # those that are a near twin and no exact one
+    answers: Mapping[int, int]  # the first training row whose answer holds that of the sample
+    contexts: Mapping[int, int]  # the first training row with the context of a sample that has no twin
+
+    @property
+    def leaked(self) -> set[int]:
+        """The held-out samples that may be known by heart: those with a twin, or with an answer that stands in training."""
+        return {*self.held_out, *self.answers}
 
     def rows(self, kind: Kind) -> set[int]:
-        """The indices of the training rows that `[data].dedupe` removes; "near" removes exact twins too."""
+        """The indices of the training rows that `[data].dedupe` removes; "near" removes exact twins too.
+
+        A row that only shares an answer or a context stays: it asks something else.
+        """
         return set(self.exact) | (set(self.near) if kind == "near" else set())
 
     def summary(self, training: Sequence[Example], held_out: Sequence[Example]) -> dict[str, Any]:
-        """For the report: the number of held-out samples with a twin, and the ids of the closest pairs. No text."""
+        """For the report: the number of held-out samples that leak, by kind, and the ids of the closest pairs. No text."""
         twins = sorted(self.held_out.items(), key=lambda item: (not item[1].exact, -item[1].similarity, item[0]))
+        answers = [(i, Twin(row, 1.0, "answer")) for i, row in self.answers.items() if i not in self.held_out]
         return {
             "held_out": len(held_out),
             "exact": sum(twin.exact for _, twin in twins),
             "near": sum(not twin.exact for _, twin in twins),
+            "kinds": dict(Counter(twin.likeness for _, twin in twins if not twin.exact).most_common()),
+            "answers": len(self.answers),
+            "answers_only": len(answers),
+            "contexts": len(self.contexts),
             "same_reference": sum(training[twin.training].reference == held_out[i].reference for i, twin in twins),
-            "pairs": [{"held_out": held_out[i].id, **described(twin, training)} for i, twin in twins[:SHOWN]],
+            "pairs": [
+                {"held_out": held_out[i].id, **_described(twin, training)}
+                for i, twin in (*twins[:SHOWN], *answers[:SHOWN])
+            ],
         }
+
+    def by_id(self, training: Sequence[Example], held_out: Sequence[Example]) -> dict[str, dict[str, Any]]:
+        """For samples/*.jsonl: the training rows that each sample is like, by the sample's id."""
+        told: dict[str, dict[str, Any]] = {}
+        for i, twin in self.held_out.items():
+            told.setdefault(held_out[i].id, {})["twin"] = _described(twin, training)
+        for name, rows in (("answer_in", self.answers), ("context_in", self.contexts)):
+            for i, row in rows.items():
+                told.setdefault(held_out[i].id, {})[name] = training[row].id
+        return told
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -76,27 +116,30 @@ class Leaks:
     @classmethod
     def from_json(cls, table: Mapping[str, Any]) -> Leaks:
         held_out = {int(index): Twin(*twin) for index, twin in table["held_out"].items()}
-        return cls(held_out, table["exact"], table["near"])
+        answers, contexts = ({int(i): row for i, row in table[name].items()} for name in ("answers", "contexts"))
+        return cls(held_out, table["exact"], table["near"], answers, contexts)
 
 
-def described(twin: Twin, training: Sequence[Example]) -> dict[str, Any]:
-    return {"training": training[twin.training].id, "similarity": twin.similarity, "exact": twin.exact}
+def _described(twin: Twin, training: Sequence[Example]) -> dict[str, Any]:
+    return {"training": training[twin.training].id, "similarity": twin.similarity, "kind": twin.likeness}
 
 
 def identity(training: Sequence[Example], held_out: Sequence[Example]) -> dict[str, Any]:
-    """What the result of `find_twins` depends on, besides this module."""
+    """What the result of `find_twins` depends on, besides this package's source."""
     return {
         "kind": "leaks",
         "rows": digest(
-            [[[compared_text(example), image_digests(example)] for example in part] for part in (training, held_out)]
+            [
+                [[*_compared(example), example.reference, image_digests(example)] for example in part]
+                for part in (training, held_out)
+            ]
         ),
-        "libraries": versions(["datasketch", "ImageHash", "pillow"]),
+        "libraries": versions(["datasketch", "ImageHash", "pillow", "regex"]),
     }
 
 
-def compared_text(example: Example) -> str:
-    """The context and the question: the same question about another filing is no twin."""
-    return "\n".join(filter(None, (example.facts.get("context", ""), example.question)))
+def _compared(example: Example) -> tuple[str, str]:
+    return str(example.facts.get("context", "")), example.question
 
 
 def find_twins(training: Sequence[Example], held_out: Sequence[Example]) -> Leaks:
@@ -104,12 +147,16 @@ def find_twins(training: Sequence[Example], held_out: Sequence[Example]) -> Leak
     nearest: dict[int, Twin] = {}
     exact: set[int] = set()
     near: set[int] = set()
-    for index, twin in (*_text_twins(training, held_out), *_image_twins(training, held_out)):
-        (exact if twin.exact else near).add(twin.training)
-        current = nearest.get(index)
-        if current is None or _closeness(twin) > _closeness(current):
-            nearest[index] = twin
-    return Leaks(dict(sorted(nearest.items())), sorted(exact), sorted(near - exact))
+    contexts = _like_contexts(training, held_out)
+    for indices, rows, twin in (*_text_twins(training, held_out, contexts), *_image_twins(training, held_out)):
+        (exact if twin.exact else near).update(rows)
+        for index in indices:
+            current = nearest.get(index)
+            if current is None or _closeness(twin) > _closeness(current):
+                nearest[index] = twin
+    answers = dict(_answers(training, held_out, contexts))
+    shared = {i: row for i, row in _shared_contexts(training, held_out, contexts) if i not in nearest}
+    return Leaks(dict(sorted(nearest.items())), sorted(exact), sorted(near - exact), answers, shared)
 
 
 def leaking_places(pool: Sequence[Example], held_out: Sequence[Example], kind: Kind) -> set[int]:
@@ -121,60 +168,112 @@ def _closeness(twin: Twin) -> tuple[bool, float, int]:
     return twin.exact, twin.similarity, -twin.training
 
 
-def _text_twins(training: Sequence[Example], held_out: Sequence[Example]) -> Iterator[tuple[int, Twin]]:
-    held_out_texts, training_texts = _by_question(held_out), _by_question(training)
-    if not held_out_texts or not training_texts:
-        return
-    for text, indices in held_out_texts.items():
-        for row in training_texts.get(text, ()):
-            yield from ((index, Twin(row, 1.0, True)) for index in indices)
-    shared = _common_lines([*training_texts, *held_out_texts])
-    shingles = lru_cache(1 << 14)(lambda text: _shingles(text, shared))
-    for text, training_text in _candidate_pairs(list(training_texts), list(held_out_texts), shingles):
-        similarity = len(shingles(text) & shingles(training_text)) / len(shingles(text) | shingles(training_text))
-        if similarity >= JACCARD and text != training_text:
-            for index in held_out_texts[text]:
-                yield from ((index, Twin(row, round(similarity, 4), False)) for row in training_texts[training_text])
+Pairs = Mapping[str, Mapping[str, tuple[float, str]]]  # held-out text → training text → similarity and likeness
 
 
-def _by_question(examples: Sequence[Example]) -> dict[str, list[int]]:
-    indices: dict[str, list[int]] = {}
+def _pairs(training: Iterable[str], held_out: Iterable[str], own: Mapping[str, str]) -> Pairs:
+    """The texts that are the same or alike. `own` holds what to compare in a text's place, if not all of it."""
+    known, asked = list(dict.fromkeys(training)), list(dict.fromkeys(held_out))
+    pairs: dict[str, dict[str, tuple[float, str]]] = {}
+    for mine, like in alike([own.get(text, text) for text in known], [own.get(text, text) for text in asked]):
+        found = pairs.setdefault(asked[mine], {})
+        if found.get(known[like.training], (0.0, ""))[0] < like.similarity:
+            found[known[like.training]] = like.similarity, like.likeness
+    for text in set(known).intersection(asked):
+        pairs.setdefault(text, {})[text] = 1.0, "exact"
+    return pairs
+
+
+def _own(texts: Sequence[str]) -> dict[str, str]:
+    """The texts without the task's prompt: the lines that all have in common, and the words at both ends."""
+    shared = set[str]().union(*map(str.splitlines, texts[:1])).intersection(*map(str.splitlines, texts))
+    own = {text: "\n".join(line for line in text.splitlines() if line not in shared) or text for text in texts}
+    if len(own) < MANY:
+        return own
+    split = {text: words.split(" ") for text, words in own.items()}
+    first = len(commonprefix(list(split.values())))
+    last = len(commonprefix([words[::-1] for words in split.values()]))
+    first, last = (n if n >= PROMPT else 0 for n in (first, last))
+    return {text: " ".join(words[first : len(words) - last]) or own[text] for text, words in split.items()}
+
+
+def _like_contexts(training: Sequence[Example], held_out: Sequence[Example]) -> Pairs:
+    known, asked = ([_compared(example)[0] for example in part if not example.images] for part in (training, held_out))
+    return _pairs(known, asked, own={})
+
+
+def _text_twins(
+    training: Sequence[Example], held_out: Sequence[Example], contexts: Pairs
+) -> Iterator[tuple[Sequence[int], Sequence[int], Twin]]:
+    """The indices of held-out samples, those of training rows that are twins of each, and the first of these."""
+    known, asked = _by_text(training), _by_text(held_out)
+    known_questions, asked_questions = [question for _, question in known], [question for _, question in asked]
+    questions = _pairs(known_questions, asked_questions, own=_own([*known_questions, *asked_questions]))
+    for (context, question), indices in asked.items():
+        for other_question, of_question in questions.get(question, {}).items():
+            for other_context, of_context in contexts.get(context, {}).items():
+                if rows := known.get((other_context, other_question)):
+                    similarity, likeness = of_context if of_question[1] == "exact" else of_question
+                    yield indices, rows, Twin(rows[0], min(similarity, of_context[0]), likeness)
+
+
+def _by_text(examples: Sequence[Example]) -> dict[tuple[str, str], list[int]]:
+    indices: dict[tuple[str, str], list[int]] = {}
     for index, example in enumerate(examples):
         if not example.images:
-            indices.setdefault(compared_text(example), []).append(index)
+            indices.setdefault(_compared(example), []).append(index)
     return indices
 
 
-def _common_lines(texts: Sequence[str]) -> set[str]:
-    return set(texts[0].splitlines()).intersection(*(text.splitlines() for text in texts))
+def _shared_contexts(
+    training: Sequence[Example], held_out: Sequence[Example], contexts: Pairs
+) -> Iterator[tuple[int, int]]:
+    first: dict[str, int] = {}
+    for row, example in enumerate(training):
+        if not example.images:
+            first.setdefault(_compared(example)[0], row)
+    for index, example in enumerate(held_out):
+        context, _ = _compared(example)
+        if context and not example.images and context in contexts:
+            yield index, min(first[other] for other in contexts[context])
 
 
-def _shingles(text: str, shared: set[str]) -> frozenset[str]:
-    """The set of a text's shingles, never empty; `shared` are the lines that all questions have in common."""
-    own = " ".join(line for line in text.splitlines() if line not in shared) or text
-    # A text of emoji has no words; its raw text is used, since two such texts are not alike.
-    words = " ".join(_WORD.findall(own.lower())) or own
-    return frozenset(words[i : i + SHINGLE_LENGTH] for i in range(max(1, len(words) - SHINGLE_LENGTH + 1)))
+def _answers(training: Sequence[Example], held_out: Sequence[Example], contexts: Pairs) -> Iterator[tuple[int, int]]:
+    """Held-out indices, and the first training row whose answer holds the words of theirs in their order.
+
+    An answer that is read from a context or an image is known by heart only if the row has the same one.
+    """
+    rows: dict[tuple[str, ...], list[int]] = {}
+    for row, example in enumerate(training):
+        if not example.images:
+            rows.setdefault(read(example.reference).words, []).append(row)
+    answers = {i: read(example.reference).words for i, example in enumerate(held_out) if not example.images}
+    looked_for = {gram for words in answers.values() if len(words) >= ANSWER for gram in grams(words)}
+    places: dict[str, list[tuple[str, ...]]] = {}
+    for words in rows:
+        for gram in looked_for.intersection(grams(words)):
+            places.setdefault(gram, []).append(words)
+
+    @cache
+    def holding(words: tuple[str, ...]) -> list[int]:
+        # The rarest piece of the answer names the few training answers that can hold it.
+        candidates = min((places.get(gram, []) for gram in grams(words)), key=len)
+        text = f" {' '.join(words)} "
+        return sorted(row for other in candidates if text in f" {' '.join(other)} " for row in rows[other])
+
+    for index, words in answers.items():
+        if len(words) < ANSWER:
+            continue
+        found = holding(words)
+        if len(found) > max(CLOSED * len(training), CANNED):
+            continue
+        like = contexts.get(_compared(held_out[index])[0], {})
+        yield from ((index, row) for row in [row for row in found if _compared(training[row])[0] in like][:1])
 
 
-def _candidate_pairs(
-    training: Sequence[str], held_out: Sequence[str], shingles: Callable[[str], frozenset[str]]
-) -> Iterator[tuple[str, str]]:
-    """Pairs (held-out, training) of texts that share a band of MinHash values."""
-    from datasketch import MinHash, MinHashLSH
-
-    def minhashes(texts: Sequence[str]) -> Iterator[tuple[str, MinHash]]:
-        encoded = ([shingle.encode() for shingle in shingles(text)] for text in texts)
-        return zip(texts, MinHash.generator(encoded, num_perm=PERMUTATIONS))
-
-    index = MinHashLSH(num_perm=PERMUTATIONS, params=BANDS)
-    for text, minhash in minhashes(training):
-        index.insert(text, minhash)
-    for text, minhash in minhashes(held_out):
-        yield from ((text, str(other)) for other in index.query(minhash))
-
-
-def _image_twins(training: Sequence[Example], held_out: Sequence[Example]) -> Iterator[tuple[int, Twin]]:
+def _image_twins(
+    training: Sequence[Example], held_out: Sequence[Example]
+) -> Iterator[tuple[Sequence[int], Sequence[int], Twin]]:
     held_out_images, training_images = _by_image(held_out), _by_image(training)
     if not held_out_images or not training_images:
         return
@@ -187,7 +286,8 @@ def _image_twins(training: Sequence[Example], held_out: Sequence[Example]) -> It
             for index in indices:
                 for row in training_images[paths[i]]:
                     exact = same_file and held_out[index].question == training[row].question
-                    yield index, Twin(row, round(1 - int(differing[i]) / 256, 4), exact)
+                    similarity = round(1 - int(differing[i]) / 256, 4)
+                    yield [index], [row], Twin(row, similarity, "exact" if exact else "same picture")
 
 
 def _by_image(examples: Sequence[Example]) -> dict[Path, list[int]]:
