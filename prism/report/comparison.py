@@ -60,7 +60,7 @@ def comparison_table(new: Scores, comparisons: Sequence[Comparison], drop: float
         interval = f"{words.signed(found.loss.value)} [{words.signed(found.loss.low)}, {words.signed(found.loss.high)}]"
         rows.append(
             [
-                found.metric.name + (" ↓" if found.metric.direction == "lower" else ""),
+                words.metric_name(found.metric),
                 words.number(found.before),
                 words.number(found.after),
                 interval,
