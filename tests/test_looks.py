@@ -13,10 +13,12 @@ from prism.cli import app
 from prism.cli.fresh import new_seeds
 from prism.errors import ScoresError, SpecError, StoreError
 from prism.plugin.scheduling import training_seeds
+from prism.report import findings
 from prism.report.comparison import acceptance_summary
 from prism.store import Store
 from prism.verdicts import alarms, looks
 from prism.verdicts.accepted import FOLDER, accept, ask_git
+from prism.verdicts.record import Result
 from prism.verdicts.scores import read_scores, write_scores
 from tests.scored import answers, scored, tiny_spec
 from tests.test_reference import finished
@@ -108,6 +110,20 @@ def test_accepting_the_same_scores_again_keeps_their_date_and_looks(tmp_path, st
     first, _ = origin_of(tmp_path, runs[0], store)
     again, _ = origin_of(tmp_path, runs[0], store)
     assert (again["accepted"], again["looks"]) == (first["accepted"], 2), "else the spent alarms would come back"
+
+
+def test_the_report_of_a_later_run_says_what_it_is_compared_with():
+    accepted = {"file": "tiny@abababab.json", "seeds": ["42"], "differences": [], "question": "these adapters differ"}
+    result = Result("phase1", "tiny", "tiny", "nano", (), {}, {})
+    picked = {**accepted, "origin": {"looks": 5}, "comparison": 21}
+    sentence = findings.against_accepted(replace(result, details={"reference": picked}))
+    assert "It could be picked among 5 measurements, so that later runs fail more often by chance." in sentence
+    assert "Comparison 21 with it; its false alarms are shared by all of them." in sentence
+    for origin in ({"looks": 1}, {"looks": None}, {}):
+        plain = {**accepted, "origin": origin, "comparison": None}
+        sentence = findings.against_accepted(replace(result, details={"reference": plain}))
+        assert "picked" not in sentence
+        assert "Comparison" not in sentence
 
 
 def test_a_store_that_cannot_be_written_or_read_is_named(tmp_path, store):

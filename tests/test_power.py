@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from prism.cli import app
 from prism.metrics import Metric
+from prism.report.planning import Asked, power_table
 from prism.verdicts import power
 from prism.verdicts.accepted import FOLDER
 from prism.verdicts.compare import compare
@@ -131,6 +132,15 @@ def test_one_accepted_seed_knows_no_spread():
     several_seeds = known(with_seeds(generators(8, 9), seeds=5, groups=400, size=1))
     gains = [power.smallest_gain(several_seeds, power.planned(several_seeds.plan, n, None, 5)) for n in (400, 1600)]
     assert gains[1] < gains[0] < 0.1
+
+
+def test_what_has_no_variance_is_said_and_not_guessed():
+    same = of_samples(numpy.full((3, 40), 0.5))
+    assert math.isnan(power.smallest_loss(known(same), known(same).plan, 0.0, ALPHA))
+    said = power_table(same, [MEAN], {"score": 0.1}, 1, Asked())
+    assert "score: no sample differs from another" in said
+    single = of_samples(numpy.full((3, 1), 0.5))
+    assert "score: has fewer than two scored samples" in power_table(single, [MEAN], {"score": 0.1}, 1, Asked())
 
 
 # The command

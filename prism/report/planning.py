@@ -6,11 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from prism.errors import ScoresError
 from prism.metrics import Metric
 from prism.report import words
 from prism.report.words import number
 from prism.verdicts import power
-from prism.verdicts.power import Plan, Takes, Variances
+from prism.verdicts.power import Plan, Variances
 from prism.verdicts.scores import Scores
 
 
@@ -42,27 +43,15 @@ def power_table(
                 f"{metric.name}: accepted by version {measure.version}, now {metric.version}; accept a new run"
             )
             continue
-        known = power.variances(metric, measure, scores.groups)
+        try:
+            known = power.variances(metric, measure, scores.groups)
+        except ScoresError as error:
+            notes.append(str(error))
+            continue
         plan = power.planned(known.plan, asked.rows, asked.groups, asked.seeds)
-        head = [words.metric_name(metric), f"{plan.rows:,}", f"{plan.groups:,.0f}"]
-        if asked.gain is not None:
-            smallest, wanted = power.smallest_gain(known, plan), asked.gain
-            takes = power.takes(plan, wanted, lambda other, known=known: power.smallest_gain(known, other))
-            why = ""
-        else:
-            smallest, wanted = power.smallest_loss(known, plan, limit, alpha), asked.drop or words.UNDERPOWERED * limit
-            takes = _takes(known, plan, limit, alpha, wanted)
-            head.append(number(limit) if limit else words.NOTHING)
-            why = power.never(known, plan, limit, alpha)
-        rows.append([*head, number(smallest), *(_of(takes, wanted) if takes else [number(wanted or None), "", "", ""])])
-        if why or math.isinf(smallest):
-            notes.append(
-                f"{metric.name}: {why or 'even the largest loss or gain would be shown in under 80 % of runs'}"
-            )
-        if asked.gain is None and wanted and wanted <= limit:
-            notes.append(
-                f"{metric.name}: a loss of {number(wanted)} is tolerated by drop = {number(limit)}; ask for more"
-            )
+        cells, about = _line(known, plan, limit, alpha, asked)
+        rows.append([words.metric_name(metric), *cells])
+        notes += [f"{metric.name}: {note}" for note in about]
     kind = "gain over the baseline" if asked.gain is not None else "loss against the accepted run"
     drop = [] if asked.gain is not None else ["drop"]
     headers = ["metric", "rows", "groups", *drop, "shown from", "to show", "takes rows", "or groups", "or seeds"]
@@ -73,15 +62,34 @@ def power_table(
     return "\n".join([title, "", table, *(["", *notes] if notes else []), "", *_how(asked)])
 
 
-def _takes(known: Variances, plan: Plan, limit: float, alpha: float, wanted: float) -> Takes | None:
-    if wanted <= limit:
-        return None
-    return power.takes(plan, wanted, lambda other: power.smallest_loss(known, other, limit, alpha))
+def _line(known: Variances, plan: Plan, limit: float, alpha: float, asked: Asked) -> tuple[list[str], list[str]]:
+    """The cells of one metric, and what is to be said of them."""
+    cells, notes = [f"{plan.rows:,}", f"{plan.groups:,.0f}"], list[str]()
 
+    def smallest(other: Plan) -> float:
+        if asked.gain is not None:
+            return power.smallest_gain(known, other)
+        return power.smallest_loss(known, other, limit, alpha)
 
-def _of(takes: Takes, wanted: float) -> list[str]:
-    counts = [takes.rows, takes.groups, takes.seeds]
-    return [number(wanted), *(f"{count:,}" if count else words.NOTHING for count in counts)]
+    shown, why = smallest(plan), ""
+    if asked.gain is not None:
+        wanted, tolerated = asked.gain, 0.0
+    else:
+        wanted, tolerated = asked.drop or words.UNDERPOWERED * limit, limit
+        cells.append(number(limit) if limit else words.NOTHING)
+        why = power.never(known, plan, limit, alpha)
+    if why or math.isinf(shown):
+        largest = f"even the largest {'gain' if asked.gain else 'loss'} would be shown in under 80 % of runs"
+        notes.append(why or largest)
+    if math.isnan(shown):
+        notes.append("no sample differs from another, so that no variance is known")
+    if wanted > tolerated:
+        takes = power.takes(plan, wanted, smallest)
+        counts = [f"{count:,}" if count else words.NOTHING for count in (takes.rows, takes.groups, takes.seeds)]
+        return [*cells, number(shown), number(wanted), *counts], notes
+    if wanted:
+        notes.append(f"a loss of {number(wanted)} is tolerated by drop = {number(limit)}; ask for more")
+    return [*cells, number(shown), number(wanted or None), "", "", ""], notes
 
 
 def _how(asked: Asked) -> list[str]:

@@ -130,11 +130,14 @@ def never(known: Variances, plan: Plan, limit: float, alpha: float) -> str:
 
 
 def smallest_loss(known: Variances, plan: Plan, limit: float, alpha: float) -> float:
-    """The smallest true loss that 80 % of later runs show to exceed `limit` at one-sided `alpha`; infinite if none."""
+    """The smallest true loss that 80 % of later runs show to exceed `limit` at one-sided `alpha`, in the metric's units.
+
+    Infinite if there is none, NaN if no sample differs, so that no variance is known.
+    """
     if never(known, plan, limit, alpha):
         return math.inf
     loss = losses.detectable(limit, _error(known.scaled(plan)), alpha)
-    return loss if loss <= known.room else math.inf
+    return math.inf if loss > known.room else loss
 
 
 def _error(known: Variances) -> Error:
@@ -155,8 +158,9 @@ def _spread(seeds: int, variance: float) -> numpy.ndarray:
 
 
 def smallest_gain(known: Variances, plan: Plan) -> float:
-    """The smallest true gain over the baseline that 80 % of runs show to be above 0; infinite if none.
+    """The smallest true gain over the baseline that 80 % of runs show to be above 0, in the metric's units.
 
+    Infinite if there is none, NaN if no sample differs.
     An accepted file has no answers of the baseline: they count as independent of the tuned ones and as variable, which
     is more than they are.
     """
@@ -170,7 +174,7 @@ def smallest_gain(known: Variances, plan: Plan) -> float:
         samples = there.own + there.shared + (there.own - there.shared) / k + seeds
         freedom = min(freedom, (k - 1) * (samples / seeds) ** 2) if seeds else freedom
     gain = losses.detectable(0.0, Error(samples, freedom), GAIN_TAIL)
-    return gain if gain <= known.span else math.inf
+    return math.inf if gain > known.span else gain
 
 
 # What a wanted loss or gain takes
