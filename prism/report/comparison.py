@@ -27,7 +27,7 @@ def acceptance_summary(acceptance: Acceptance) -> str:
     else:
         date = old.origin.get("date", "?")
         lines = [f"{acceptance.path}: replaces the run of {date}, {seeds} instead of {len(old.seeds)}"]
-    lines += _picked(new.origin)
+    lines += [*_of_one_seed(new), *_picked(new.origin)]
     rows = []
     for name in dict.fromkeys([*(old.measures if old else ()), *new.measures]):
         before, after = (side.measures[name].value if side and name in side.measures else None for side in (old, new))
@@ -36,6 +36,14 @@ def acceptance_summary(acceptance: Acceptance) -> str:
     lines.append(tabulate(rows, ["metric", "old", "new", "change"], tablefmt="simple", disable_numparse=True))
     lines += [f"{key}: {before} → {after}" for key, before, after in differences(old, new)] if old else []
     return "\n".join(lines)
+
+
+def _of_one_seed(scores: Scores) -> list[str]:
+    """One adapter's scores are no recipe's: the next seed's differ, and a `drop` may show it."""
+    if len(scores.seeds) > 1 or "finished" in scores.training:
+        return []
+    why = "later runs are held against this adapter and not its recipe, whose next seed may fail"
+    return [f"seeds: one, so {why}; accept a run with --prism-seeds 3 or more"]
 
 
 def _picked(origin: Mapping[str, Any]) -> list[str]:
