@@ -38,26 +38,6 @@ def acceptance_summary(acceptance: Acceptance) -> str:
     return "\n".join(lines)
 
 
-def _of_one_seed(scores: Scores) -> list[str]:
-    """One adapter's scores are no recipe's: the next seed's differ, and a `drop` may show it."""
-    if len(scores.seeds) > 1 or "finished" in scores.training:
-        return []
-    why = "later runs are held against this adapter and not its recipe, whose next seed may fail"
-    return [f"seeds: one, so {why}; accept a run with --prism-seeds 3 or more"]
-
-
-def _picked(origin: Mapping[str, Any]) -> list[str]:
-    """What the store knows of the measurements that these scores could be picked from; nothing if it was one."""
-    looks = origin.get("looks")
-    if looks is None:
-        return ["looks: unknown, because this store did not see the run; if it is one of several, measure with --fresh"]
-    picked = (
-        f"looks: {looks} measurements since the last acceptance; if this is the best of them, later runs fail by chance "
-        f"(the best of 5: in up to 44 %), and `prism accept --fresh` measures with new seeds"
-    )
-    return [picked] if looks > 1 else []
-
-
 def comparison_table(new: Scores, comparisons: Sequence[Comparison], drop: float) -> str:
     """Each metric of two runs, with its loss, its p value and how many samples flipped."""
     from tabulate import tabulate
@@ -127,3 +107,23 @@ def history_table(entries: Sequence[Entry]) -> str:
         values = [words.number(measures[m].value) if m in measures else "" for m in metrics]
         rows.append([*head, str(len(entry.scores.seeds)), *values])
     return tabulate(rows, ["commit", "date", "evaluation", "seeds", *metrics], tablefmt="simple", disable_numparse=True)
+
+
+def _of_one_seed(scores: Scores) -> list[str]:
+    """One adapter's scores are no recipe's: the next seed's differ, and a `drop` may show it."""
+    if len(scores.seeds) > 1 or "finished" in scores.training:
+        return []
+    why = "later runs are held against this adapter and not its recipe, whose next seed may fail"
+    return [f"seeds: one, so {why}; accept a run with --prism-seeds 3 or more"]
+
+
+def _picked(origin: Mapping[str, Any]) -> list[str]:
+    """What the store knows of the measurements that these scores could be picked from; nothing if it was one."""
+    looks = origin.get("looks")
+    if looks is None:
+        return ["looks: unknown, because this store did not see the run; if it is one of several, measure with --fresh"]
+    picked = (
+        f"looks: {looks} measurements since the last acceptance; if this is the best of them, later runs fail by chance "
+        f"(the best of 5: in up to 44 %), and `prism accept --fresh` measures with new seeds"
+    )
+    return [picked] if looks > 1 else []
