@@ -72,7 +72,7 @@ MISTAKES = {
     "data folder": ("tiny", "tiny", ["--prism-data", "nowhere"], "no such folder"),
     "a seed": ("tiny", "tiny", ["--prism-seeds", "42"], "write 42-42 for seed 42 alone"),
     "many seeds": ("tiny", "tiny", ["--prism-seeds", "1-1000000000"], "is more than 1000 seeds a spec; write fewer"),
-    "large seed": ("tiny", "tiny", ["--prism-seeds", "4294967296-4294967296"], "a seed must be below 2**32"),
+    "large seed": ("tiny", "tiny", ["--prism-seeds", "4294967296-4294967296"], "4294967296 must be below 2**32"),
     "seeds": ("tiny", "tiny", ["--prism-seeds", "0"], "--prism-seeds 0: must be a count of at least 1"),
 }
 

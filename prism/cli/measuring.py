@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from prism.cli.app import Root, app, exit_on_error, open_store
 
 if TYPE_CHECKING:
+    from prism.setting import Setting
     from prism.spec import Spec
 
 
@@ -128,38 +129,79 @@ def thresholds(
     """Measure several seeds and propose thresholds, each with its reason, as TOML to paste."""
     from prism.errors import SpecError
     from prism.experiment import Experiment
-    from prism.judge.asking import choose
-    from prism.judge.spending import Spending
     from prism.plugin.scheduling import require, training_seeds
     from prism.plugin.workers import use_one_gpu
-    from prism.progress import Console
     from prism.report.proposals import FEWEST, propose
-    from prism.setting import Setting
     from prism.tasks import metrics_of
     from prism.verdicts.accepted import competing_drops
 
     with exit_on_error():
-        chosen, screen, root = _spec(spec, root), Console(), root.resolve()
+        chosen, root = find_spec(spec, root), root.resolve()
         training = [chosen.seed] if chosen.adapter else training_seeds(seeds, chosen.seed)
         if len(training) < FEWEST and not chosen.adapter:
             raise SpecError(f"--seeds {seeds}: a spread between seeds needs at least {FEWEST} seeds")
         use_one_gpu()
-        chosen_judge = choose(judge)
-        setting = Setting(
-            root,
-            open_store(home),
-            screen,
-            data=data and data.resolve(),
-            models=models and models.resolve(),
-            judge=(chosen_judge, Spending(chosen_judge.price)) if chosen_judge else None,
-        )
+        setting = setting_of(root, home, data, models, judge)
         require(chosen, setting.store.home)
         outcome = Experiment(chosen, setting, training).outcome
         others = competing_drops(root, chosen.profile, besides=chosen.id)
         typer.echo(propose(chosen, outcome.result.records, outcome.scores, metrics_of(outcome.scores, root), others))
 
 
-def _spec(name: str, root: Path) -> Spec:
+@app.command()
+def power(
+    spec: Annotated[str, typer.Argument(help="The spec's name, or its id if several phases have that name.")],
+    drop: Annotated[float | None, typer.Option(help="A loss that 80 % of runs shall show.")] = None,
+    gain: Annotated[float | None, typer.Option(help="A gain over the baseline that they shall show instead.")] = None,
+    rows: Annotated[int | None, typer.Option(min=2, help="As if each metric scored this many rows.")] = None,
+    groups: Annotated[int | None, typer.Option(min=1, help="As if they came from this many groups.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds of a later run: as --prism-seeds, a count.")] = 1,
+    alarms: Annotated[Literal["run", "reference"], typer.Option(help="As --prism-alarms.")] = "run",
+    root: Root = Path("."),
+) -> None:
+    """Show which losses `drop` can catch, and what rows, groups and seeds a smaller one takes."""
+    from prism.errors import SpecError
+    from prism.report.planning import Asked, power_table
+    from prism.tasks import metrics_of
+    from prism.verdicts.accepted import competing_drops
+    from prism.verdicts.alarms import parts
+    from prism.verdicts.power import accepted_of, limits_of
+
+    with exit_on_error():
+        for option, value in {"--drop": drop, "--gain": gain}.items():
+            if value is not None and not 0 < value < float("inf"):
+                raise SpecError(f"{option} {value:g}: must be a difference above 0, in the metric's units")
+        if drop is not None and gain is not None:
+            raise SpecError(f"--drop {drop:g} --gain {gain:g}: ask for one of them at a time")
+        chosen = find_spec(spec, root)
+        scores = accepted_of(chosen, root)
+        declared = sum(limit.key == "drop" for limit in chosen.limits())
+        thresholds = competing_drops(root, chosen.profile) + (not declared)
+        thresholds *= parts(1) if alarms == "reference" else 1
+        asked = Asked(drop, gain, rows, groups, seeds)
+        typer.echo(power_table(scores, metrics_of(scores, root), limits_of(chosen, scores), thresholds, asked))
+
+
+def setting_of(root: Path, home: Path | None, data: Path | None, models: Path | None, judge: str | None) -> Setting:
+    """Where and by which options a command measures."""
+    from prism.judge.asking import choose
+    from prism.judge.spending import Spending
+    from prism.progress import Console
+    from prism.setting import Setting
+
+    chosen = choose(judge)
+    return Setting(
+        root,
+        open_store(home),
+        Console(),
+        data=data and data.resolve(),
+        models=models and models.resolve(),
+        judge=(chosen, Spending(chosen.price)) if chosen else None,
+    )
+
+
+def find_spec(name: str, root: Path) -> Spec:
+    """The spec of this name or id."""
     from prism.errors import SpecError
     from prism.spec import find_specs
     from prism.tasks.check import load_checked_spec

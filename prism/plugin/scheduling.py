@@ -92,8 +92,8 @@ def training_seeds(asked: str, first: int) -> list[int]:
     ranges = [range(int(part[1]), int(part[2] or part[1]) + 1) for part in parts if part]
     if sum(seeds.stop - seeds.start for seeds in ranges) > MOST_RANGE:
         raise SpecError(f"--prism-seeds {asked}: is more than {MOST_RANGE} seeds a spec; write fewer")
-    if any(seeds and seeds[-1] >= 2**32 for seeds in ranges):
-        raise SpecError(f"--prism-seeds {asked}: a seed must be below 2**32, which NumPy accepts; write a smaller one")
+    if over := [part.stop - 1 for part in ranges if part.stop > 2**32]:
+        raise SpecError(f"--prism-seeds {asked}: {over[0]} must be below 2**32, the range that NumPy takes")
     found = [seed for seeds in ranges for seed in seeds]
     if asked.isdecimal() or not all(parts) or not all(ranges) or len(set(found)) < len(found):
         raise SpecError(f"--prism-seeds {asked}: must be a count of at least 1, a range (47-51) or a list (42,47-49)")
