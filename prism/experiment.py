@@ -281,7 +281,7 @@ class Experiment:
         if not self.likelihoods:
             return beside, {}
         stated = read_likelihoods(self.likelihoods, held_out)
-        beside["label_likelihood"] = list(map(controls.likeliest, stated))
+        beside |= controls.untaught(trained, held_out, stated)
         if trained:
             known = controls.identity(trained, held_out)
             beside["classical"] = self.setting.remember(known, partial(controls.classical, trained, held_out))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy
 import pytest
-from sklearn.metrics import accuracy_score, f1_score
+from sklearn.metrics import accuracy_score, f1_score, recall_score
 
 from prism.errors import DataError, ScoresError, SpecError
 from prism.metrics import classification, short_answers
@@ -301,6 +301,7 @@ def test_label_metrics_are_scikit_learns_whatever_the_labels(seed):
             "macro_f1": f1_score(truth, said, labels=labels[:5], average="macro", zero_division=0),
             "unparsable_rate": said.count("?") / 200,
             "knowledge_gain": accuracy_score(truth, said),
+            "worst_class_recall": recall_score(truth, said, labels=labels[:4], average=None).min(),
         },
         abs=1e-12,
     )
@@ -514,8 +515,9 @@ def test_own_labels_from_csv_to_report(desk):
     spec_file(desk.path, "classify", CLASSIFY, gate)
     out = desk.runpytest_subprocess("benchmarks", "-m", "desk", "--prism-profile", "nano")
     records = {record["metric"]: record for record in results(desk)["records"]}
-    assert set(records) == {"accuracy", "weighted_f1", "macro_f1", "unparsable_rate", "knowledge_gain"}
-    assert set(records["accuracy"]["controls"]) == {"label_likelihood", "classical"}
+    names = {"accuracy", "weighted_f1", "macro_f1", "unparsable_rate", "knowledge_gain", "worst_class_recall"}
+    assert set(records) == names
+    assert {*classification.UNTAUGHT, "classical"} <= set(records["accuracy"]["controls"])
     assert records["accuracy"]["controls"]["classical"]["value"] == 1
     out.assert_outcomes(passed=2)
     report = (desk.path / "reports" / "latest" / "report.md").read_text()
