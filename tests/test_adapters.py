@@ -386,7 +386,7 @@ def test_a_finished_adapter_is_measured_without_a_word_on_its_training(owner):
     found = results(owner)
     accuracy = next(record for record in found["records"] if record["metric"] == "accuracy")
     assert accuracy["n"] == 60
-    assert accuracy["controls"].keys() == {"label_likelihood"}, "none that learns from training rows"
+    assert accuracy["controls"].keys() == {"label_likelihood", "prior_corrected"}, "none that learns from training rows"
     assert list(found["cost"][0]["seconds"]) == ["baseline", "label likelihoods", "loading the adapter", "tuned"]
     page = reports(owner)
     for sentence in (

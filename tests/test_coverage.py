@@ -1,5 +1,6 @@
 """Keyword coverage: what counts as naming a term, what only looks like it, and what is left unscored."""
 
+import itertools
 import time
 
 import numpy
@@ -159,12 +160,37 @@ def test_coverage_and_the_missing_terms(path, lexicon):
     )
     answers = ["An MI in an anemic patient.", "A stroke.", "stroke", "MI", "MI", ""]
     rows = metric.statistics(asked, answers)
-    assert rows[:2].tolist() == [[2 / 3, 1], [0, 1]]
+    assert rows[:2].tolist() == [[0.8, 1], [0, 1]]  # recall 2/3, precision 1
     assert numpy.isnan(rows[2:5]).all()
     assert rows[5].tolist() == [0, 1]
     assert numpy.isnan(metric.value(rows)).tolist() == [False, False, True, True, True, False]
     assert coverage.missing(lexicon, asked, answers) == [["fibrosis"], ["infarction"], [], [], [], ["rib"]]
     assert coverage.most_missed(lexicon, asked, answers, limit=1) == [{"term": "fibrosis", "asked": 1, "missed": 1}]
+
+
+PRECISE = {
+    "An MI.": 2 / 3,  # half of the two terms, nothing else
+    "An MI and fibrosis.": 1,
+    "An MI and fibrosis of the rib.": 0.8,  # a further term costs little beside two right ones
+    "A stroke and an infarction.": 0,  # the question's term, and what a myocardial infarction is a kind of
+    "A myocardial infarction, fibrosis, an infarction, a stroke": 1,
+    "MI, fibrosis, ALL, AIDS, blood, rib, colon, anemia, biopsy, hives, cortex, larynx": 2 * 2 / (2 + 12),
+}
+
+
+@pytest.mark.parametrize(("answer", "f1"), PRECISE.items())
+def test_further_terms_cost_precision(path, answer, f1):
+    asked = examples(("Is it a stroke?", "No, a heart attack with fibrosis."))
+    assert coverage.metric(path).statistics(asked, [answer])[0, 0] == pytest.approx(f1)
+
+
+def test_a_list_of_common_terms_is_worth_less_than_one_right_term_an_answer(path):
+    terms = ["rib", "colon", "fibrosis", "anemia", "arthritis", "biopsy", "larynx", "hives", "cortex", "foramen"]
+    asked = examples(*(("What is it?", f"{one} and {other}") for one, other in itertools.pairwise(terms)))
+    listed = coverage.metric(path).statistics(asked, [", ".join(terms)] * len(asked))[:, 0].mean()
+    half_right = coverage.metric(path).statistics(asked, terms[:-1])[:, 0].mean()
+    assert listed == pytest.approx(2 * 2 / (2 + 10))
+    assert half_right == pytest.approx(2 / 3)
 
 
 def test_a_reference_in_another_script_is_unscored(path):

@@ -14,8 +14,9 @@ CONTEXT = (
 )
 
 
-def sample(kind, answer, scale=""):
-    return Example("a", (), "", "g", facts={"type": kind, "answer": tuple(answer), "scale": scale, "context": CONTEXT})
+def sample(kind, answer, scale="", reference="", needed=()):
+    facts = {"type": kind, "answer": tuple(answer), "scale": scale, "context": CONTEXT}
+    return Example("a", (), reference, "g", facts=facts | ({"needed": tuple(needed)} if needed else {}))
 
 
 READ = {
@@ -198,15 +199,43 @@ GROUNDED = {
     "(412 - 385) / 385 = 0.07": (4, 4),
     "412 - 385 = 28": (2, 3),
     "27": (0, 1),  # it follows, but by no stated operation
-    "not stated": (0, 0),
-    "Retail; Online": (0, 0),
     '"Net sales | 999"\n412 million': (1, 1),  # the quotation is evidence_overlap's
 }
 
 
 @pytest.mark.parametrize(("answer", "expected"), GROUNDED.items())
 def test_number_grounding(answer, expected):
-    assert grounded(sample("span", ["412"], "million"), answer) == expected
+    """Every number is asked for here: the reference is all that the context says."""
+    assert grounded(sample("span", ["412"], "million", reference=f'412 million\n"{CONTEXT}"'), answer) == expected
+
+
+ASKED = {
+    "412 million": (1, 1),
+    "385 million": (1, 1),  # the wrong year of the right row
+    '12.6 million\n"Loss | (12.6) | 4.0"': (0, 1),  # stands in the filing, was not asked for
+    "412 - 4.0 million": (1, 2),
+    "not stated": (0, 1),  # silence earns nothing
+    "Net sales": (0, 1),
+    "": (0, 1),
+}
+
+
+@pytest.mark.parametrize(("answer", "expected"), ASKED.items())
+def test_a_figure_that_nobody_asked_for_is_not_grounded(answer, expected):
+    asked = sample("span", ["412"], "million", reference='412 million\n"Net sales | 412 | 385"')
+    assert grounded(asked, answer) == expected
+
+
+def test_numbers_of_a_right_answer_are_grounded_in_whatever_row():
+    asked = sample("arithmetic", ["8.6"], "million", reference="8.6 million")
+    assert grounded(asked, "12.6 - 4.0 million") == (2, 2)
+    assert grounded(asked, "12.6 - 8.7 million") == (0, 2)
+
+
+def test_nothing_is_grounded_where_the_filing_has_no_answer():
+    asked = sample("unanswerable", ["not stated"], reference="not stated")
+    assert grounded(asked, "412 million") == (0, 1)
+    assert grounded(asked, "not stated") == grounded(asked, "Retail") == (0, 0)
 
 
 def test_numbers_of_a_text():
@@ -223,6 +252,10 @@ EVIDENCE = {
     '"Net sales | 412 | 385"\n413 million': 0,
     '"Net sales | 412 | 385"\n412 - 9 million': 0.5,
     '"Net sales | 413 | 385"\n413 million': 0,  # no such row
+    '"Loss | (12.6) | 4.0"\n12.6 million': 0,  # such a row, which nobody asked for
+    '"Loss | (12.6) | 4.0"\n412 million': 0,
+    '"Net sales | 412 | 385 | | Loss | (12.6) | 4.0"\n412 million': 1,  # seven words, where the reference quotes four
+    '"| 2019 | 2018 |"\n2019': 0,
     '"et sales"\n412': 0,
     "412 million": 0,
     "not stated": 0,
@@ -231,12 +264,33 @@ EVIDENCE = {
 
 @pytest.mark.parametrize(("answer", "score"), EVIDENCE.items())
 def test_evidence_overlap(answer, score):
-    assert finance.evidence_overlap(sample("span", ["412"], "million"), answer) == score
+    asked = sample("span", ["412"], "million", reference='412 million\n"Net sales | 412 | 385"')
+    assert finance.evidence_overlap(asked, answer) == score
 
 
-def test_a_count_need_not_stand_in_its_evidence():
-    answer = '"The segments are Retail and Online."\n2'
-    assert finance.evidence_overlap(sample("count", ["2"]), answer) == 1
+def test_the_whole_filing_is_no_quotation():
+    asked = sample("span", ["412"], "million", reference='412 million\n"Net sales | 412 | 385"')
+    words = len(finance._plain(CONTEXT).split())
+    assert finance.evidence_overlap(asked, f'412 million\n"{" ".join(CONTEXT.split())}"') == pytest.approx(8 / words)
+
+
+def test_a_calculation_needs_all_its_numbers_in_the_quotation():
+    reference = '412 - 385 million\n"Net sales | 412 | 385"'
+    asked = sample("arithmetic", ["27"], "million", reference=reference, needed=["412", "385"])
+    assert finance.evidence_overlap(asked, reference) == 1
+    assert finance.evidence_overlap(asked, '412 million\n"Net sales | 412"') == 0.5
+
+
+def test_a_count_need_not_stand_in_its_evidence_which_holds_what_is_counted():
+    sentence = "The segments are Retail and Online."
+    asked = sample("count", ["2"], reference=f'2\n"{sentence}"', needed=["Retail", "Online"])
+    assert finance.evidence_overlap(asked, f'"{sentence}"\n2') == 1
+    assert finance.evidence_overlap(asked, '"The tax rate was 8.7%."\n2') == 0
+
+
+def test_without_evidence_in_the_reference_a_quotation_is_unscored():
+    unknown = sample("span", ["412"], "million", reference="412 million")
+    assert value("evidence_overlap", [unknown], ['412\n"Net sales | 412 | 385"'])[1] == 0
 
 
 def value(name, examples, answers):

@@ -7,7 +7,7 @@ import pytest
 
 from fixtures.make import finance_reports
 from prism.metrics import arithmetic
-from prism.metrics.finance import answerable, evidence_overlap, exact_and_f1, grounded
+from prism.metrics.finance import answerable, evidence_overlap, exact_and_f1, grounded, needed
 from prism.spec import load_spec
 from tests.conftest import ROOT, examples_of
 
@@ -65,5 +65,7 @@ def test_references_are_right_quoted_and_grounded():
     for example in [e for part in examples_of(spec.model_copy(update={"data": everything}), ROOT) for e in part]:
         assert exact_and_f1(example, example.reference) == (1, 1)
         assert evidence_overlap(example, example.reference) == answerable(example)
+        a_year = example.facts["answer"][0].isdigit() and "year" in example.question  # it stands in the table's head
+        assert bool(needed(example)) == answerable(example) or a_year
         right, numbers = grounded(example, example.reference)
         assert right == numbers or example.facts["type"] == "count"

@@ -52,7 +52,8 @@ def test_rows_are_grouped_by_term_or_else_by_question(row, group):
 
 def test_the_metrics_are_tier_2():
     names = [metric.name for metric in task.METRICS if metric.tier == "tier2"]
-    assert names == ["rouge1", "rouge2", "rougeL", "content_gain", "keyword_coverage"]
+    rates = ["empty_rate", "repeats_rate", "verbose_rate", "off_topic_rate", "confused_rate", "hallucinates_rate"]
+    assert names == ["rouge1", "rouge2", "rougeL", "content_gain", "keyword_coverage", *rates]
 
 
 def test_the_bundled_lexicons_load_and_know_their_false_friends():
@@ -71,7 +72,11 @@ def test_the_bundled_lexicons_load_and_know_their_false_friends():
 
 @pytest.mark.parametrize(
     ("limit", "message"),
-    [("rougeL = { floor = 1.5 }", "must be in"), ("rouge3 = { floor = 0.1 }", "those are rouge1, rouge2")],
+    [
+        ("hallucinates_rate = { floor = 0.5 }", "hallucinates_rate.floor: has no effect, as lower is better"),
+        ("rougeL = { floor = 1.5 }", "must be in"),
+        ("rouge3 = { floor = 0.1 }", "those are rouge1, rouge2"),
+    ],
 )
 def test_thresholds_of_a_spec_are_checked(tmp_path, limit, message):
     path = tmp_path / "phase2" / "own.toml"
@@ -146,5 +151,5 @@ def test_each_sample_lists_the_terms_that_its_answers_lack():
     found = samples(task.METRICS, examples, ["", "no"], ["A fever", "yes"])
     assert task.missing(examples, ["", "no"]) == [["inflammation", "fever"], []]
     assert task.missing(examples, ["A fever", "yes"]) == [["inflammation"], []]
-    assert found[0]["scores"]["keyword_coverage"] == [0, 0.5]
+    assert found[0]["scores"]["keyword_coverage"] == [0, pytest.approx(2 / 3)]
     assert found[1]["scores"]["keyword_coverage"] == [None, None]

@@ -1,4 +1,4 @@
-"""ROUGE against the package itself, references swapped between groups, and what content gain is."""
+"""ROUGE against the package itself, references swapped between groups, and what content gain leaves of an answer."""
 
 from collections import Counter
 
@@ -6,7 +6,7 @@ import numpy
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
-from prism.metrics.overlap import METRICS, rouge, shuffle_references, unread
+from prism.metrics.overlap import METRICS, rouge, rouge_l, shuffle_references, stems, strangers, unread
 from prism.rows import Example
 
 TEXT = """the a of in is and blood cell cells pressure heart hearts artery arteries running ran runs inflammation
@@ -94,7 +94,6 @@ def test_the_pairing_does_not_depend_on_the_order_of_rows():
 def test_a_set_that_one_group_dominates_has_no_shuffled_references():
     rows = examples(["one", "two", "three"], ["a", "a", "b"])
     assert {row.reference for row in shuffle_references(rows)} == {""}
-    assert numpy.isnan(METRIC["content_gain"].statistics(rows, ["one", "two", "three"])).all()
     assert shuffle_references([]) == []
 
 
@@ -105,24 +104,84 @@ def test_rows_left_out_neither_give_nor_get_a_reference():
     assert sorted(row.reference for row in found) == ["", "one", "three", "two"]
 
 
-def test_content_gain_is_the_gain_less_that_against_shuffled_references():
-    rows, before, after = examples(texts(80, 6)), texts(80, 7), texts(80, 8)
-    rows = [row for row in rows if row.reference]
-    before, after = before[: len(rows)], after[: len(rows)]
-
-    def gain(name, against):
-        first, second = (value(METRIC[name], METRIC[name].statistics(against, said)) for said in (before, after))
-        return second - first
-
-    assert gain("content_gain", rows) == pytest.approx(gain("rougeL", rows) - gain("rougeL", shuffle_references(rows)))
+def asked(pairs, groups=None):
+    """Examples of (question, reference)."""
+    names = groups or [str(i) for i in range(len(pairs))]
+    return [
+        Example(str(i), ({"role": "user", "content": question},), reference, group)
+        for i, ((question, reference), group) in enumerate(zip(pairs, names))
+    ]
 
 
-def test_style_alone_is_no_content():
-    rows = examples([f"a disease of the organ number {i}" for i in range(30)])
-    style = value(METRIC["content_gain"], METRIC["content_gain"].statistics(rows, ["a disease of the organ"] * 30))
-    told = [row.reference for row in rows]
-    assert style == pytest.approx(0)
-    assert value(METRIC["content_gain"], METRIC["content_gain"].statistics(rows, told)) > 0.1
+def content(rows, answers):
+    found = METRIC["content_gain"].statistics(rows, answers)
+    return float(METRIC["content_gain"].value(found[~numpy.isnan(found[:, 0])].sum(0)))
+
+
+def test_rouge_l_of_words_is_rouge_score_s():
+    scorer = RougeScorer(["rougeL"], use_stemmer=True)
+    for reference, answer in [*zip(texts(300, 11), texts(300, 12)), ("", "heart"), ("heart", ""), ("", "")]:
+        expected = scorer.score(reference, answer)["rougeL"].fmeasure
+        assert rouge_l(stems(reference), stems(answer)) == pytest.approx(expected, abs=1e-12)
+
+
+DISEASES = {"mumps": "glands", "measles": "skin", "gout": "joints", "asthma": "airways"}
+ASKED = asked(
+    [
+        *(
+            (f"What are the signs of {name}?", f"The signs of {name} are changes in the {part}")
+            for name, part in DISEASES.items()
+        ),
+        *((f"Who treats {name}?", f"{name} is treated by a doctor for the {part}") for name, part in DISEASES.items()),
+    ],
+    [*DISEASES, *DISEASES],
+)
+
+
+def test_the_stranger_is_the_row_of_another_group_that_asks_most_alike_and_each_serves_once():
+    found = strangers(ASKED)
+    assert sorted(found) == list(range(8))
+    assert all(ASKED[i].question.split()[0] == ASKED[other].question.split()[0] for i, other in enumerate(found))
+    assert all(ASKED[i].group != ASKED[other].group for i, other in enumerate(found))
+
+
+def test_strangers_do_not_depend_on_the_order_of_rows():
+    expected = {ASKED[i].id: ASKED[other].id for i, other in enumerate(strangers(ASKED))}
+    mixed = [ASKED[i] for i in numpy.random.default_rng(0).permutation(8)]
+    assert {mixed[i].id: mixed[other].id for i, other in enumerate(strangers(mixed))} == expected
+
+
+def test_what_knows_only_the_question_and_the_phrases_of_answers_has_no_content():
+    """Of an adapter that learned the phrases ROUGE-L says .83; what is left is the one word that it does not know."""
+    phrases = [row.reference.rsplit(" ", 1)[0] for row in ASKED]
+    assert float(METRIC["rougeL"].statistics(ASKED, phrases)[:, 0].mean()) > 0.8
+    assert content(ASKED, phrases) == pytest.approx(0)
+    assert content(ASKED, [row.question for row in ASKED]) == 0
+    assert content(ASKED, [" ".join([row.question] * 8) for row in ASKED]) == 0
+    assert content(ASKED, [row.reference for row in ASKED]) > 0.2
+
+
+def test_a_constant_answer_gains_nothing_whatever_it_says():
+    rows = asked([(f"What is word{i}?", text) for i, text in enumerate(texts(200, 6)) if text])
+    for constant in texts(50, 7):
+        assert content(rows, [constant] * len(rows)) == pytest.approx(0, abs=0.002)
+
+
+def test_a_reference_that_says_nothing_but_the_question_is_unscored():
+    rows = asked(
+        [("Is gout a disease?", "Gout is a disease."), ("What is mumps?", "A virus."), ("What is AIDS?", "Late HIV")]
+    )
+    found = METRIC["content_gain"].statistics(rows, ["Gout is a disease.", "", "Late HIV"])
+    assert found[0].tolist() != found[0].tolist()
+    assert found[1:].tolist() == [[0, 1], [1, 1]]
+
+
+def test_where_one_group_has_most_rows_its_strangers_serve_again_and_one_group_alone_is_unscored():
+    rows = asked([(f"q{i}", text) for i, text in enumerate(["one", "two", "three", "four"])], ["a", "a", "a", "b"])
+    assert strangers(rows)[:3] == [3, 3, 3]
+    assert strangers(rows[:3]) == [-1, -1, -1]
+    assert numpy.isnan(METRIC["content_gain"].statistics(rows[:3], ["one", "two", "three"])).all()
+    assert strangers([]) == []
 
 
 def test_values_of_many_sums_at_once():

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy
 import pytest
-from sklearn.metrics import accuracy_score, f1_score
+from sklearn.metrics import accuracy_score, f1_score, recall_score
 
 from prism.errors import DataError, ScoresError, SpecError
-from prism.metrics import classification, short_answers
+from prism.metrics import classification, patterns, short_answers
 from prism.rows import Example
 from prism.spec import load_spec
 from prism.tasks import load_task, metrics_of
@@ -301,6 +301,7 @@ def test_label_metrics_are_scikit_learns_whatever_the_labels(seed):
             "macro_f1": f1_score(truth, said, labels=labels[:5], average="macro", zero_division=0),
             "unparsable_rate": said.count("?") / 200,
             "knowledge_gain": accuracy_score(truth, said),
+            "worst_class_recall": recall_score(truth, said, labels=labels[:4], average=None).min(),
         },
         abs=1e-12,
     )
@@ -344,17 +345,20 @@ def test_long_gold_answers_are_left_out_of_exact_match_and_empty_ones_unscored()
     assert numpy.isnan(exact.statistics(examples, list(texts))).any(1).tolist() == [True, False, True]
 
 
-def test_a_lexicon_adds_keyword_coverage(tmp_path):
+RATES = [f"{pattern}_rate" for pattern in patterns.MEASURED]
+
+
+def test_a_lexicon_adds_keyword_coverage_and_the_rates_of_failure_patterns(tmp_path):
     without = load_task(spec_of(tmp_path, "answer", ANSWER))
     names = ["exact_match", "f1", "rouge1", "rouge2", "rougeL", "content_gain"]
     assert [metric.name for metric in without.metrics] == names
     assert without.missing is None
     (tmp_path / "benchmarks" / "specs" / "desk" / "terms.txt").write_text("overdraft = OD\ninterest\n")
     task = load_task(spec_of(tmp_path, "answer", ANSWER + 'lexicon = "terms.txt"\n'))
-    assert [metric.name for metric in task.metrics] == [*names, "keyword_coverage"]
+    assert [metric.name for metric in task.metrics] == [*names, "keyword_coverage", *RATES]
     made = task.example({"question": "Why?", "answer": "interest on an overdraft"}, "1")
-    coverage = task.metrics[-1]
-    assert coverage.value(coverage.statistics([made], ["An overdraft."]).sum(0)) == 0.5
+    coverage = task.metrics[len(names)]
+    assert coverage.value(coverage.statistics([made], ["An overdraft."]).sum(0)) == pytest.approx(2 / 3)
     assert task.missing([made], ["An overdraft."]) == [["interest"]]
     assert [d.metric for d in task.judged] == ["Answer Correctness [GEval]", "Answer Relevancy"]
 
@@ -514,8 +518,9 @@ def test_own_labels_from_csv_to_report(desk):
     spec_file(desk.path, "classify", CLASSIFY, gate)
     out = desk.runpytest_subprocess("benchmarks", "-m", "desk", "--prism-profile", "nano")
     records = {record["metric"]: record for record in results(desk)["records"]}
-    assert set(records) == {"accuracy", "weighted_f1", "macro_f1", "unparsable_rate", "knowledge_gain"}
-    assert set(records["accuracy"]["controls"]) == {"label_likelihood", "classical"}
+    names = {"accuracy", "weighted_f1", "macro_f1", "unparsable_rate", "knowledge_gain", "worst_class_recall"}
+    assert set(records) == names
+    assert {*classification.UNTAUGHT, "classical"} <= set(records["accuracy"]["controls"])
     assert records["accuracy"]["controls"]["classical"]["value"] == 1
     out.assert_outcomes(passed=2)
     report = (desk.path / "reports" / "latest" / "report.md").read_text()
@@ -533,7 +538,8 @@ def test_own_questions_from_csv_to_report(desk):
     spec_file(desk.path, "answer", ANSWER + 'lexicon = "terms.txt"\n', gate)
     desk.runpytest_subprocess("benchmarks", "-m", "desk", "--prism-profile", "nano").assert_outcomes(passed=2)
     records = {record["metric"]: record for record in results(desk)["records"]}
-    assert set(records) == {"exact_match", "f1", "rouge1", "rouge2", "rougeL", "content_gain", "keyword_coverage"}
+    names = {"exact_match", "f1", "rouge1", "rouge2", "rougeL", "content_gain", "keyword_coverage"}
+    assert set(records) == names | {*RATES}
     assert "most_frequent" in records["exact_match"]["controls"]
     assert records["keyword_coverage"]["n"] == records["exact_match"]["n"] == 20
     table = compared(desk)

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import numpy
 import pytest
 
 from prism.metrics import coverage, patterns
@@ -111,6 +112,44 @@ def test_analysis(examples, lexicon):
     assert worst["missing"] == {"baseline": ["forearm"], "tuned": []}
     assert 0 == worst["rougeL"][0] < worst["rougeL"][1] < 0.5
     assert len(rows["no_pattern"]["worst"]) == patterns.SHOWN
+
+
+def test_the_rate_of_each_pattern_is_a_metric_that_can_be_gated(examples, lexicon, tmp_path):
+    metrics = {metric.name: metric for metric in patterns.metrics(tmp_path / "own.txt")}
+    assert [*metrics] == [f"{pattern}_rate" for pattern in patterns.PATTERNS if pattern != "truncated"]
+    assert {metric.direction for metric in metrics.values()} == {"lower"}
+    answers = ["", "Scurvy.", ROWS["ulna"], ROWS["heart"], "A hormone full of aspirin."]
+    found = patterns.find_patterns(examples, predictions(answers), lexicon)
+    for name, metric in metrics.items():
+        rate = float(metric.value(metric.statistics(examples, answers).sum(0)))
+        assert rate == sum(name == f"{pattern}_rate" for finding in found for pattern in finding.patterns) / 5
+    rates = {name: float(metric.value(metric.statistics(examples, answers).sum(0))) for name, metric in metrics.items()}
+    assert rates["hallucinates_rate"] == 0.4
+    assert rates["empty_rate"] == rates["confused_rate"] == 0.2
+
+
+def test_no_rate_counts_an_answer_whose_reference_has_no_word_that_rouge_reads(examples, lexicon, tmp_path):
+    examples[:2] = [replace(examples[0], reference="大腿骨"), replace(examples[1], reference="")]
+    for metric in patterns.metrics(tmp_path / "own.txt"):
+        rows = metric.statistics(examples, ["大腿骨", "", "", "", ""])
+        assert numpy.isnan(rows).any(1).tolist() == [True, True, False, False, False]
+        assert metric.statistics([], []).shape == (0, 2)
+
+
+def test_answers_to_other_rows_are_matched_anew(examples, lexicon, tmp_path):
+    """What is kept for the next pattern's metric must not serve for another group, reference, answer or lexicon."""
+    confused = next(m for m in patterns.metrics(tmp_path / "own.txt") if m.name == "confused_rate")
+    answers = answers_with(ROWS["radius"])
+    assert confused.statistics(examples, answers)[1].tolist() == [1, 1]
+    examples[2] = replace(examples[2], group="ulna")
+    assert confused.statistics(examples, answers)[1].tolist() == [0, 1]
+
+
+def test_another_lexicon_is_another_version_of_every_rate(lexicon, tmp_path):
+    (tmp_path / "other.txt").write_text(LEXICON + "knee\n", encoding="utf-8")
+    versions = [{m.version for m in patterns.metrics(tmp_path / f"{name}.txt")} for name in ("own", "other")]
+    assert [len(found) for found in versions] == [1, 1]
+    assert versions[0] != versions[1]
 
 
 def test_worst_first_and_clipped(examples, lexicon):

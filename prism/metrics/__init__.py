@@ -46,9 +46,9 @@ class Metric:
     range: tuple[float, float] = (0.0, 1.0)
     sample: Literal["right or wrong", "score", "part", "nothing"] = "score"
     beside: Literal["nothing", "controls", "controls and shuffled references"] = "controls"  # other answers to score
-    against: str = (
-        "baseline"  # whose answers the tuned ones are compared with: the untuned model's, a control's, HARDEST
-    )
+    # Whose answers the tuned ones are compared with: the untuned model's, a control's, HARDEST, or of several controls
+    # whichever scores best.
+    against: str | tuple[str, ...] = "baseline"
     applies: Callable[[Example], bool] = every_sample  # others are excluded, not counted as unscored
     version: int = 1  # raise it if the same answers get other scores
 

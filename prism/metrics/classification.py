@@ -1,4 +1,4 @@
-"""Tier 1 for closed labels: accuracy, F1 and the rate of answers that are not a label.
+"""Tier 1 for closed labels: accuracy, F1, the lowest recall of a label and the rate of answers that are not a label.
 
 An unparsable answer is wrong for accuracy and a miss for F1 (it has its own column in the confusion matrix, and no
 row), and its rate is reported separately.
@@ -15,13 +15,16 @@ from prism.metrics import Metric, Statistics
 from prism.rows import Example
 
 Parse = Callable[[str], str | None]
+# The controls of `prism.verdicts.controls.untaught`. An untuned model's likeliest label alone is no measure of what it
+# knows: on both bundled sets it is right less often than the most frequent label.
+UNTAUGHT = ("label_likelihood", "prior_corrected", "majority_class")
 
 
 def metrics(labels: Sequence[str], parse: Parse) -> tuple[Metric, ...]:
     """The label metrics, all functions of one confusion matrix of len(labels) rows and one more column.
 
-    `knowledge_gain` is accuracy compared with the untuned model's likeliest labels: the gain beyond learning the format
-    of the answer.
+    `knowledge_gain` is accuracy compared with the best answers that need no tuning (`UNTAUGHT`): the gain beyond learning
+    the format of the answer, and how often each label occurs.
     """
     k = len(labels)
 
@@ -101,6 +104,12 @@ def _metrics(
         found = counts(sums)
         return _ratio((found.f1() * found.present).sum(-1), found.present.sum(-1))
 
+    def worst_class_recall(sums: numpy.ndarray) -> numpy.ndarray:
+        """The lowest share of right answers to the samples of one label, of those that have samples."""
+        found = counts(sums)
+        recall = numpy.where(found.present > 0, _ratio(found.hits, found.present), 1).min(-1, initial=1)
+        return numpy.where(found.present.sum(-1) > 0, recall, 0)
+
     def unparsable_rate(sums: numpy.ndarray) -> numpy.ndarray:
         found = counts(sums)
         return _ratio(found.unparsable, found.present.sum(-1))
@@ -110,7 +119,8 @@ def _metrics(
         Metric("weighted_f1", "tier1", statistics, weighted_f1, sample="nothing"),
         macro_f1,
         Metric("unparsable_rate", "tier1", statistics, unparsable_rate, direction="lower", sample="right or wrong"),
-        Metric("knowledge_gain", "tier1", statistics, accuracy, against="label_likelihood", sample="right or wrong"),
+        Metric("knowledge_gain", "tier1", statistics, accuracy, against=UNTAUGHT, sample="right or wrong", version=2),
+        Metric("worst_class_recall", "tier1", statistics, worst_class_recall, sample="nothing"),
     )
 
 

@@ -1,4 +1,11 @@
-"""Tier 2: the share of the reference's domain terms that the answer also names.
+"""Tier 2: how well the domain terms of an answer are those of its reference, as F1.
+
+Recall is the share of the reference's terms that the answer names, precision the share of the answer's terms that are
+the reference's. Without precision the 14 most common terms of any lexicon were the best answer to every question
+(measured on 504 flashcards: recall .175 where a tuned model had .133; F1 .051 against .133). An answer that names both of
+two terms and a further right one that the reference lacks still gets .8. What the answer names besides in the same
+words is not held against it: the terms of the question, what a named term is a kind of, and a term that is made of
+named ones.
 
 A lexicon is a text file with one concept per line: `myocardial infarction = heart attack = MI`; `#` starts a comment. A
 term counts as named even if it is negated: "no fever" names fever. How a text is searched for the lexicon's forms:
@@ -37,7 +44,7 @@ from prism.store import digest, file_digest
 
 LEXICONS = Path(__file__).parent / "lexicons"
 NAME = "keyword_coverage"
-READING = 3  # raise it if the same lexicon finds other terms
+READING = 4  # raise it if the same lexicon finds other terms, or they are scored otherwise
 
 _POSSESSIVE = re.compile(r"['’]s\b", re.IGNORECASE)
 _WORD = re.compile(r"[^\W_]+")
@@ -96,12 +103,13 @@ class Lexicon:
         return concepts
 
     def invented(self, answer: str, known: Collection[str]) -> list[str]:
-        """The concepts of an answer that are not `known` nor made of known ones ("lung cancer": lung, cancer)."""
+        """The concepts of an answer that are not `known`, nor part or made of known ones ("lung cancer": lung, cancer)."""
         parts_of = {
             form.concept: {part.concept for part in self._parts(form)} for form in _find(self, tuple(_words(answer)))
         }
+        known = {*known}.union(*(parts for concept, parts in parts_of.items() if concept in known))
         return [
-            concept for concept, parts in parts_of.items() if concept not in known and not (parts and parts <= {*known})
+            concept for concept, parts in parts_of.items() if concept not in known and not (parts and parts <= known)
         ]
 
     def _parts(self, form: Form) -> list[Form]:
@@ -230,7 +238,7 @@ def most_missed(
 
 
 def metric(path: Path) -> Metric:
-    """Keyword coverage by a lexicon, such as `LEXICONS / "medical.txt"`: the share of required concepts that are named.
+    """Keyword coverage by a lexicon, such as `LEXICONS / "medical.txt"`: F1 of the required concepts.
 
     A sample without required concepts is unscored.
     """
@@ -238,8 +246,12 @@ def metric(path: Path) -> Metric:
     def coverage(example: Example, answer: str) -> float:
         lexicon = load_lexicon(path)
         asked = asked_for(lexicon, example)
-        lacking = _lacking(lexicon, example, answer, asked)
-        return (len(asked) - len(lacking)) / len(asked) if asked else numpy.nan
+        if not asked:
+            return numpy.nan
+        given = lexicon.find(example.question)
+        named = len(asked) - len(_lacking(lexicon, example, answer, asked))
+        wrong = len(lexicon.invented(answer, {*given, *lexicon.named(example.reference, given)}))
+        return 2 * named / (len(asked) + named + wrong)
 
     beside = "controls and shuffled references"
     return per_sample(NAME, "tier2", coverage, beside=beside, version=_version(path))

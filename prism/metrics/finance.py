@@ -142,18 +142,42 @@ TIER1 = (
 
 
 def evidence_overlap(example: Example, answer: str) -> float:
-    """The share of the answer's parts (spans, or a calculation's numbers) that the quotation contains; 0 if the context
-    does not contain the quotation, or there is none.
+    """How far the quotation holds what the gold answer needs, and what the answer itself says; 0 if the context does
+    not contain the quotation, or there is none.
 
-    Parts that no row or sentence contains need no evidence: a count, a column header, an average's number of terms.
+    The lower of two shares that the quotation contains: of the parts that the gold answer needs (spans, a calculation's
+    numbers, what is counted), so that no quotation is worth anything that was chosen without the question, and of the
+    answer's own parts. A quotation of more than twice the reference's length counts in proportion, or the whole filing
+    would be the best one.
     """
     reading = read_answer(answer)
     quote = _plain(reading.quote)
     if abstains(example, answer) or not quote or f" {quote} " not in f" {_plain(example.facts['context'])} ":
         return 0.0
+    gold = len(_plain(read_answer(example.reference).quote).split())
     headers = _headers(example.facts["context"]) if reading.value is None else ()
-    parts = list(filter(None, (_plain(part) for part in _parts(example, reading) if part not in headers)))
-    return sum(f" {part} " in f" {quote} " for part in parts) / len(parts) if parts else 1.0
+    own = tuple(part for part in _parts(example, reading) if part not in headers)
+    length = min(1.0, 2 * gold / len(quote.split()))
+    return length * min(_held(needed(example), quote), _held(own, quote))
+
+
+def needed(example: Example) -> tuple[str, ...]:
+    """The parts of the gold answer that the reference's quotation holds. An average's number of terms is in no row."""
+    quote = _plain(read_answer(example.reference).quote)
+    return tuple(
+        part for part in example.facts.get("needed", example.facts["answer"]) if f" {_plain(part)} " in f" {quote} "
+    )
+
+
+def _needs_evidence(example: Example) -> bool:
+    """Others are left out: without a quotation in the reference, nobody knows what the evidence is."""
+    return answerable(example) and bool(needed(example))
+
+
+def _held(parts: Sequence[str], quote: str) -> float:
+    """The share of parts that a quotation contains; 1 of none. A count or a column's head stands in no row."""
+    plain_parts = list(filter(None, map(_plain, parts)))
+    return sum(f" {part} " in f" {quote} " for part in plain_parts) / len(plain_parts) if plain_parts else 1.0
 
 
 def _parts(example: Example, reading: Reading) -> tuple[str, ...]:
@@ -234,23 +258,32 @@ def _context_values(context: str, scale: float, decimals: int) -> frozenset[floa
 def grounded(example: Example, answer: str) -> tuple[int, int]:
     """Count an answer's grounded numbers, and all its numbers.
 
-    A number is grounded if it is in the context, rounded or at another scale; a calculation's 1, 100 and number of
-    terms need not be. A calculation's stated result is grounded if it equals the computed one, to its decimals.
+    A number is grounded if it is in the context, rounded or at another scale, and was asked for: the answer is right, or
+    the number is in the reference, which is the gold answer with its row or sentence. So a figure of the filing that has
+    nothing to do with the question is as good as an invented one. A calculation's 1, 100 and number of terms need not be
+    in the context. A calculation's stated result is grounded if it equals the computed one, to its decimals.
+
+    An answer without a number, where the gold one has some, counts as one that is not grounded: silence earns nothing.
     """
     reading = read_answer(answer)
+    silent = int(answerable(example) and bool(numbers(" ".join(example.facts["answer"]))))
     if abstains(example, answer):
-        return 0, 0
-    context = example.facts["context"]
+        return 0, silent
+    sources = [example.facts["context"]]
+    if not exact_and_f1(example, answer)[0]:
+        sources.append(example.reference)
     calculation, equals, result = reading.unscaled.partition("=")
     written = numbers(calculation if reading.value is not None else reading.unscaled)
     free = {1.0, 100.0, float(len(written) - 1)} if reading.value is not None else set()
     right = 0
     for n in written:
         scale = n.factor if n.factor != 1 else tatqa.factor(reading.scale)
-        right += n.value in free or round(n.value, n.decimals) in _context_values(context, scale, n.decimals)
+        right += n.value in free or all(
+            round(n.value, n.decimals) in _context_values(source, scale, n.decimals) for source in sources
+        )
     stated = numbers(result)[:1] if reading.value is not None and equals else ()
     right += sum(abs(abs(reading.value or 0) - n.value) <= 0.5 * 10**-n.decimals + 1e-9 for n in stated)
-    return right, len(written) + len(stated)
+    return right, len(written) + len(stated) or silent
 
 
 def _grounding(examples: Sequence[Example], answers: Sequence[str]) -> numpy.ndarray:
@@ -264,8 +297,8 @@ def _is_numeric(example: Example) -> bool:
 
 
 TIER2 = (
-    per_sample("evidence_overlap", "tier2", evidence_overlap, applies=answerable, version=READING),
-    Metric("number_grounding", "tier2", _grounding, applies=_is_numeric, sample="nothing", version=READING),
+    per_sample("evidence_overlap", "tier2", evidence_overlap, applies=_needs_evidence, version=READING + 1),
+    Metric("number_grounding", "tier2", _grounding, applies=_is_numeric, sample="nothing", version=READING + 1),
 )
 
 

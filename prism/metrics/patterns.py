@@ -8,14 +8,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy
 
-from prism.metrics.coverage import Lexicon, missing
-from prism.metrics.overlap import rouge, stems
+from prism.metrics import Metric, coverage
+from prism.metrics.coverage import Lexicon, load_lexicon, missing
+from prism.metrics.overlap import is_scored, rouge, stems
 from prism.rows import Example, Prediction
+from prism.store import digest
 
 # An answer's first pattern in this order is its main one: those of form come first, since an answer that loops or was
 # cut off shows little of what the model knows.
@@ -29,6 +32,8 @@ PATTERNS = {
     "hallucinates": "names lexicon terms that are in neither question nor reference",
 }
 NONE = "no_pattern"
+MEASURED = tuple(pattern for pattern in PATTERNS if pattern != "truncated")  # a metric is not told how an answer ended
+READING = 1  # raise it if the same answers match other patterns
 MAX_REPEATED = 0.25  # 1 of 5,758 textbook definitions repeats more than this
 # 3 % of random sentences of an anatomy textbook reach both minima for any of 800 definitions.
 MIN_COSINE = 0.5  # of TF-IDF
@@ -62,6 +67,46 @@ def find_patterns(examples: Sequence[Example], predictions: Sequence[Prediction]
         _finding(example, prediction, other, lexicon)
         for example, prediction, other in zip(examples, predictions, confused)
     ]
+
+
+def metrics(path: Path) -> tuple[Metric, ...]:
+    """The rate of answers that match each pattern, by a lexicon, such as `hallucinates_rate`: the lower, the better.
+
+    As for ROUGE, an answer is unscored whose reference has no word, or is in another script than Latin.
+    """
+    version = int(digest([READING, coverage.metric(path).version])[:8], 16)
+    return tuple(
+        Metric(
+            f"{pattern}_rate",
+            "tier2",
+            partial(_matches, path, column),
+            direction="lower",
+            sample="right or wrong",
+            beside="nothing",  # a control's answers are no better for not failing in these ways
+            version=version,
+        )
+        for column, pattern in enumerate(MEASURED)
+    )
+
+
+def _matches(path: Path, column: int, examples: Sequence[Example], answers: Sequence[str]) -> numpy.ndarray:
+    """[matches the pattern, 1] per sample."""
+    read = tuple((example.id, example.question, example.reference, example.group) for example in examples)
+    found = numpy.column_stack([_all_matches(path, read, tuple(answers))[:, column], numpy.ones(len(examples))])
+    found[[not is_scored(example) for example in examples]] = numpy.nan
+    return found
+
+
+@lru_cache(16)  # the answers of baseline and seeds, which every pattern's metric asks for in turn
+def _all_matches(path: Path, read: tuple[tuple[str, str, str, str], ...], answers: tuple[str, ...]) -> numpy.ndarray:
+    examples = [
+        Example(id, ({"role": "user", "content": question},), reference, group)
+        for id, question, reference, group in read
+    ]
+    predictions = [Prediction(example.id, answer, 0, "stop") for example, answer in zip(examples, answers)]
+    found = find_patterns(examples, predictions, load_lexicon(path))
+    rows = [[float(pattern in finding.patterns) for pattern in MEASURED] for finding in found]
+    return numpy.array(rows).reshape(-1, len(MEASURED))
 
 
 def _finding(example: Example, prediction: Prediction, confused: Example | None, lexicon: Lexicon) -> Finding:

@@ -138,7 +138,7 @@ class Answer(Table):
     prompt: str
     system: str | None = None
     column: str = "answer"  # of the gold answer
-    lexicon: str | None = None  # a file of terms, from the spec's folder; it adds keyword_coverage
+    lexicon: str | None = None  # a file of terms, from the spec's folder; it adds coverage and failure patterns
 
 
 class Semantic(Table):

@@ -25,7 +25,7 @@ from typing import Any
 
 from prism.errors import DataError, PrismError, ScoresError, SpecError
 from prism.judge import Definition
-from prism.metrics import Metric, coverage, every_sample, judged, semantic
+from prism.metrics import Metric, coverage, every_sample, judged, patterns, semantic
 from prism.rows import Example, Prediction, Row
 from prism.spec import Spec
 from prism.store import file_digest
@@ -244,9 +244,9 @@ def metrics_of(scores: Scores, root: Path) -> list[Metric]:
         raise ScoresError(f'{scores.name}: its task "{scores.task}" has no METRICS; add them')
     known = [*module.METRICS, *judged_metrics(getattr(module, "JUDGED", ()))]
     # What they read besides the answers is part of the evaluation digest, which is compared.
-    for name, metric in ((semantic.NAME, semantic.metric({}, {})), (coverage.NAME, coverage.metric(Path()))):
-        if name in scores.measures and name not in {metric.name for metric in known}:
-            known.append(replace(metric, version=scores.measures[name].version))
+    for metric in (semantic.metric({}, {}), coverage.metric(Path()), *patterns.metrics(Path())):
+        if metric.name in scores.measures and metric.name not in {one.name for one in known}:
+            known.append(replace(metric, version=scores.measures[metric.name].version))
     found = [metric for metric in known if metric.name in scores.measures]
     # A spec may change the wording of a judge's definition, with or without a new name.
     names = {metric.name for metric in found}

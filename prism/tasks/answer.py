@@ -1,7 +1,7 @@
 """Any question with a gold answer in words, described by the spec alone: its table [answer] holds prompt and column.
 
-The answers are scored as phase 2's are: ROUGE and content gain, keyword coverage if the spec names a lexicon, and a
-judge's correctness. Short gold answers are also compared word by word, as SQuAD's are.
+The answers are scored as phase 2's are: ROUGE and content gain, keyword coverage and rates of failure patterns if the
+spec names a lexicon, and a judge's correctness. Short gold answers are also compared word by word, as SQuAD's are.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from prism.tasks import Task, prompts
 from prism.verdicts.controls import most_frequent
 
 VERSION = 1
-METRICS = (*short_answers.METRICS, *overlap.METRICS)  # of every spec; a lexicon adds keyword coverage
+METRICS = (*short_answers.METRICS, *overlap.METRICS)  # of every spec; a lexicon adds coverage and failure patterns
 JUDGED = (ANSWER_CORRECTNESS, ANSWER_RELEVANCY)
 
 
@@ -56,7 +56,7 @@ def _covered(task: Task, path: Path, name: str) -> Task:
         raise SpecError(f'[answer] lexicon = "{name}": {error}') from None
     return replace(
         task,
-        metrics=(*METRICS, coverage.metric(path)),
+        metrics=(*METRICS, coverage.metric(path), *patterns.metrics(path)),
         lexicon=path,
         missing=partial(coverage.missing, terms),
         details=lambda examples, answers: {"most_missed": coverage.most_missed(terms, examples, answers)},

@@ -67,12 +67,13 @@ def example(row: Row, id: str) -> Example:
         raise DataError(f"row {id}: {wrong!r} is not one of {', '.join(known)}; fix the row or map the column")
     report, question = str(row["report"]), " ".join(str(row["question"]).split())
     answer = _answer(row["answer"], kind, id)
+    reference, needed = _reference(row, kind, scale, answer, report, question)
     return Example(
         id,
         _messages(report, question),
-        _reference(row, kind, scale, answer, report, question),
+        reference,
         group=str(row.get("context") or hashlib.sha256(report.encode()).hexdigest()),
-        facts={"type": kind, "scale": scale, "answer": answer, "context": report},
+        facts={"type": kind, "scale": scale, "answer": answer, "context": report, "needed": needed},
     )
 
 
@@ -110,10 +111,13 @@ def _amount(text: str) -> float | None:
     return float(found[0]) * (-1 if negative else 1) if found else None
 
 
-def _reference(row: Row, kind: str, scale: str, answer: tuple[str, ...], report: str, question: str) -> str:
-    """The training target: the answer, or a calculation of it, and the evidence in quotation marks."""
+def _reference(
+    row: Row, kind: str, scale: str, answer: tuple[str, ...], report: str, question: str
+) -> tuple[str, tuple[str, ...]]:
+    """The training target: the answer, or a calculation of it, and the evidence in quotation marks. And what the answer
+    needs of the evidence: its spans, a calculation's numbers, or what is counted."""
     if kind == "unanswerable":
-        return NOT_STATED
+        return NOT_STATED, ()
     text, needed = "; ".join(answer), list(answer)
     own = "percent" if "%" in text else read_answer(text).scale  # "$3.0 million" includes its scale
     asked = scale or own
@@ -123,7 +127,7 @@ def _reference(row: Row, kind: str, scale: str, answer: tuple[str, ...], report:
     elif kind == "count":
         needed = [part.strip() for part in str(row.get("derivation") or "").split("##")]
     quote = str(row.get("evidence") or "") or _cut(filings.evidence(report, question, needed), needed)
-    return "\n".join(filter(None, (f"{text} {scale}".strip(), f'"{quote}"' if quote else "")))
+    return "\n".join(filter(None, (f"{text} {scale}".strip(), f'"{quote}"' if quote else ""))), tuple(needed)
 
 
 def _expression(derivation: str, answer: str) -> str:

@@ -29,7 +29,7 @@ def example(row: Row, id: str) -> Example:
     return Example(id, messages, str(row["answer"]).strip(), group)
 
 
-METRICS = (*overlap.METRICS, coverage.metric(LEXICON))
+METRICS = (*overlap.METRICS, coverage.metric(LEXICON), *patterns.metrics(LEXICON))
 JUDGED = (MEDICAL_CORRECTNESS, ANSWER_RELEVANCY)
 
 

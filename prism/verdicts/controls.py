@@ -1,4 +1,4 @@
-"""Controls that put a gain in perspective: answers of a classical classifier, and the base model's likeliest label.
+"""Controls that put a gain in perspective: answers of a classical classifier, and labels that take no tuning.
 
 Each control answers the same held-out questions and is scored by the same metrics as the tuned model.
 """
@@ -34,7 +34,7 @@ def beside(
     answers |= {name: [answer] * len(held_out) for name, answer in fixed.items()}
     answers |= {name: contend(training, held_out) for name, contend in contenders.items() if training}
     if stated:
-        answers["label_likelihood"] = list(map(likeliest, stated))
+        answers |= untaught(training, held_out, stated)
         if training:
             answers["classical"] = remember(identity(training, held_out), partial(classical, training, held_out))
     return answers
@@ -75,6 +75,22 @@ def most_frequent(training: Sequence[Example], held_out: Sequence[Example]) -> l
     return [best.get(str(example.facts.get("question_type") or ""), best[""]) for example in held_out]
 
 
-def likeliest(labels: dict[str, float]) -> str:
+def untaught(
+    training: Sequence[Example], held_out: Sequence[Example], stated: Sequence[Mapping[str, float]]
+) -> dict[str, list[str]]:
+    """The labels that take no tuning, by control, from the untuned model's log-likelihoods of each label.
+
+    Its likeliest label; the likeliest after its preference for a label is taken out; and the most frequent training
+    label, if the training rows are known. The preference is the label's mean log-likelihood over the held-out prompts,
+    of which no gold label is read: Zhao et al. 2021, "Calibrate Before Use", estimate it from a prompt without content,
+    Zhou et al. 2024, "Batch Calibration", from the mean over a batch of prompts.
+    """
+    preference = {label: sum(labels[label] for labels in stated) / len(stated) for label in stated[0]}
+    corrected = [{label: value - preference[label] for label, value in labels.items()} for labels in stated]
+    found = {"label_likelihood": list(map(likeliest, stated)), "prior_corrected": list(map(likeliest, corrected))}
+    return found | ({"majority_class": most_frequent(training, held_out)} if training else {})
+
+
+def likeliest(labels: Mapping[str, float]) -> str:
     """The label of highest log-likelihood: the answer of a base model that has not learned the answer's format."""
     return max(labels, key=labels.__getitem__)

@@ -81,10 +81,10 @@ class _Table:
         ends = sorted(sign * min(max(end, -span), span) for end in (estimate.low, estimate.high))
         return Score(sign * estimate.value, (ends[0], ends[1]), estimate.p)
 
-    def hardest(self, metric: Metric, controls: Collection[str]) -> str:
-        """The control that scores best, by the mean over seeds."""
+    def hardest(self, metric: Metric, rivals: Collection[str]) -> str:
+        """Whose answers score best, by the mean over seeds."""
         sign = 1 if metric.direction == "higher" else -1
-        return max(controls, key=lambda name: sign * float(self.values[metric.name, name](self.sums.sum(0))))
+        return max(rivals, key=lambda name: sign * float(self.values[metric.name, name](self.sums.sum(0))))
 
     def by_seed(self, mean: _Mean) -> list[float]:
         return [float(value(self.sums.sum(0))) for value in mean.seeds]
@@ -107,7 +107,7 @@ def score(
     """
     answers: dict[str, Sequence[Answers]] = {"baseline": [baseline], "tuned": list(tuned.values())}
     answers |= {name: list(a.values()) if isinstance(a, Mapping) else [a] for name, a in controls.items()}
-    measured = [m for m in metrics if m.against in answers or (m.against == HARDEST and controls)]
+    measured = [metric for metric in metrics if _rivals(metric, answers)]
     table = _table(measured, examples, answers)
     records = []
     for metric in measured:
@@ -122,10 +122,18 @@ def score(
             direction=metric.direction,
             n=int(counted.sum()),
             groups=len({group for group, counts in zip(table.groups, counted) if counts}),
-            against=metric.against,
+            against=_rivals(metric, answers)[0],
         )
         records.append(_scored(record, metric, table, tuned, controls) if record.n else record)
     return records
+
+
+def _rivals(metric: Metric, answers: Collection[str]) -> list[str]:
+    """Whose answers a metric may compare the tuned ones with, of those that there are."""
+    if metric.against == HARDEST:
+        return [name for name in answers if name not in ("baseline", "tuned")]
+    named = (metric.against,) if isinstance(metric.against, str) else metric.against
+    return [name for name in named if name in answers]
 
 
 def score_without(
@@ -171,9 +179,8 @@ def _scored(
     tuned: Collection[int],
     controls: Collection[str],
 ) -> Record:
-    mean, name = table.values[metric.name, "tuned"], metric.against
-    if name == HARDEST:
-        name = table.hardest(metric, controls)
+    mean = table.values[metric.name, "tuned"]
+    name = table.hardest(metric, _rivals(metric, ["baseline", *controls]))
     against = table.values[metric.name, name]
     shown: list[str] = []
     if metric.against == "baseline" and metric.beside != "nothing":
@@ -209,7 +216,7 @@ def _table(metrics: Sequence[Metric], examples: Sequence[Example], answers: Mapp
         measured = {
             name: given
             for name, given in answers.items()
-            if metric.beside != "nothing" or name in ("baseline", "tuned", metric.against)
+            if metric.beside != "nothing" or name in ("baseline", "tuned", *_rivals(metric, answers))
         }
         block = {name: [metric.statistics(examples, one) for one in given] for name, given in measured.items()}
         for name, parts in block.items():
