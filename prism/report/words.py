@@ -40,23 +40,30 @@ def signed(value: float | None) -> str:
 
 
 def difference(score: Score) -> str:
-    """A difference with its 95 % interval: +.113 [+.090, +.136]."""
+    """A difference with its 95 % interval: +.113 [+.090, +.136], or +.113 [unknown: 6 effective groups]."""
     if not math.isfinite(score.value):
         return NOTHING
+    if math.isnan(score.ci[0] + score.ci[1]):
+        return f"{signed(score.value)} [{score.rule or 'unknown'}]"
     return f"{signed(score.value)} [{signed(score.ci[0])}, {signed(score.ci[1])}]"
 
 
 def loss(accepted: Mapping[str, Any]) -> str:
     """The loss in a `Record.reference`, with its interval."""
-    ends = accepted["loss"]["ci"]
-    return difference(Score(value(accepted["loss"]["value"]), (value(ends[0]), value(ends[1]))))
+    return from_json(accepted["loss"])
+
+
+def from_json(found: Mapping[str, Any]) -> str:
+    """A difference with its interval as results.json has it."""
+    low, high = map(value, found["ci"])
+    return difference(Score(value(found["value"]), (low, high), rule=found.get("rule", "")))
 
 
 def in_favour(score: Score, record: Record) -> Score:
     """A difference of the record as the gate reads it: positive is better, even if lower values are better."""
     if record.direction == "higher":
         return score
-    return Score(-score.value, (-score.ci[1], -score.ci[0]), score.p)
+    return Score(-score.value, (-score.ci[1], -score.ci[0]), score.p, score.rule)
 
 
 def before_and_after(record: Record) -> str:

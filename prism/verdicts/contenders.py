@@ -15,14 +15,14 @@ from typing import Any, Protocol
 
 import numpy
 
-from prism.metrics import HARDEST, Metric, Statistics
+from prism.metrics import Metric, Statistics
 from prism.metrics.coverage import load_lexicon
 from prism.rows import Example, filings
 from prism.spec import Spec
 from prism.store import digest
 from prism.verdicts import gate
 from prism.verdicts.record import Record, Score, empty_record
-from prism.verdicts.scoring import score
+from prism.verdicts.scoring import rivals_of, score
 
 Answers = Sequence[str]
 WORDS = 40  # to which a question is repeated: ROUGE's recall of it grows, its precision does not fall
@@ -231,7 +231,7 @@ class _Ground:
     ) -> None:
         self.spec, self.examples, self.evaluation = spec, examples, evaluation
         self.others = {"baseline": baseline, **controls}
-        self.named = {m.name: m for m in metrics if m.against in self.others or (m.against == HARDEST and controls)}
+        self.named = {m.name: m for m in metrics if rivals_of(m, list(self.others))}
         self._statistics: dict[tuple[Statistics, str], numpy.ndarray] = {}
 
     def records(self, name: str, given: Answers) -> dict[str, Record]:
@@ -245,7 +245,7 @@ class _Ground:
         ]
         if not chosen:
             return {}
-        beside = {metric.against: self.others[metric.against] for metric in chosen if metric.against != "baseline"}
+        beside = {str(m.against): self.others[str(m.against)] for m in chosen if m.against != "baseline"}
         said = {self.spec.seed: given}
         made = score(self.spec, chosen, self.examples, self.evaluation, self.others["baseline"], said, beside)
         return {record.metric: record for record in made}
@@ -262,12 +262,12 @@ class _Ground:
         return empty_record(self.spec, self.evaluation, metric.tier, metric.name, len(counted) - n, **known)
 
     def _against(self, metric: Metric) -> str:
-        """Whose answers a metric compares with: the control that scores best, if it is against the hardest."""
-        if metric.against != HARDEST:
-            return metric.against
+        """Whose answers a metric compares with: of several, those that score best."""
         sign = 1 if metric.direction == "higher" else -1
-        controls = [name for name in self.others if name != "baseline"]
-        return max(controls, key=lambda name: sign * _value(metric, self._of(metric, name, self.others[name])))
+        return max(
+            rivals_of(metric, list(self.others)),
+            key=lambda name: sign * _value(metric, self._of(metric, name, self.others[name])),
+        )
 
     def _of(self, metric: Metric, name: str, given: Answers) -> numpy.ndarray:
         """The statistics of a set of answers; metrics of one confusion matrix share them."""
