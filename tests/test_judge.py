@@ -591,7 +591,7 @@ class TestLocal:
         assert (found.n, found.unscored) == (len(rows), {})
         assert found.kappa.value < 0.4
 
-    def test_other_metrics_are_decoded_into_their_schemas(self, store, wide):
+    def test_other_metrics_are_decoded_into_their_schemas(self, store, wide, tmp_path, monkeypatch):
         from prism.judge import local
 
         class Verdict(BaseModel):
@@ -600,8 +600,11 @@ class TestLocal:
 
         judge = local.LocalJudge(choose(f"local:{wide}", {}), Spending())
         assert Verdict.model_validate_json(judge._answer("Is it right?", Verdict).text)
-        found = grade(choose(f"local:{wide}", {}), ANSWER_RELEVANCY, cases(1), store)[0]
-        assert found.reason == "the judge's reply was cut off: it exceeds 512 tokens"  # random weights find no end
+        found = grade(judge.choice, ANSWER_RELEVANCY, cases(1), store)[0]
+        assert found.reason == "the judge found no statement in the answer"
+        monkeypatch.setattr(local, "REPLY_TOKENS", 3)
+        found = grade(judge.choice, ANSWER_RELEVANCY, cases(1), Store(tmp_path / "other"))[0]
+        assert found.reason == "the judge's reply was cut off: it exceeds 3 tokens"
 
     def test_what_cannot_judge_says_why(self, store, tiny, tmp_path):
         found = grade(choose(f"local:{tiny}", {}), SENTIMENT_CORRECTNESS, cases(1), store)[0]
@@ -612,6 +615,21 @@ class TestLocal:
         (mute / "chat_template.jinja").unlink()
         with pytest.raises(JudgeError, match="has no chat template; name a model that is tuned"):
             grade(choose(f"local:{mute}", {}), SENTIMENT_CORRECTNESS, cases(1), store)
+
+    @pytest.mark.parametrize("decoder", [None, {"type": "ByteFallback"}])
+    def test_a_tokenizer_that_llguidance_cannot_read_ends_the_run(self, store, wide, decoder):
+        described = json.loads((wide / "tokenizer.json").read_text())
+        described |= {"pre_tokenizer": None, "decoder": decoder}
+        (wide / "tokenizer.json").write_text(json.dumps(described))
+        with pytest.raises(JudgeError, match="llguidance cannot read its tokenizer .*; name another"):
+            grade(choose(f"local:{wide}", {}), SENTIMENT_CORRECTNESS, cases(1), store)
+
+    def test_a_tokenizer_from_a_gguf_file_names_two_decoders(self, store, wide):
+        described = json.loads((wide / "tokenizer.json").read_text())
+        fallback = [{"type": "ByteFallback"}, {"type": "Fuse"}, described["decoder"]]
+        described["decoder"] = {"type": "Sequence", "decoders": fallback}
+        (wide / "tokenizer.json").write_text(json.dumps(described))
+        assert grade(choose(f"local:{wide}", {}), SENTIMENT_CORRECTNESS, cases(1), store)[0].score is not None
 
     def test_another_decoder_gives_other_judgements(self, wide, monkeypatch):
         choice = choose(f"local:{wide}", {})

@@ -131,6 +131,9 @@ class LocalJudge:
             past_key_values=cache,
             return_dict_in_generate=True,
         )
+        if matcher.is_error():
+            error = str(matcher.get_error()).splitlines()[0]
+            raise JudgeError(f"judge {self.choice.model}: llguidance cannot read its tokenizer ({error}); name another")
         ids: list[int] = found.sequences[0, len(start) :].tolist()
         self.spending.add(len(start), len(ids))
         return ids, matcher, found.past_key_values
@@ -234,5 +237,8 @@ def _load(folder: str) -> tuple[Any, Any, Any]:
         # A tokenizer that was read from a GGUF file names a second decoder, and llguidance would go by that one.
         described["decoder"] = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
     width = max(model.get_input_embeddings().num_embeddings, len(tokenizer))
-    vocabulary = llguidance.LLTokenizer(json.dumps(described), n_vocab=width, eos_token=tokenizer.eos_token_id)
+    try:
+        vocabulary = llguidance.LLTokenizer(json.dumps(described), n_vocab=width, eos_token=tokenizer.eos_token_id)
+    except ValueError as error:
+        raise JudgeError(f"judge {folder}: llguidance cannot read its tokenizer ({error}); name another") from error
     return tokenizer, model, vocabulary
