@@ -42,11 +42,21 @@ def overlap(prompt: str) -> str:
     return json.dumps({"score": round(10 * len(answer & reference) / max(1, len(reference))), "reason": "word overlap"})
 
 
-def likelihoods(text: str) -> list[dict]:
-    """The score's token as OpenAI reports it: three parts sure of the score, one part of the number below."""
-    score = json.loads(text)["score"]
-    sure = [{"token": str(score), "logprob": math.log(0.75)}, {"token": str(score - 1), "logprob": math.log(0.25)}]
-    return [{"token": str(score), "logprob": math.log(0.75), "top_logprobs": sure}]
+def tokens(text: str, digits: bool = False) -> list[dict]:
+    """A reply's tokens as OpenAI reports them: three parts sure of the score, one part of the number below.
+
+    With `digits` each digit is a token, as most models but OpenAI's have it, and the other score's first digit is listed.
+    """
+    value = re.search(r'"score": "?(\d+)', text)
+    found = []
+    for part in re.finditer(r"\d|\D+" if digits else r"\d+|\D+", text):
+        likely = {part[0]: 1.0}
+        if value and part.start() == value.start(1):
+            other = str(int(value[1]) - 1)[: 1 if digits else None]
+            likely = {part[0]: 0.75, other: 0.25}
+        listed = [{"token": token, "logprob": math.log(p)} for token, p in likely.items()]
+        found.append({**listed[0], "top_logprobs": listed})
+    return found
 
 
 class Loopback(ThreadingHTTPServer):
@@ -68,6 +78,9 @@ class Loopback(ThreadingHTTPServer):
         key: str = "",
         model: str = "overlap",
         grader: Callable[[str], str] = overlap,
+        tokens: Callable[[str], list[dict]] | None = None,
+        refuses: str = "",
+        finish: str = "stop",
         longest_hang: float = 60.0,
         lifetime: float = 300.0,
     ) -> None:
@@ -75,6 +88,7 @@ class Loopback(ThreadingHTTPServer):
         self.delay, self.fail, self.hang = delay, fail, hang
         self.spoilt = {BAD_JSON: bad_json, REFUSAL: refuse, OUT_OF_RANGE: out_of_range}
         self.key, self.model, self.grader = key, model, grader
+        self.tokens, self.refuses, self.finish, self.refused = tokens, refuses, finish, 0
         self.longest_hang, self.lifetime = longest_hang, lifetime
         self.stopping = threading.Event()
         self.lock = threading.Lock()
@@ -136,6 +150,9 @@ class Handler(BaseHTTPRequestHandler):
             return self.send(401, {"error": {"message": "Incorrect API key provided"}})
         if body["model"] != server.model or not self.path.endswith("/v1/chat/completions"):
             return self.send(404, {"error": {"message": f"The model `{body['model']}` does not exist"}})
+        if server.refuses in body:
+            server.refused += 1
+            return self.send(400, {"error": {"message": f"unknown field: {server.refuses}"}})
         with server.lock:
             server.asked[prompt] += 1
             server.bodies.append(body)
@@ -156,9 +173,9 @@ class Handler(BaseHTTPRequestHandler):
         text = server.reply(prompt)
         with server.lock:
             server.answered[prompt] += 1
-        message = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
-        if body.get("logprobs"):
-            message["logprobs"] = {"content": likelihoods(text)}
+        message = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": server.finish}
+        if body.get("logprobs") and server.tokens:
+            message["logprobs"] = {"content": server.tokens(text)}
         usage = {"prompt_tokens": len(prompt) // 4, "completion_tokens": len(text) // 4}
         return self.send(
             200, {"object": "chat.completion", "model": body["model"], "choices": [message], "usage": usage}

@@ -1,5 +1,7 @@
 """The judge: chosen in words, asked at most once a sample, never believed where it said nothing usable."""
 
+import importlib.metadata
+import importlib.util
 import json
 import math
 import os
@@ -11,9 +13,12 @@ import sys
 import time
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Literal
 
 import numpy
 import pytest
+from pydantic import BaseModel
 from sklearn.metrics import cohen_kappa_score
 from typer.testing import CliRunner
 
@@ -32,13 +37,14 @@ from prism.judge import (
     fencing,
     grading,
     ledger,
+    weighing,
 )
 from prism.judge.asking import JudgeError, choose
 from prism.judge.grading import grade
 from prism.judge.spending import Budget, Price, Spending, Tokens
 from prism.store import Store
 from tests.conftest import ROOT
-from tests.loopback import FENCED, Loopback
+from tests.loopback import FENCED, Loopback, tokens
 
 
 @pytest.fixture
@@ -56,7 +62,8 @@ def ask_one(store: Store, reply: str, definition=MEDICAL_CORRECTNESS, answer: st
 
 
 class TestChoosing:
-    def test_each_kind(self):
+    def test_each_kind(self, monkeypatch):
+        monkeypatch.setattr(asking, "find_spec", lambda name: name)
         openai = choose("openai:gpt-4o-mini", {"OPENAI_API_KEY": "secret"})
         assert (openai.kind, openai.model, openai.price) == ("openai", "gpt-4o-mini", Price(0.15, 0.6))
         assert "secret" not in repr(openai)
@@ -83,6 +90,11 @@ class TestChoosing:
             choose("openai:gpt-4o-mini", {})
         with pytest.raises(PrismError, match=r"0\.15/0\.60"):
             choose("http://a/v1#m", {"PRISM_JUDGE_PRICE": "cheap"})
+
+    def test_a_local_judge_needs_llguidance_and_says_what_installs_it(self, monkeypatch):
+        monkeypatch.setattr(asking, "find_spec", lambda name: None)
+        with pytest.raises(JudgeError, match=r"llguidance is not installed.*pip install 'prism-bench\[judge-local\]'"):
+            choose("local:/models/judge", {})
 
     def test_the_same_model_elsewhere_is_the_same_judge(self):
         here, there = (choose(f"http://{host}/v1#m", {}) for host in ("a:1", "b:2"))
@@ -145,6 +157,15 @@ class TestUnscored:
             ('{"score": 1' + "0" * 400 + ', "reason": ""}', "invalid JSON from the judge"),
             ('{"score": ' + "[" * 200_000, "invalid JSON from the judge"),
             ('{"score": NaN, "reason": ""}', "score out of range"),
+            ('{"score": 11, "reason": ""}', "score out of range: 11 on a scale of 0 to 10"),
+            ('{"score": true, "reason": ""}', "the judge's score is no number: true"),
+            ('{"score": 0.8, "reason": ""}', "score on another scale: 0.8, where whole numbers up to 10"),
+            ('{"score": "8/10", "reason": ""}', "invalid JSON from the judge"),
+            (
+                '<think>The format is {"score": 3, "reason": "draft"} and',
+                "the judge's reply was cut off: in its thought",
+            ),
+            ("<think>It is right.</think>", "the judge's reply is empty"),
             (" ", "the judge's reply is empty"),
         ],
     )
@@ -152,6 +173,28 @@ class TestUnscored:
         found = ask_one(store, reply)
         assert found.score is None
         assert found.reason.startswith(reason)
+
+    @pytest.mark.parametrize(
+        ("reply", "score"),
+        [
+            ('```json\n{"score": 8, "reason": "so"}\n```', 0.8),
+            ('<think>Format: {"score": 3}, so maybe 3, no, 8.</think>\n{"score": 8, "reason": "so"}', 0.8),
+            ('The judge thinks.</think>{"score": 8, "reason": "so"}', 0.8),  # the prompt has opened the thought
+            ('{"score": 8, "reason": "the answer ends in <think>"}', 0.8),
+            ('{"score": "8", "reason": "so"}', 0.8),
+            ('{"score": 8.5, "reason": "so"}', 0.85),
+            ('{"score": 0, "reason": "so"}', 0.0),
+            ('{"score": 1, "reason": "so"}', 0.1),
+        ],
+    )
+    def test_a_reply_that_is_a_grade(self, store, reply, score):
+        assert ask_one(store, reply).score == score
+
+    @pytest.mark.parametrize("text", ['{"score": 8, "reason": "so"}', ""])
+    def test_a_reply_that_ended_at_the_token_limit(self, store, text):
+        with Loopback(grader=lambda _: text, finish="length") as server:
+            found = grade(choose(server.judge, {}), MEDICAL_CORRECTNESS, cases(1), store)[0]
+        assert found == Grade("0", None, "the judge's reply was cut off: finish_reason is length")
 
     @pytest.mark.parametrize(
         ("statements", "verdicts", "expected"),
@@ -276,15 +319,35 @@ class TestAsking:
             grade(choice, MEDICAL_CORRECTNESS, cases(8), store)
             assert time.monotonic() - began >= 0.7
 
-    def test_openai_weighs_the_score_by_its_likelihoods_and_others_are_not_asked_for_them(self, store):
-        with Loopback(grader=lambda _: '{"score": 8, "reason": "so"}', model="gpt-4o-mini", key="right") as server:
+    def test_openai_weighs_the_score_by_its_likelihoods(self, store):
+        with Loopback(
+            grader=lambda _: '{"score": 8, "reason": "so"}', tokens=tokens, model="gpt-4o-mini", key="right"
+        ) as server:
             openai = choose("openai:gpt-4o-mini", {"OPENAI_API_KEY": "right"})
             openai = replace(openai, address=server.judge.partition("#")[0])
             assert grade(openai, MEDICAL_CORRECTNESS, cases(1), store)[0].score == pytest.approx(0.775)
-            endpoint = choose(server.judge, {"PRISM_JUDGE_API_KEY": "right"})
-            assert grade(endpoint, MEDICAL_CORRECTNESS, cases(1), store)[0].score == 0.8
-            assert [body.get("logprobs") for body in server.bodies] == [True, None]
-            assert {body["temperature"] for body in server.bodies} == {0}
+            assert [(body["logprobs"], body["temperature"]) for body in server.bodies] == [(True, 0)]
+
+    @pytest.mark.parametrize(
+        ("reply", "digits", "score"),
+        [
+            ('{"score": 8, "reason": "so"}', True, 0.775),
+            ('{"reason": "8 of 10 facts", "score": 8}', False, 0.775),
+            ('{"reason": "so", "score": "8"}', True, 0.775),
+            ('{"reason": "so", "score": 10}', False, 0.975),
+            ('{"reason": "so", "score": 2}', True, 0.2),  # of 1 and 10 it tells the first digit, so 2 is as it was said
+        ],
+    )
+    def test_an_endpoint_that_says_likelihoods_is_weighed(self, store, reply, digits, score):
+        with Loopback(grader=lambda _: reply, tokens=lambda text: tokens(text, digits)) as server:
+            found = grade(choose(server.judge, {}), MEDICAL_CORRECTNESS, cases(1), store)[0].score
+        assert found == pytest.approx(score)
+
+    def test_an_endpoint_that_refuses_to_say_likelihoods_is_asked_without_them(self, store):
+        with Loopback(grader=lambda _: '{"score": 8, "reason": "so"}', refuses="logprobs") as server:
+            choice = replace(choose(server.judge, {}), in_flight=1)
+            assert {g.score for g in grade(choice, MEDICAL_CORRECTNESS, cases(3), store)} == {0.8}
+            assert server.refused == 1
 
     @pytest.mark.parametrize(("key", "says"), [("", "it needs a key, and none is set"), ("bad", "the key was refused")])
     def test_a_refused_key(self, store, key, says):
@@ -424,19 +487,158 @@ def test_no_torch_no_telemetry_no_dotenv(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {".env", "home"}
 
 
-def test_a_local_model_judges_in_its_folder(store, tiny, tmp_path):
-    choice = choose(f"local:{tiny}", {})
-    found = grade(choice, SENTIMENT_CORRECTNESS, cases(1), store)[0]
-    assert found.reason.startswith("the judge's window of 512 tokens is too short for a prompt of")
-    wide = shutil.copytree(tiny, tmp_path / "wide")
-    config = json.loads((wide / "config.json").read_text())
-    (wide / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 8192}))
-    spending = Spending()
-    found = grade(choose(f"local:{wide}", {}), SENTIMENT_CORRECTNESS, cases(1), store, spending=spending)[0]
-    assert found.score is None  # random weights: noise, and noise is no grade
-    assert spending.spent.requests == 1
-    with pytest.raises(ModelError, match="no such model folder"):
-        grade(choose("local:/nowhere", {}), SENTIMENT_CORRECTNESS, cases(1), store)
+def parts(*listed: dict[str, float]) -> SimpleNamespace:
+    """A chat completion whose tokens are the first of each table of likelihoods."""
+    content = []
+    for likely in listed:
+        top = [SimpleNamespace(token=token, logprob=math.log(p)) for token, p in likely.items()]
+        content.append(SimpleNamespace(token=next(iter(likely)), top_logprobs=top))
+    return SimpleNamespace(choices=[SimpleNamespace(logprobs=SimpleNamespace(content=content))])
+
+
+class TestWeighing:
+    BEGUN = ({'{"reason": "so", ': 1.0}, {'"score":': 1.0}, {" ": 1.0})
+
+    @pytest.mark.parametrize(
+        ("said", "expected"),
+        [
+            ([{"9": 0.6, "8": 0.4}, {"}": 1.0}], {9: 0.6, 8: 0.4}),
+            ([{"10": 0.6, "9": 0.3, "1": 0.1}, {"}": 1.0}], {10: 0.6, 9: 0.3, 1: 0.1}),
+            ([{"1": 0.5, "9": 0.5}, {"0": 0.8, "}": 0.2}, {"}": 1.0}], {10: 0.4, 1: 0.1, 9: 0.5}),
+            ([{"1": 0.5, "9": 0.5}, {"}": 0.8, "0": 0.2}], {10: 0.1, 1: 0.4, 9: 0.5}),
+            ([{"9": 0.995, "1": 0.005}, {"}": 1.0}], {9: 0.995, 1: 0.005}),
+            ([{"9": 0.7, "1": 0.3}, {"}": 1.0}], None),  # 1, or the beginning of 10?
+            ([{"8}": 1.0}], None),
+            ([{"3": 1.0}, {"7": 1.0}, {"}": 1.0}], None),
+        ],
+    )
+    def test_the_likelihoods_of_whole_scores(self, said, expected):
+        raw = parts(*self.BEGUN, *said)
+        weighing.weigh(raw)
+        found = raw.choices[0].logprobs
+        if expected is None:
+            assert found is None
+        else:
+            (token,) = found.content
+            listed = {int(each.token): math.exp(each.logprob) for each in token.top_logprobs}
+            assert listed == pytest.approx(expected)
+
+    def test_a_server_without_likelihoods_or_of_another_form(self):
+        for logprobs in (None, SimpleNamespace(tokens=["8"]), SimpleNamespace(content=[SimpleNamespace(token="8")])):
+            raw = SimpleNamespace(choices=[SimpleNamespace(logprobs=logprobs)])
+            weighing.weigh(raw)
+            assert raw.choices[0].logprobs is None
+
+
+@pytest.mark.skipif(importlib.util.find_spec("llguidance") is None, reason="needs the extra judge-local")
+class TestLocal:
+    """Random weights: they show that noise is graded as noise, since a judge can be shown unfit by its grades alone."""
+
+    @pytest.fixture
+    def wide(self, tiny, tmp_path):
+        """The tiny model with a window for prompts of one token a letter."""
+        wide = shutil.copytree(tiny, tmp_path / "wide")
+        config = json.loads((wide / "config.json").read_text())
+        (wide / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 8192}))
+        return wide
+
+    def test_each_answer_gets_a_weighted_grade(self, store, wide):
+        spending = Spending()
+        found = grade(choose(f"local:{wide}", {}), SENTIMENT_CORRECTNESS, cases(3), store, spending=spending)
+        assert all(0.2 < each.score < 0.8 for each in found)  # random weights like every number about the same
+        assert len({each.score for each in found}) == 3
+        assert spending.spent.requests == 3
+        assert spending.spent.completion <= 3 * 128
+
+    def test_a_grade_depends_on_no_other_prompt_and_the_folder_is_read_once(self, store, wide, tmp_path):
+        from prism.judge import local
+
+        choice = choose(f"local:{wide}", {})
+        local._load.cache_clear()
+        together = grade(choice, SENTIMENT_CORRECTNESS, cases(3), store)
+        alone = [grade(choice, SENTIMENT_CORRECTNESS, [case], Store(tmp_path / case.id))[0] for case in cases(3)]
+        assert together == alone
+        assert local._load.cache_info().misses == 1
+
+    def test_the_likelihoods_of_the_scores_are_those_of_the_whole_reply(self, wide):
+        import torch
+
+        from prism.judge import local
+
+        judge = local.LocalJudge(choose(f"local:{wide}", {}), Spending())
+        start = judge._prompt_ids("word " * 100, 160)
+        grammar = local.llguidance.LLMatcher.grammar_from_lark(local.REASON)
+        ids, matcher, cache = judge._decode(start, grammar, 160)
+        assert matcher.is_stopped()
+        assert json.loads(judge.vocabulary.decode_str(ids) + "}").keys() == {"reason"}
+
+        def whole(text: str) -> float:
+            tail = judge.tokenizer(text)["input_ids"]
+            with torch.no_grad():
+                logits = judge.model(torch.tensor([start + ids + tail])).logits[0].double().log_softmax(-1)
+            return math.exp(sum(float(logits[len(start + ids) - 1 + n, token]) for n, token in enumerate(tail)))
+
+        expected = [whole(f', "score": {score}') for score in range(11)]
+        expected[1] -= expected[10]
+        found = [math.exp(value) for value in judge._likelihoods(ids[-1], cache)]
+        assert found == pytest.approx([value / sum(expected) for value in expected], rel=1e-3)
+
+    def test_an_unfit_judge_is_shown_by_its_kappa(self, store, wide):
+        rows = TestCalibration.ROWS[::8]
+        rows = [row for row in rows if row["metric"] == MEDICAL_CORRECTNESS.metric]
+        names = {"source": "bundled", "constructed": True, "repeats": 1}
+        found = calibration.calibrate(choose(f"local:{wide}", {}), MEDICAL_CORRECTNESS, rows, store, **names)
+        assert (found.n, found.unscored) == (len(rows), {})
+        assert found.kappa.value < 0.4
+
+    def test_other_metrics_are_decoded_into_their_schemas(self, store, wide, tmp_path, monkeypatch):
+        from prism.judge import local
+
+        class Verdict(BaseModel):
+            verdict: Literal["yes", "no"]
+            certain: bool
+
+        judge = local.LocalJudge(choose(f"local:{wide}", {}), Spending())
+        assert Verdict.model_validate_json(judge._answer("Is it right?", Verdict).text)
+        found = grade(judge.choice, ANSWER_RELEVANCY, cases(1), store)[0]
+        assert found.reason == "the judge found no statement in the answer"
+        monkeypatch.setattr(local, "REPLY_TOKENS", 3)
+        found = grade(judge.choice, ANSWER_RELEVANCY, cases(1), Store(tmp_path / "other"))[0]
+        assert found.reason == "the judge's reply was cut off: it exceeds 3 tokens"
+
+    def test_what_cannot_judge_says_why(self, store, tiny, tmp_path):
+        found = grade(choose(f"local:{tiny}", {}), SENTIMENT_CORRECTNESS, cases(1), store)[0]
+        assert found.reason.startswith("the judge's window of 512 tokens is too short for a prompt of")
+        with pytest.raises(ModelError, match="no such model folder"):
+            grade(choose("local:/nowhere", {}), SENTIMENT_CORRECTNESS, cases(1), store)
+        mute = shutil.copytree(tiny, tmp_path / "mute")
+        (mute / "chat_template.jinja").unlink()
+        with pytest.raises(JudgeError, match="has no chat template; name a model that is tuned"):
+            grade(choose(f"local:{mute}", {}), SENTIMENT_CORRECTNESS, cases(1), store)
+
+    @pytest.mark.parametrize("decoder", [None, {"type": "ByteFallback"}])
+    def test_a_tokenizer_that_llguidance_cannot_read_ends_the_run(self, store, wide, decoder):
+        described = json.loads((wide / "tokenizer.json").read_text())
+        described |= {"pre_tokenizer": None, "decoder": decoder}
+        (wide / "tokenizer.json").write_text(json.dumps(described))
+        with pytest.raises(JudgeError, match="llguidance cannot read its tokenizer .*; name another"):
+            grade(choose(f"local:{wide}", {}), SENTIMENT_CORRECTNESS, cases(1), store)
+
+    def test_a_tokenizer_from_a_gguf_file_names_two_decoders(self, store, wide):
+        described = json.loads((wide / "tokenizer.json").read_text())
+        fallback = [{"type": "ByteFallback"}, {"type": "Fuse"}, described["decoder"]]
+        described["decoder"] = {"type": "Sequence", "decoders": fallback}
+        (wide / "tokenizer.json").write_text(json.dumps(described))
+        assert grade(choose(f"local:{wide}", {}), SENTIMENT_CORRECTNESS, cases(1), store)[0].score is not None
+
+    def test_another_decoder_gives_other_judgements(self, wide, monkeypatch):
+        choice = choose(f"local:{wide}", {})
+        known = choice.identity()
+        assert known["llguidance"] == importlib.metadata.version("llguidance")
+        monkeypatch.setattr("prism.store.provenance.version", lambda package: "0")
+        asking._local_identity.cache_clear()
+        assert choice.identity()["llguidance"] == "0"
+        asking._local_identity.cache_clear()
 
 
 class TestCalibration:

@@ -1,4 +1,4 @@
-"""Send prompts to a judge: an OpenAI-compatible endpoint, or a transformers model in a local folder.
+"""Choose a judge, and send prompts to an OpenAI-compatible endpoint; `local` asks a model in a local folder.
 
 The judge is named explicitly, never guessed from the environment. Timeouts, retries and the rate limit are handled
 here, so that `grading` handles only grades.
@@ -14,17 +14,22 @@ import os
 import random
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
 from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
 
+from pydantic import BaseModel
+
 from prism.errors import PrismError
 from prism.judge.spending import Price, Spending
+from prism.judge.weighing import weigh
+from prism.rows.thoughts import without_thoughts
 
 NOT_CONFIGURED = (
     "no judge is configured: pass --prism-judge openai:gpt-4o-mini, --prism-judge http://HOST:PORT/v1#MODEL or "
@@ -33,8 +38,8 @@ NOT_CONFIGURED = (
 OPENAI = "https://api.openai.com/v1"
 MIN_TIMEOUT = 2.0  # seconds, however fast the other requests are
 CONNECT_TIMEOUT = 10.0  # seconds; an answer may take longer
+TOP_LOGPROBS = 20  # OpenAI's and vLLM's limit
 KNOWN_AFTER = 10  # answers; after so many, their median sets the timeout
-REPLY_TOKENS = 512  # of a local judge's reply: four times a score and two sentences
 
 
 class JudgeError(PrismError):
@@ -78,7 +83,8 @@ def _local_identity(folder: str) -> dict[str, str]:
     from prism.store.provenance import versions
     from prism.store.sources import base_identity
 
-    return {"kind": "local", **base_identity(folder, Path.cwd(), "the judge"), **versions(["torch", "transformers"])}
+    libraries = versions(["torch", "transformers", "llguidance"])
+    return {"kind": "local", "decoding": "2", **base_identity(folder, Path.cwd(), "the judge"), **libraries}
 
 
 def choose(text: str | None, environ: Mapping[str, str] = os.environ) -> Choice | None:
@@ -98,6 +104,11 @@ def choose(text: str | None, environ: Mapping[str, str] = os.environ) -> Choice 
         return Choice("openai", model, OPENAI, environ["OPENAI_API_KEY"], price or Price.published(model))
     if text.startswith("local:") and text != "local:":
         folder = Path(text.removeprefix("local:")).expanduser().resolve()
+        if find_spec("llguidance") is None:
+            raise JudgeError(
+                f"judge {text}: llguidance is not installed, and without it small models seldom write JSON; "
+                f"pip install 'prism-bench[judge-local]', or name another judge"
+            )
         return Choice("local", str(folder), in_flight=1)
     address, _, model = text.partition("#")
     if text.startswith(("http://", "https://")) and urlsplit(address).netloc and model:
@@ -115,26 +126,9 @@ class Reply:
 
 
 class Judge(Protocol):
-    async def ask(self, prompt: str, **options: Any) -> Reply: ...
-
-
-@contextlib.asynccontextmanager
-async def connect(choice: Choice, spending: Spending) -> AsyncIterator[Judge]:
-    """Open the judge for requests. Raises JudgeError or ModelError if that fails."""
-    if choice.kind == "local":
-        yield await asyncio.to_thread(LocalJudge, choice, spending)
-        return
-    import aiohttp  # with 32 requests in flight, httpx takes 8 ms of CPU per request, aiohttp 1
-
-    session = aiohttp.ClientSession(
-        headers={"Authorization": f"Bearer {choice.key}"} if choice.key else {},
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT),
-        connector=aiohttp.TCPConnector(limit=choice.in_flight),
-        # Use the environment's proxy for other hosts, but not for a server on this machine.
-        trust_env=urlsplit(choice.address).hostname not in ("localhost", "127.0.0.1", "::1"),
-    )
-    async with session:
-        yield Endpoint(choice, spending, session)
+    async def ask(
+        self, prompt: str, *, schema: type[BaseModel] | None = None, logprobs: bool = False, **options: Any
+    ) -> Reply: ...
 
 
 @dataclass(frozen=True)
@@ -155,12 +149,17 @@ class Endpoint:
         self.session = session
         self.seconds: deque[float] = deque(maxlen=200)  # durations of the latest answers
         self.reached = False
+        self.likelihoods = True  # until the server refuses to say them
         self.next_start = 0.0
 
-    async def ask(self, prompt: str, **options: Any) -> Reply:
+    async def ask(
+        self, prompt: str, *, schema: type[BaseModel] | None = None, logprobs: bool = False, **options: Any
+    ) -> Reply:
         """Send one prompt, with retries after 429, 5xx, lost connections and timeouts.
 
-        Raises JudgeError if no request can ever succeed, and NotGraded if this one failed.
+        A server that refuses log-probabilities is asked without them from then on. The schema is not sent, since the
+        prompt describes it and not every server takes one. Raises JudgeError if no request can ever succeed, and
+        NotGraded if this one failed.
         """
         import aiohttp
 
@@ -168,6 +167,7 @@ class Endpoint:
         message = {"role": "user", "content": prompt}
         body = {"model": self.choice.model, "messages": [message], "temperature": 0, **options}
         body = {name: value for name, value in body.items() if value is not None}
+        likelihoods = {"logprobs": True, "top_logprobs": TOP_LOGPROBS} if logprobs and self.likelihoods else {}
         problem = ""
         for attempt in range(self.choice.attempts):
             if attempt:
@@ -176,7 +176,13 @@ class Endpoint:
             pause = 0.0
             start = time.monotonic()
             try:
-                response = await self._with_timeout(self._post(body), attempt)
+                response = await self._with_timeout(self._post(body | likelihoods), attempt)
+                if likelihoods and response.status in (400, 422):
+                    likelihoods = {}
+                    response = await self._with_timeout(self._post(body), attempt)
+                    self.likelihoods = (
+                        response.status != 200
+                    )  # else something other than the log-probabilities was wrong
             except aiohttp.ClientError as error:
                 problem = f"{self.choice.address} cannot be reached ({error or type(error).__name__})"
                 if not self.reached and isinstance(error, permanent):
@@ -271,9 +277,22 @@ class Endpoint:
         refusal = getattr(first.message, "refusal", None)
         if refusal or getattr(first, "finish_reason", "") == "content_filter":
             raise NotGraded(f"refused by the judge: {str(refusal or 'content filter')[:200]}", final=True)
-        if not isinstance(text, str) or not text.strip():
+        if getattr(first, "finish_reason", "") == "length":
+            raise NotGraded("the judge's reply was cut off: finish_reason is length", final=True)
+        text, cut_off = _said(text) if isinstance(text, str) else ("", False)
+        if cut_off:
+            raise NotGraded("the judge's reply was cut off: in its thought, before a grade", final=True)
+        if not text.strip():
             raise NotGraded("the judge's reply is empty", final=True)
+        first.message.content = text
+        if self.choice.kind == "endpoint":
+            weigh(raw)
         return Reply(text, str(getattr(raw, "model", "") or self.choice.model), raw)
+
+
+def _said(text: str) -> tuple[str, bool]:
+    """A reply without its thoughts, and whether it was cut off in one. JSON may quote an answer that has thoughts."""
+    return (text, False) if text.lstrip().startswith(("{", "[", "```")) else without_thoughts(text)
 
 
 def _error_detail(response: Response) -> str:
@@ -284,42 +303,3 @@ def _error_detail(response: Response) -> str:
             message = message.get(name, message) if isinstance(message, dict) else message
         return f": {' '.join(str(message).split())[:200]}"
     return ""
-
-
-class LocalJudge:
-    """A chat model in a local folder. It answers one prompt at a time."""
-
-    def __init__(self, choice: Choice, spending: Spending) -> None:
-        from prism.store.sources import base_identity
-
-        base_identity(choice.model, Path.cwd())  # refuses a missing folder, pickled weights and remote code
-        import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        self.choice = choice
-        self.spending = spending
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(choice.model)
-        self.model: Any = AutoModelForCausalLM.from_pretrained(choice.model, dtype="auto").eval()
-        self.model.to(self.device)
-        self.lock = asyncio.Lock()
-
-    async def ask(self, prompt: str, **_: Any) -> Reply:
-        async with self.lock:
-            return Reply(await asyncio.to_thread(self._generate, prompt), self.choice.name)
-
-    def _generate(self, prompt: str) -> str:
-        chat = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}],
-            add_generation_prompt=True,
-            enable_thinking=False,
-            return_tensors="pt",
-            return_dict=True,
-        ).to(self.device)
-        length = chat["input_ids"].shape[1]
-        window = getattr(self.model.config, "max_position_embeddings", None)
-        if window and length + REPLY_TOKENS > window:
-            raise NotGraded(f"the judge's window of {window} tokens is too short for a prompt of {length}", final=True)
-        answer = self.model.generate(**chat, max_new_tokens=REPLY_TOKENS, do_sample=False)[0, length:]
-        self.spending.add(length, len(answer))
-        return self.tokenizer.decode(answer, skip_special_tokens=True)

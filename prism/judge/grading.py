@@ -7,15 +7,18 @@ could not grade is unscored with its reason, never 0.
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from prism.errors import PrismError
 from prism.judge import ANSWER_RELEVANCY, FAITHFULNESS, Case, Definition, Grade, ledger
-from prism.judge.asking import Choice, Judge, NotGraded, Reply, connect
+from prism.judge.asking import CONNECT_TIMEOUT, Choice, Endpoint, Judge, NotGraded, Reply
 from prism.judge.fencing import (
     FENCE_STEP,
     FENCING,
@@ -33,11 +36,13 @@ from prism.store import Store, digest
 if TYPE_CHECKING:
     from deepeval.metrics import BaseMetric
     from deepeval.models import DeepEvalBaseLLM
+    from pydantic import BaseModel
 
     ModelClass = Callable[[list[Reply]], DeepEvalBaseLLM]
 
 EMPTY = "empty answer"  # the reason of a 0 without a request
-TOP_LOGPROBS = 20  # G-Eval weights the score by the likelihoods of the numbers; OpenAI returns 20
+READING = 2  # raise it if the same reply gives another grade
+SCALE = (0, 10)  # of the whole numbers that GEval asks for
 PARTS = {ANSWER_RELEVANCY.metric: "statements", FAITHFULNESS.metric: "claims"}  # what each verdict is on
 REFUSAL = re.compile(r"(?i)\b(?:I(?:'m| am) sorry|I can(?:'|no)t|I am unable|I'm unable|as an AI)\b")
 
@@ -107,6 +112,7 @@ def judgement_identity(choice: Choice, definition: Definition) -> dict[str, Any]
         "metric": [definition.metric, definition.version, definition.steps],
         "deepeval": version("deepeval"),
         "fencing": [FENCING, FENCE_STEP, MAX_LENGTH],
+        "reading": READING,
     }
 
 
@@ -163,7 +169,7 @@ async def _grade_all(
                         reasons[key] = error.reason
             advance(1)
 
-    async with connect(choice, spending) as judge:
+    async with _connect(choice, spending) as judge:
         model_class = _model_class(choice, judge)
         try:
             async with asyncio.TaskGroup() as workers:
@@ -172,6 +178,32 @@ async def _grade_all(
         except ExceptionGroup as group:
             raise group.exceptions[0] from None  # all workers fail for the same reason
     return reasons
+
+
+@asynccontextmanager
+async def _connect(choice: Choice, spending: Spending) -> AsyncIterator[Judge]:
+    """Open the judge for requests. Raises JudgeError or ModelError if that fails."""
+    if choice.kind == "local":
+        from prism.judge.local import LocalJudge
+
+        local = await asyncio.to_thread(LocalJudge, choice, spending)
+        local.wake()
+        try:
+            yield local
+        finally:
+            local.rest()
+        return
+    import aiohttp  # with 32 requests in flight, httpx takes 8 ms of CPU per request, aiohttp 1
+
+    session = aiohttp.ClientSession(
+        headers={"Authorization": f"Bearer {choice.key}"} if choice.key else {},
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT),
+        connector=aiohttp.TCPConnector(limit=choice.in_flight),
+        # Use the environment's proxy for other hosts, but not for a server on this machine.
+        trust_env=urlsplit(choice.address).hostname not in ("localhost", "127.0.0.1", "::1"),
+    )
+    async with session:
+        yield Endpoint(choice, spending, session)
 
 
 async def _judgement(definition: Definition, model_class: ModelClass, case: Case) -> dict[str, Any]:
@@ -207,13 +239,27 @@ async def _judgement(definition: Definition, model_class: ModelClass, case: Case
         kind = "refused by the judge" if REFUSAL.search(reply) and "{" not in reply else "invalid JSON from the judge"
         reason = f"{kind}: {reply[:120]!r} ({type(error).__name__})"
     else:
-        score, reason = _read(metric)
+        score, reason = _read(metric, replies[-1])
     return {"score": score, "reason": clean(reason), "note": note, "judge": replies[-1].model if replies else ""}
 
 
-def _read(metric: BaseMetric) -> tuple[float | None, str]:
-    """A measured metric's score and reason. A score that DeepEval gives without verdicts on all parts is unscored."""
+def _read(metric: BaseMetric, reply: Reply) -> tuple[float | None, str]:
+    """A measured metric's score and reason. A score that DeepEval gives without verdicts on all parts is unscored.
+
+    So is what DeepEval reads as a number and is none, or is one of another scale than the judge was asked for.
+    """
+    from deepeval.metrics import GEval
+    from deepeval.metrics.utils import trimAndLoadJson
+
     reason = str(metric.reason or "")
+    if isinstance(metric, GEval):
+        said = trimAndLoadJson(reply.text)["score"]
+        if isinstance(said, bool):
+            return None, f"the judge's score is no number: {json.dumps(said)}"
+        if not SCALE[0] <= float(said) <= SCALE[1]:
+            return None, f"score out of range: {float(said):g} on a scale of {SCALE[0]} to {SCALE[1]}"
+        if 0 < float(said) < 1:
+            return None, f"score on another scale: {float(said):g}, where whole numbers up to {SCALE[1]} are asked for"
     if parts := PARTS.get(metric.__name__):
         extracted, verdicts = getattr(metric, parts), metric.verdicts  # type: ignore[attr-defined]
         if not extracted:
@@ -240,7 +286,6 @@ def _metric(definition: Definition, model: DeepEvalBaseLLM) -> BaseMetric:
             evaluation_params=[SingleTurnParams.INPUT, SingleTurnParams.ACTUAL_OUTPUT, against],
             model=model,
             threshold=0.5,
-            top_logprobs=TOP_LOGPROBS,
         )
     if definition.reads == "context":
         return FaithfulnessMetric(
@@ -265,7 +310,7 @@ def _model_class(choice: Choice, judge: Judge) -> ModelClass:
     from deepeval.models.llms.constants import OPENAI_MODELS_DATA
 
     known = OPENAI_MODELS_DATA.get(choice.model) if choice.kind == "openai" else None
-    options = {"temperature": None} if known and known.supports_temperature is False else {}
+    options: dict[str, Any] = {"temperature": None} if known and known.supports_temperature is False else {}
 
     class JudgeModel(DeepEvalBaseLLM):
         def __init__(self, replies: list[Reply]) -> None:
@@ -281,14 +326,14 @@ def _model_class(choice: Choice, judge: Judge) -> ModelClass:
         def generate(self, *_: Any, **__: Any) -> str:
             raise NotImplementedError("PRISM asks its judge concurrently")
 
-        async def a_generate(self, prompt: str, schema: object = None) -> str:
-            self.replies.append(await judge.ask(prompt, **options))
+        async def a_generate(self, prompt: str, schema: type[BaseModel] | None = None) -> str:
+            self.replies.append(await judge.ask(prompt, schema=schema, **options))
             return self.replies[-1].text
 
         async def a_generate_raw_response(self, prompt: str, top_logprobs: int) -> tuple[Any, None]:
-            if not (known and known.supports_log_probs):
+            if choice.kind == "openai" and not (known and known.supports_log_probs):
                 raise AttributeError("no log-probabilities")  # after this GEval asks for plain text
-            self.replies.append(await judge.ask(prompt, logprobs=True, top_logprobs=top_logprobs, **options))
+            self.replies.append(await judge.ask(prompt, logprobs=True, **options))
             return self.replies[-1].raw, None
 
     return JudgeModel

@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Any
 
 from prism.metrics import Metric
-from prism.metrics.patterns import NONE
+from prism.metrics.patterns import NONE, PATTERNS
 from prism.rows import Prediction
 from prism.verdicts.intervals import wilson
 from prism.verdicts.record import Record, Score
@@ -76,7 +76,8 @@ def _ahead(score: Score, record: Record) -> Score:
 def _metrics(records: Sequence[Record]) -> Iterator[Callout]:
     for record in records:
         gain = _ahead(record.gain, record)
-        if record.tier != "cost" and gain.ci[1] < 0:
+        is_pattern = record.metric.removesuffix("_rate") in PATTERNS  # told as a pattern, by counts
+        if record.tier != "cost" and gain.ci[1] < 0 and not is_pattern:
             other = "" if record.against == "baseline" else record.against
             before, after = record.baseline.value, record.tuned.value
             yield Callout("metric", record.metric, before, after, -gain.value, record.n, gain.ci, other)
