@@ -1,0 +1,148 @@
+"""Do intervals cover the truth, and do equal models show no gain? Does PRISM say that it does not know where it cannot?"""
+
+from __future__ import annotations
+
+import numpy
+
+from benchmarks.simulation.answers import Cell, Kind, simulate, truth
+from benchmarks.simulation.measure import (
+    Figure,
+    alarms,
+    batches,
+    compared,
+    covers,
+    gain_covered,
+    gain_holds,
+    score_covered,
+    scored,
+    states,
+)
+from benchmarks.simulation.tables import Line, Question, Table
+
+RATES = {"right/wrong": (0.02, 0.1, 0.5, 0.9, 0.98), "continuous": (0.02, 0.1, 0.5, 0.9, 0.98)}
+RATES |= {"many zeros": (0.02, 0.1, 0.9, 0.98), "F1": (0.1, 0.5, 0.9, 0.98)}
+ALL_RATES = (0.02, 0.1, 0.5, 0.9, 0.98)
+COVERED, AVERAGED = (93.0, 100.0), (93.0, 97.0)
+FALSE_GAINS = (0.0, 2.5)
+ENOUGH = 10  # effective groups; below, PRISM must say that it does not know
+
+ALONE = [Cell(n) for n in (50, 150, 500, 2_000)]
+GROUPED = [
+    Cell(150, groups=30),
+    Cell(500, groups=100),
+    Cell(500, groups=100, sizes="lognormal"),
+    Cell(500, groups=100, sizes="Zipf"),
+    Cell(500, groups=30, sizes="lognormal"),
+    Cell(500, groups=10),
+    Cell(2_000, groups=300, sizes="Zipf"),
+]
+FEW = [
+    *(Cell(500, groups=groups) for groups in (2, 3, 5, 8, 10)),
+    Cell(500, groups=30, sizes="Zipf"),
+    Cell(500, groups=10, sizes="lognormal"),
+]
+
+
+def coverage(row: tuple[Kind, Cell], random: numpy.random.Generator, runs: int) -> tuple[Line, ...]:
+    """One line each of scores, gains, losses and false gains, over all rates."""
+    kind, shape = row
+    found: list[dict[float, Figure]] = [{}, {}, {}, {}]
+    for rate in RATES[kind]:
+        cell = Cell(shape.n, kind, rate, shape.groups, shape.sizes)
+        # What a tuned model gains: three tenths of what it has, or of what it lacks.
+        gain = truth(kind, rate) - truth(kind, rate - 0.3 * min(rate, 1 - rate))
+        hits: list[list[float]] = [[], [], [], []]
+        for size in batches(cell, runs):
+            before, after = simulate(cell, size, random, -gain, offset=True)
+            for record in scored(cell, before, after):
+                hits[0].append(score_covered(cell, record))
+                hits[1].append(gain_covered(record, gain))
+            before, after = simulate(cell, size, random)
+            hits[3] += [gain_holds(record) for record in scored(cell, before, after)]
+            _, comparisons = compared(cell, before, after, 2)  # at two thresholds the level is 95 %
+            hits[2] += [covers((c.loss.low, c.loss.high), 0.0, (-1.0, 1.0)) for c in comparisons.values()]
+        for quantity, target in enumerate((COVERED, COVERED, COVERED, FALSE_GAINS)):
+            found[quantity][rate] = Figure.share(hits[quantity], target)
+    labels = (kind, f"{shape.n:,}", shape.grouping)
+    return tuple(
+        Line(
+            labels,
+            (*(by_rate.get(rate, "–") for rate in ALL_RATES), _mean(by_rate, FALSE_GAINS if i == 3 else AVERAGED)),
+        )
+        for i, by_rate in enumerate(found)
+    )
+
+
+def _mean(by_rate: dict[float, Figure], target: tuple[float, float]) -> Figure:
+    known = [figure for figure in by_rate.values() if figure.cases]
+    cases = sum(figure.cases for figure in known)
+    percent = sum(figure.percent * figure.cases for figure in known) / cases if cases else numpy.nan
+    return Figure(float(percent), cases, target, "the mean of all rates")
+
+
+def _table(title: str, text: str) -> Table:
+    rates = tuple(f"at {rate:g}".replace("0.", ".") for rate in ALL_RATES)
+    return Table(title, text, ("scores", "n", "groups"), (*rates, "mean"))
+
+
+COVERAGE = Question(
+    (
+        _table(
+            "How often does the interval of a score cover the truth?",
+            "Percent of 95 % intervals, by the true mean. Wanted: at least 93, and 93 to 97 on the average of the rates.",
+        ),
+        _table(
+            "How often does the interval of a gain cover the truth?",
+            "The true gain is three tenths of what the tuned model has, or of what it lacks. Wanted: as above.",
+        ),
+        _table(
+            "How often does the interval of a loss cover the truth?",
+            "Of equal models, one adapter each, whose true loss is 0. Wanted: as above.",
+        ),
+        _table(
+            "How often do equal models show a gain?",
+            "Percent of `gain = 0` thresholds that hold although the true gain is 0. Wanted: at most 2.5.",
+        ),
+    ),
+    [(kind, shape) for kind in ("right/wrong", "continuous", "many zeros", "F1") for shape in (*ALONE, *GROUPED)],
+    coverage,
+)
+
+
+def few(row: Cell, random: numpy.random.Generator, runs: int) -> tuple[Line, ...]:
+    """What is said of a cell with few groups: intervals, equal models, and a collapse from all right to all wrong."""
+    known: list[bool] = []
+    for size in batches(row, min(runs, 200)):
+        before, after = simulate(row, size, random)
+        known += [gain_covered(record, 0.0) >= 0 for record in scored(row, before, after)]
+    enough = row.effective >= ENOUGH
+    intervals = Figure.share(known, (99.0, 100.0) if enough else (0.0, 0.0))
+    equal = tuple(alarms(row, runs if m == 1 else runs // 4, random, thresholds=m) for m in (1, 8))
+    right, wrong = (1.0, 0.0) if row.kind == "right/wrong" else (0.95, 0.05)
+    collapsed = Cell(row.n, row.kind, right, row.groups, row.sizes, row.churn)
+    states_by_m = {m: states(collapsed, 40, random, right - wrong, 0.01, m) for m in (1, 8, 40)}
+    held = tuple(Figure.share(said == "holds", (0.0, 0.0), f"m = {m}") for m, said in states_by_m.items())
+    fails = tuple(Figure.share(said == "fails", None, f"m = {m}") for m, said in states_by_m.items())
+    labels = (row.kind, f"{row.n:,}", f"{row.groups} {row.sizes}", f"{row.effective:.1f}")
+    return (Line(labels, (intervals, equal, held, fails)),)
+
+
+FEW_GROUPS = Question(
+    (
+        Table(
+            "What is said of few groups?",
+            "Below 10 effective groups no interval of a gain may be given, and a collapse (accuracy 1.00 → .00, "
+            "continuous scores .95 → .05; `drop = 0.01`) must never hold. It can fail only where the number of groups "
+            "and m allow a small enough p.",
+            ("scores", "n", "groups", "effective"),
+            (
+                "gain's interval given %",
+                "equal models: runs with an alarm %, m = 1 / 8",
+                "collapse holds %, m = 1 / 8 / 40",
+                "collapse fails %, m = 1 / 8 / 40",
+            ),
+        ),
+    ),
+    [Cell(c.n, kind, 0.75, c.groups, c.sizes) for kind in ("right/wrong", "continuous") for c in FEW],
+    few,
+)
