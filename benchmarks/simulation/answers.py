@@ -83,7 +83,9 @@ def metric(kind: Kind, name: str = "") -> Metric:
     """The metric of such answers; whoever calls it replaces `statistics`, which read simulated answers."""
     if kind == "F1":
         return Metric(name, "tier1", MACRO_F1.statistics, MACRO_F1.value, sample="nothing")
-    return Metric(name, "tier1", MACRO_F1.statistics, mean, sample="right or wrong" if kind == "right/wrong" else "score")
+    return Metric(
+        name, "tier1", MACRO_F1.statistics, mean, sample="right or wrong" if kind == "right/wrong" else "score"
+    )
 
 
 def truth(kind: Kind, rate: float) -> float:

@@ -6,13 +6,14 @@ import numpy
 
 from benchmarks.simulation.answers import Cell, Kind, simulate, truth
 from benchmarks.simulation.measure import (
+    THRESHOLDS,
     Figure,
     alarms,
     batches,
-    compared,
-    covers,
+    comparisons,
     gain_covered,
     gain_holds,
+    losses_covered,
     score_covered,
     scored,
     states,
@@ -23,7 +24,7 @@ RATES = {"right/wrong": (0.02, 0.1, 0.5, 0.9, 0.98), "continuous": (0.02, 0.1, 0
 RATES |= {"many zeros": (0.02, 0.1, 0.9, 0.98), "F1": (0.1, 0.5, 0.9, 0.98)}
 ALL_RATES = (0.02, 0.1, 0.5, 0.9, 0.98)
 COVERED, AVERAGED = (93.0, 100.0), (93.0, 97.0)
-FALSE_GAINS = (0.0, 2.5)
+FALSE_GAINS, ALARMS = (0.0, 2.5), (0.0, 5.0)
 ENOUGH = 10  # effective groups; below, PRISM must say that it does not know
 
 ALONE = [Cell(n) for n in (50, 150, 500, 2_000)]
@@ -59,8 +60,7 @@ def coverage(row: tuple[Kind, Cell], random: numpy.random.Generator, runs: int) 
                 hits[1].append(gain_covered(record, gain))
             before, after = simulate(cell, size, random)
             hits[3] += [gain_holds(record) for record in scored(cell, before, after)]
-            _, comparisons = compared(cell, before, after, 2)  # at two thresholds the level is 95 %
-            hits[2] += [covers((c.loss.low, c.loss.high), 0.0, (-1.0, 1.0)) for c in comparisons.values()]
+            hits[2] += losses_covered(cell, before, after)
         for quantity, target in enumerate((COVERED, COVERED, COVERED, FALSE_GAINS)):
             found[quantity][rate] = Figure.share(hits[quantity], target)
     labels = (kind, f"{shape.n:,}", shape.grouping)
@@ -77,7 +77,7 @@ def _mean(by_rate: dict[float, Figure], target: tuple[float, float]) -> Figure:
     known = [figure for figure in by_rate.values() if figure.cases]
     cases = sum(figure.cases for figure in known)
     percent = sum(figure.percent * figure.cases for figure in known) / cases if cases else numpy.nan
-    return Figure(float(percent), cases, target, "the mean of all rates")
+    return Figure(float(percent), cases, target)
 
 
 def _table(title: str, text: str) -> Table:
@@ -115,14 +115,16 @@ def few(row: Cell, random: numpy.random.Generator, runs: int) -> tuple[Line, ...
     for size in batches(row, min(runs, 200)):
         before, after = simulate(row, size, random)
         known += [gain_covered(record, 0.0) >= 0 for record in scored(row, before, after)]
+    equal_models = list(comparisons(row, 5 * runs, random, 0.0))
     enough = row.effective >= ENOUGH
     intervals = Figure.share(known, (99.0, 100.0) if enough else (0.0, 0.0))
-    equal = tuple(alarms(row, runs if m == 1 else runs // 4, random, thresholds=m) for m in (1, 8))
+    equal = alarms(equal_models, 0.0, ALARMS)
     right, wrong = (1.0, 0.0) if row.kind == "right/wrong" else (0.95, 0.05)
     collapsed = Cell(row.n, row.kind, right, row.groups, row.sizes, row.churn)
-    states_by_m = {m: states(collapsed, 40, random, right - wrong, 0.01, m) for m in (1, 8, 40)}
-    held = tuple(Figure.share(said == "holds", (0.0, 0.0), f"m = {m}") for m, said in states_by_m.items())
-    fails = tuple(Figure.share(said == "fails", None, f"m = {m}") for m, said in states_by_m.items())
+    losses = list(comparisons(collapsed, 40, random, right - wrong))
+    said = {m: states(losses, 0.01, m) for m in THRESHOLDS}
+    held = tuple(Figure.share(of_m == "holds", (0.0, 0.0), f"m = {m}") for m, of_m in said.items())
+    fails = tuple(Figure.share(of_m == "fails", None, f"m = {m}") for m, of_m in said.items())
     labels = (row.kind, f"{row.n:,}", f"{row.groups} {row.sizes}", f"{row.effective:.1f}")
     return (Line(labels, (intervals, equal, held, fails)),)
 
@@ -137,7 +139,7 @@ FEW_GROUPS = Question(
             ("scores", "n", "groups", "effective"),
             (
                 "gain's interval given %",
-                "equal models: runs with an alarm %, m = 1 / 8",
+                "equal models: runs with an alarm %, m = 1 / 8 / 40",
                 "collapse holds %, m = 1 / 8 / 40",
                 "collapse fails %, m = 1 / 8 / 40",
             ),

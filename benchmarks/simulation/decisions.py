@@ -7,12 +7,23 @@ from dataclasses import replace
 
 import numpy
 
-from benchmarks.simulation.answers import Cell
-from benchmarks.simulation.measure import Figure, alarms, batches, compared, covers, score_covered, scored, states, stated
-from benchmarks.simulation.answers import simulate
+from benchmarks.simulation.answers import Cell, simulate
+from benchmarks.simulation.measure import (
+    THRESHOLDS,
+    Figure,
+    affordable,
+    alarms,
+    batches,
+    comparisons,
+    losses_covered,
+    score_covered,
+    scored,
+    stated,
+    states,
+)
 from benchmarks.simulation.tables import Entry, Line, Question, Table
 
-THRESHOLDS = {1: 1.0, 8: 1.0, 40: 0.25}  # a run: the share of --runs that are simulated with so many thresholds
+EACH = 8  # comparisons behind an alarm rate, as a multiple of --runs: a fifth as many runs of 40 thresholds
 ALARMS = (0.0, 5.0)
 HOLDS = (0.0, 5.0)  # said of a loss that is exactly the limit; of a larger one it is said less often
 POWER = (78.0, 100.0)
@@ -34,51 +45,39 @@ SHAPES = [
     Cell(2_000),
     Cell(10_000),
     Cell(150, groups=30),
-    Cell(500, groups=100),
     Cell(500, groups=100, sizes="lognormal"),
     Cell(500, groups=100, sizes="Zipf"),
     Cell(500, groups=30, sizes="lognormal"),
 ]
-HARD = [
+SOME = [shape for shape in SHAPES if (shape.n, shape.groups) in ((150, 0), (500, 0), (150, 30), (500, 100))]
+CELLS = [
+    *SHAPES,
+    *(Cell(shape.n, "continuous", 0.2, shape.groups, shape.sizes) for shape in SHAPES if shape.n < 10_000),
+    *(
+        Cell(shape.n, kind, rate, shape.groups, shape.sizes)
+        for kind, rate in (("many zeros", 0.1), ("F1", 0.75))
+        for shape in SOME
+    ),
     *(Cell(500, rate=rate) for rate in (0.04, 0.1, 0.5, 0.9, 0.98)),
     *(Cell(500, churn=churn) for churn in (0.05, 0.8)),
     Cell(150, "continuous", 0.2, unlike=True),
     Cell(2_000, "continuous", 0.2, unlike=True),
 ]
-CELLS = [
-    *SHAPES,
-    *(Cell(c.n, "continuous", 0.2, c.groups, c.sizes) for c in SHAPES if c.n < 10_000),
-    *(Cell(c.n, "many zeros", 0.1, c.groups, c.sizes) for c in SHAPES if c.n in (150, 500)),
-    *(Cell(c.n, "F1", 0.75, c.groups, c.sizes) for c in SHAPES if c.n in (150, 500)),
-    *HARD,
-]
-
-
-def _by_m(
-    cell: Cell, runs: int, random: numpy.random.Generator, drop: float, target: tuple[float, float] | None = ALARMS
-) -> tuple[Figure, ...]:
-    return tuple(
-        alarms(cell, max(1, int(share * runs)), random, drop, m, target) for m, share in THRESHOLDS.items()
-    )
 
 
 def false_alarms(cell: Cell, random: numpy.random.Generator, runs: int) -> tuple[Line, ...]:
     """Whole runs with an alarm between equal models, and where every true loss is exactly its limit."""
-    equal = _by_m(cell, runs, random, 0.0)
-    at_limit = _by_m(cell, runs, random, DROP)
-    said = states(cell, runs, random, DROP, DROP, 1)
-    no_loss = states(cell, runs, random, 0.0, DROP, 1)
-    return (
-        Line(
-            _labels(cell),
-            (
-                equal,
-                at_limit,
-                Figure.share(said == "holds", HOLDS),
-                tuple(Figure.share(no_loss == state, None, state) for state in ("holds", "inconclusive")),
-            ),
-        ),
+    count = affordable(cell, EACH * runs)
+    equal = list(comparisons(cell, count, random, 0.0))
+    at_limit = list(comparisons(cell, count, random, DROP))
+    of_equal = states(equal, DROP, 1)
+    entries = (
+        alarms(equal, 0.0, ALARMS),
+        alarms(at_limit, DROP, ALARMS),
+        Figure.share(states(at_limit, DROP, 1) == "holds", HOLDS),
+        tuple(Figure.share(of_equal == state, None, state) for state in ("holds", "inconclusive")),
     )
+    return (Line(_labels(cell), entries),)
 
 
 FALSE_ALARMS = Question(
@@ -108,7 +107,7 @@ def _power(cell: Cell, random: numpy.random.Generator, runs: int, m: int, drop: 
     loss = stated(cell, random, drop, m)
     if not math.isfinite(loss) or loss >= cell.rate:  # no such loss exists
         return "none", "–"
-    said = states(cell, runs, random, loss, drop, m)
+    said = states(comparisons(cell, runs, random, loss), drop, m)
     return f"{100 * loss:.1f}", Figure.share(said == "fails", POWER, f"m = {m}")
 
 
@@ -147,24 +146,21 @@ def _seeded(cell: Cell) -> list[Cell]:
 
 
 SEEDED = [
-    seeded
-    for cell in (Cell(500), Cell(2_000), Cell(500, "continuous", 0.2), Cell(500, groups=100, sizes="lognormal"))
-    for seeded in _seeded(cell)
+    *_seeded(Cell(500)),
+    *_seeded(Cell(2_000, "continuous", 0.2)),
+    *(cell for cell in _seeded(Cell(500, groups=100, sizes="lognormal")) if cell.seeds == (5, 1)),
 ]
 
 
 def seeds(cell: Cell, random: numpy.random.Generator, runs: int) -> tuple[Line, ...]:
     single_wider = cell.seeds[1] == 1 and cell.spreads[1] > cell.spreads[0]
-    at = tuple(
-        alarms(cell, max(1, int(share * runs)), random, 0.0, m, TWICE if single_wider else ALARMS)
-        for m, share in THRESHOLDS.items()
-    )
+    equal = list(comparisons(cell, EACH // 2 * runs, random, 0.0))
+    at = alarms(equal, 0.0, TWICE if single_wider else ALARMS)
     losses: list[float] = []
     scores: list[float] = []
     for size in batches(cell, runs):
         old, new = simulate(cell, size, random)
-        _, comparisons = compared(cell, old, new, 2)  # at two thresholds the level is 95 %
-        losses += [covers((c.loss.low, c.loss.high), 0.0, (-1.0, 1.0)) for c in comparisons.values()]
+        losses += losses_covered(cell, old, new)
         if cell.seeds[1] > 1 and len(scores) < 500:
             scores += [score_covered(cell, record) for record in scored(cell, old[:, :1], new)]
     covered = (93.0, 100.0)

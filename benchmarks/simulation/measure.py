@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from benchmarks.simulation.answers import Cell, metric, simulate, truth
 from prism.metrics import Metric
 from prism.rows import Example
 from prism.spec import Limit, load_spec
+from prism.verdicts import losses, margins
 from prism.verdicts.compare import Comparison, compare
 from prism.verdicts.drops import Against
 from prism.verdicts.gate import decide
@@ -24,6 +25,7 @@ from prism.verdicts.scoring import score
 
 SPEC = load_spec(Path(__file__).parent.parent / "specs" / "phase1" / "nano.toml")
 EVALUATION = "0" * 64
+THRESHOLDS = (1, 8, 40)  # of a run
 BATCH = 400_000  # answers simulated at a time: some 50 MB
 
 
@@ -64,6 +66,11 @@ class Figure:
             return "unknown"
         rarely = f" ({self.unknown:.0f} % unknown)" if self.unknown >= 0.5 else ""
         return f"{self.percent:.1f}{'✗' if self.misses else ''}{rarely}"
+
+
+def affordable(cell: Cell, count: int) -> int:
+    """Fewer where there are very many samples, which take longest and are best understood."""
+    return max(1, int(count * min(1, 2_000 / cell.n)))
 
 
 def batches(cell: Cell, count: int, multiple: int = 1) -> Iterator[int]:
@@ -122,67 +129,80 @@ def gain_holds(record: Record) -> bool:
 # Losses
 
 
-def compared(
-    cell: Cell, old: numpy.ndarray, new: numpy.ndarray, thresholds: int
-) -> tuple[Against, dict[str, Comparison]]:
+def compared(cell: Cell, old: numpy.ndarray, new: numpy.ndarray, thresholds: int = 1) -> Against:
     """Compare two runs, each (metrics, seeds, n, d), as files of scores are compared."""
     metrics = [metric(cell.kind, f"m{i}") for i in range(len(old))]
-    accepted, run = (_scores(cell, metrics, side) for side in (old, new))
-    comparisons, without = compare(accepted, run, metrics, thresholds)
-    return Against(accepted, comparisons, without), comparisons
+    accepted, run = (_scores(cell, metrics, *side) for side in ((old, "accepted"), (new, "new")))
+    return Against(accepted, *compare(accepted, run, metrics, thresholds))
 
 
-def _scores(cell: Cell, metrics: Sequence[Metric], side: numpy.ndarray) -> Scores:
+def _scores(cell: Cell, metrics: Sequence[Metric], side: numpy.ndarray, training: str) -> Scores:
     seeds = {str(seed): 0.5 for seed in range(side.shape[1])}
     measures = {m.name: Measure("tier1", m.version, "", 0.5, (0.0, 1.0), seeds, part) for m, part in zip(metrics, side)}
-    groups = cell.names
-    return Scores("phase1", "simulated", "nano", "simulated", EVALUATION, cell.ids, groups, measures, {}, {})
+    groups, trained = cell.names, {"adapters": training}
+    return Scores("phase1", "simulated", "nano", "simulated", EVALUATION, cell.ids, groups, measures, trained, {})
 
 
-def verdicts(
-    cell: Cell, old: numpy.ndarray, new: numpy.ndarray, drop: float, thresholds: int
-) -> list[tuple[Verdict, Comparison]]:
-    """What the gate says of every metric's `drop`, and the comparison that it read."""
-    against, comparisons = compared(cell, old, new, thresholds)
-    found = []
-    for name, comparison in comparisons.items():
-        record = empty_record(SPEC, EVALUATION, "tier1", name, 0, n=cell.n, groups=cell.groups or cell.n)
-        limit = Limit(tier="tier1", metric=name, key="drop", value=drop)
-        found.append((decide(limit, record, against), comparison))
-    return found
+def losses_covered(cell: Cell, old: numpy.ndarray, new: numpy.ndarray) -> list[float]:
+    """Whether the 95 % interval of each loss, which is 0, contains it."""
+    found = compared(cell, old, new, 2).comparisons.values()  # at two thresholds the level is 95 %
+    return [covers((comparison.loss.low, comparison.loss.high), 0.0, (-1.0, 1.0)) for comparison in found]
 
 
-def states(
-    cell: Cell, count: int, random: numpy.random.Generator, loss: float, drop: float, thresholds: int
-) -> numpy.ndarray:
-    """The states that the gate gives `count` thresholds of runs that have `thresholds` of them each."""
-    found: list[str] = []
-    for size in batches(cell, count, thresholds):
-        old, new = simulate(cell, size, random, loss)
-        found += [verdict.state for verdict, _ in verdicts(cell, old, new, drop, thresholds)]
-    return numpy.array(found)
+def verdict(cell: Cell, comparison: Comparison, against: Against, drop: float) -> Verdict:
+    """What the gate says of one `drop`."""
+    name = comparison.metric.name
+    record = empty_record(SPEC, EVALUATION, "tier1", name, 0, n=cell.n, groups=cell.groups or cell.n)
+    return decide(Limit(tier="tier1", metric=name, key="drop", value=drop), record, against)
+
+
+def remember() -> None:
+    """Compute PRISM's exact p and Tango's interval of the same few counts once: many simulated runs have the same."""
+    losses.flips = functools.lru_cache(100_000)(losses.flips)
+    margins.exact_p = functools.lru_cache(100_000)(margins.exact_p)
+
+
+def at_alpha(comparison: Comparison, thresholds: int) -> Comparison:
+    """The comparison in a profile of so many thresholds: its test is the same, its level is not."""
+    return replace(comparison, alpha=0.05 / thresholds)
+
+
+def comparisons(
+    cell: Cell, count: int, random: numpy.random.Generator, loss: float, multiple: int = 1
+) -> Iterator[Comparison]:
+    """Compare `count` simulated metrics whose true loss is `loss`."""
+    for size in batches(cell, count, multiple):
+        yield from compared(cell, *simulate(cell, size, random, loss)).comparisons.values()
+
+
+def states(found: Iterable[Comparison], drop: float, thresholds: int) -> numpy.ndarray:
+    """What is said of each: "fails", "holds" or "inconclusive".
+
+    The gate's verdict has the same state, and a sentence and a power beside it, which cost more than the test.
+    """
+    return numpy.array([at_alpha(comparison, thresholds).state(drop) for comparison in found])
 
 
 def alarms(
-    cell: Cell,
-    runs: int,
-    random: numpy.random.Generator,
-    drop: float = 0.0,
-    thresholds: int = 1,
-    target: tuple[float, float] | None = (0.0, 5.0),
-) -> Figure:
-    """The share of whole runs in which a threshold fails although the true loss is exactly its limit."""
-    said = states(cell, runs * thresholds, random, drop, drop, thresholds)
-    return Figure.share((said == "fails").reshape(runs, thresholds).any(1), target, f"m = {thresholds}")
+    found: Sequence[Comparison], drop: float, target: tuple[float, float] | None, each: Sequence[int] = THRESHOLDS
+) -> tuple[Figure, ...]:
+    """The share of whole runs in which at least one threshold fails, by the number of thresholds of a run."""
+    shares = []
+    failing = [comparison.is_worse(drop) for comparison in found]  # what fails among more thresholds fails alone
+    for thresholds in each:
+        said = numpy.array([fails and at_alpha(one, thresholds).is_worse(drop) for fails, one in zip(failing, found)])
+        runs = len(found) // thresholds
+        by_run = said[: runs * thresholds].reshape(runs, thresholds)
+        shares.append(Figure.share(by_run.any(1), target, f"m = {thresholds}"))
+    return tuple(shares)
 
 
 def stated(cell: Cell, random: numpy.random.Generator, drop: float, thresholds: int, runs: int = 40) -> float:
     """The loss that a verdict between equal models says it would catch: the median of `runs`."""
     found: list[float] = []
     for size in batches(cell, runs):
-        old, new = simulate(cell, size, random)
-        found += [
-            math.inf if verdict.detectable is None else verdict.detectable
-            for verdict, _ in verdicts(cell, old, new, drop, thresholds)
-        ]
+        against = compared(cell, *simulate(cell, size, random), thresholds)
+        for comparison in against.comparisons.values():
+            said = verdict(cell, comparison, against, drop).detectable
+            found.append(math.inf if said is None else said)
     return float(numpy.median(found))

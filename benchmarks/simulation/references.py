@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy
+from prism.verdicts.alarms import parts
 
 from benchmarks.simulation.answers import Cell, simulate
-from benchmarks.simulation.measure import Figure, batches, verdicts
+from benchmarks.simulation.measure import Figure, alarms, batches, compared, states
 from benchmarks.simulation.tables import Line, Question, Table
+from prism.verdicts.compare import Comparison
 
 LOOKS = 5  # runs of which the best is accepted
 FRESH = 2  # seeds that `prism accept --fresh` measures anew
-COMMITS = 20
+SINCE = 20  # commits that are compared with one accepted run
 ALARMS = (0.0, 5.0)
 
 
@@ -23,13 +25,14 @@ class Kept:
     cell: Cell
     thresholds: int
     spread: float
+    seeds: int = 1  # of the accepted run
 
 
 def picked(row: Kept, random: numpy.random.Generator, runs: int) -> tuple[Line, ...]:
     """Runs with an alarm against one run, the best of five by the first metric, and one measured anew."""
     m = row.thresholds
     cell = replace(row.cell, seeds=(LOOKS, FRESH + 1), spreads=(row.spread, row.spread))
-    found: dict[str, list[bool]] = {"first": [], "best": [], "fresh": []}
+    found: dict[str, list[Comparison]] = {"first": [], "best": [], "fresh": []}
     for size in batches(cell, runs * m, m):
         candidates, rest = simulate(cell, size, random)
         fresh, new = rest[:, :FRESH], rest[:, FRESH:]
@@ -38,11 +41,10 @@ def picked(row: Kept, random: numpy.random.Generator, runs: int) -> tuple[Line, 
         best = numpy.repeat(values.argmax(1), m)
         of_best = candidates[numpy.arange(size), best][:, None]
         for name, accepted in (("first", candidates[:, :1]), ("best", of_best), ("fresh", fresh)):
-            said = [verdict.state == "fails" for verdict, _ in verdicts(cell, accepted, new, 0.0, m)]
-            found[name] += numpy.reshape(said, (-1, m)).any(1).tolist()
+            found[name] += compared(cell, accepted, new).comparisons.values()
     # One seed against one speaks of these adapters, which do differ where there is a spread between seeds.
-    first = Figure.share(found["first"], None if row.spread else ALARMS)
-    entries = (first, Figure.share(found["best"]), Figure.share(found["fresh"], ALARMS))
+    targets = {"first": None if row.spread else ALARMS, "best": None, "fresh": ALARMS}
+    entries = tuple(alarms(found[name], 0.0, target, (m,))[0] for name, target in targets.items())
     return (Line(_labels(row), entries),)
 
 
@@ -50,9 +52,9 @@ def _labels(row: Kept) -> tuple[str, ...]:
     return row.cell.kind, f"{row.cell.n:,}", str(row.thresholds), f"{row.spread:g}".replace("0.", ".")
 
 
-ROWS = [
-    Kept(Cell(n), thresholds, spread) for n in (500, 2_000) for thresholds in (1, 8) for spread in (0.0, 0.01)
-] + [Kept(Cell(500, "continuous", 0.2), 1, spread) for spread in (0.0, 0.01)]
+ROWS = [Kept(Cell(n), thresholds, spread) for n in (500, 2_000) for thresholds in (1, 8) for spread in (0.0, 0.01)] + [
+    Kept(Cell(500, "continuous", 0.2), 1, spread) for spread in (0.0, 0.01)
+]
 
 PICKED = Question(
     (
@@ -68,4 +70,46 @@ PICKED = Question(
     ),
     ROWS,
     picked,
+)
+
+
+def commits(row: Kept, random: numpy.random.Generator, runs: int) -> tuple[Line, ...]:
+    """Accepted runs with an alarm in any of twenty later runs of one seed each."""
+    m = row.thresholds
+    cell = replace(row.cell, seeds=(row.seeds, SINCE), spreads=(row.spread, row.spread))
+    found: dict[str, list[numpy.ndarray]] = {"run": [], "reference": []}
+    for size in batches(cell, max(1, runs // 4) * m, m):
+        accepted, new = simulate(cell, size, random)
+        failed = {over: numpy.zeros(size, bool) for over in found}
+        for commit in range(SINCE):
+            later = list(compared(cell, accepted, new[:, [commit]]).comparisons.values())
+            for over, thresholds in (("run", m), ("reference", m * parts(commit + 1))):
+                failed[over] |= states(later, 0.0, thresholds) == "fails"
+        for over, of_batch in failed.items():
+            found[over].append(of_batch.reshape(-1, m).any(1))
+    # One seed against one speaks of two adapters, which do differ where there is a spread between seeds.
+    target = ALARMS if row.seeds > 1 or not row.spread else None
+    by_run, by_reference = (numpy.concatenate(found[over]) for over in ("run", "reference"))
+    labels = (*_labels(row)[:2], str(row.seeds), *_labels(row)[2:])
+    return (Line(labels, (Figure.share(by_run), Figure.share(by_reference, target))),)
+
+
+COMMITS = Question(
+    (
+        Table(
+            "Does an accepted run that is kept raise alarms?",
+            f"Accepted runs with an alarm at `drop = 0` in any of {SINCE} later runs of the same recipe, one new seed each, with "
+            "`--prism-alarms run` (5 % in each run, so more in all) and `--prism-alarms reference`. Wanted: at most 5 % over "
+            "all with the second.",
+            ("scores", "n", "accepted seeds", "thresholds", "spread"),
+            ("by run, alarms %", "by reference, alarms %"),
+        ),
+    ),
+    [
+        Kept(Cell(n), thresholds, spread, seeds)
+        for n, thresholds in ((500, 1), (500, 8), (2_000, 1))
+        for seeds, spread in ((1, 0.0), (5, 0.0), (5, 0.01))
+    ]
+    + [Kept(Cell(500, "continuous", 0.2), 1, spread, 5) for spread in (0.0, 0.01)],
+    commits,
 )

@@ -58,12 +58,14 @@ def markdown(table: Table, lines: Sequence[Line]) -> str:
     """The table, its text above it and its misses in words below it."""
     rows = [[*line.labels, *map(text, line.entries)] for line in lines]
     align = ["left"] * len(table.labels) + ["right"] * len(table.columns)
-    shown = tabulate(
-        rows, [*table.labels, *table.columns], tablefmt="github", disable_numparse=True, colalign=align
-    )
+    shown = tabulate(rows, [*table.labels, *table.columns], tablefmt="github", disable_numparse=True, colalign=align)
     found = misses(table, lines)
-    counted = sum(f.target is not None and f.cases > 0 for line in lines for entry in line.entries for f in figures(entry))
-    summary = f"Of {counted:,} figures with a target, {len(found) or 'none'} {'misses' if len(found) == 1 else 'miss'} it"
+    counted = sum(
+        f.target is not None and f.cases > 0 for line in lines for entry in line.entries for f in figures(entry)
+    )
+    summary = (
+        f"Of {counted:,} figures with a target, {len(found) or 'none'} {'misses' if len(found) == 1 else 'miss'} it"
+    )
     listed = "".join(f"\n- {miss}" for miss in found)
     return f"## {table.title}\n\n{table.text}\n\n{shown}\n\n{summary}{':' if found else '.'}\n{listed}".rstrip() + "\n"
 
