@@ -27,8 +27,7 @@ from prism.setting import Setting
 from prism.spec import Spec
 from prism.store import digest, read_manifest
 from prism.tasks import load_task
-from prism.verdicts import controls, drops, gate
-from prism.verdicts.accepted import competing_drops
+from prism.verdicts import alarms, controls, drops, gate, looks
 from prism.verdicts.record import Record, Result
 from prism.verdicts.reliability import reliability
 from prism.verdicts.scores import Scores, evaluation_digest, measured
@@ -234,9 +233,10 @@ class Experiment:
         records += cost_records(spec, evaluation, len(held_out), spent)
         training = training_side(self.adapters, self.tuned, len(trained))
         scores = measured(spec, records, held_out, after, metrics, training, tier3.judges(self.grades, setting.judge))
-        competing = max(1, competing_drops(setting.root, spec.profile))
+        looks.record(scores, setting.store)
+        share = alarms.share(setting.root, spec.profile, scores, setting.alarms, setting.store)
         known = [metric for metric in metrics if metric.name in scores.measures]
-        against = drops.against_accepted(setting.root, scores, known, competing)
+        against = drops.against_accepted(setting.root, scores, known, share.parts)
         unfit = tier3.unfit(spec, tier3.definitions(spec, self.task.judged), setting.judge, setting.store)
         records = [against.beside(record) if against else record for record in records]
         records = gate.decide_all(spec, records, against, unfit, setting.required, self.base.digest)
@@ -256,7 +256,7 @@ class Experiment:
             further["failures"] = self._failures(evaluation, untuned, tuned[first])
         if against and against.accepted:
             by_sample = {example.id: [part[i] for part in after.values()] for i, example in enumerate(held_out)}
-            further["reference"] = drops.shown(against, scores, samples, by_sample)
+            further["reference"] = drops.shown(against, scores, samples, by_sample) | {"comparison": share.comparison}
         told = details(spec, trained, held_out, self.adapters, self.base.identity, evaluation)
         result = Result(spec.phase, spec.name, spec.title, spec.profile, tuple(records), told | further, spent)
         return Outcome(result, samples, scores)

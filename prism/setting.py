@@ -12,6 +12,7 @@ from prism.judge.tier3 import Judge
 from prism.progress import Progress
 from prism.store import Store, write_text
 from prism.store.provenance import own_source, versions
+from prism.verdicts.alarms import Over
 
 
 @dataclass
@@ -26,6 +27,7 @@ class Setting:
     judge: Judge | None = None
     required: Sequence[str] = ()  # tiers that fail, and are not skipped, if they cannot be decided
     retrain: bool = False
+    alarms: Over = "run"  # over what `drop` thresholds share the false alarms
     made: set[Path] = field(default_factory=set)  # the artifacts that were made here, not found in the store
 
     def make(

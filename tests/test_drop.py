@@ -1,5 +1,6 @@
 """A reference from its acceptance to the verdict that it fails, on the tiny base: run, accept, run again, weaken, run."""
 
+import json
 import subprocess
 import sys
 import tomllib
@@ -78,6 +79,41 @@ def test_run_accept_run_again_weaken(checkout):
 
     path.write_text(path.read_text().replace('"version":1', '"version":2', 1))
     run(checkout).stdout.fnmatch_lines(["phase1/tiny accuracy drop ≤ .05 fails: *was edited by hand or damaged*"])
+
+
+@pytest.mark.slow
+def test_accept_fresh_measures_new_seeds_and_a_reference_spends_its_alarms(checkout):
+    change(checkout, "floor = 0.0, gain = 0.9", "floor = 0.0, drop = 0.05")
+    (checkout.path / ".gitignore").write_text(
+        "home/\nrunpytest-*\nstdout\nstderr\nreports/runs/\nreports/latest\n.pytest_cache/\n__pycache__/\n"
+    )
+    ask_git(checkout.path, "init", "-q")
+    commit(checkout.path, "recipe")
+    run(checkout)
+    run(checkout, "--prism-seeds", "43-43")
+    picked = prism(checkout, "accept")
+    assert "looks: 2 measurements since the last acceptance" in picked.stdout
+    [path] = (checkout.path / "reports" / "reference" / "phase1").iterdir()
+    path.unlink()
+
+    accepted = prism(checkout, "accept", "--fresh")
+    assert accepted.returncode == 0, accepted.stderr
+    assert "phase1/tiny: measured anew with the seeds 44, 45" in accepted.stderr
+    assert "looks" not in accepted.stdout
+    content = json.loads(path.read_text())
+    assert content["origin"]["looks"] == 1
+    assert list(content["training"]["adapters"]) == ["44", "45"]
+    assert results(checkout)["command"] == "prism accept reports/latest --fresh"
+    assert results(checkout)["complete"] is True
+    commit(checkout.path, "reference")
+
+    run(checkout, "--prism-alarms", "reference")
+    record, _ = drop_of(results(checkout))
+    assert record["reference"]["alpha"] == pytest.approx(0.05 / 40)
+    assert "Comparison 1 with it" in (checkout.path / "reports" / "latest" / "report.md").read_text()
+    subprocess.run(["git", "clone", "-q", "--depth=1", f"file://{checkout.path}", checkout.path / "cut"], check=True)
+    cut = checkout.runpytest_subprocess("--rootdir=cut", "cut/benchmarks", "--prism-alarms", "reference")
+    cut.stderr.fnmatch_lines(["*this clone lacks a part of them*fetch-depth: 0*"])
 
 
 @pytest.mark.slow

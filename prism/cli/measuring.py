@@ -10,6 +10,7 @@ import typer
 from prism.cli.app import Root, app, exit_on_error, open_store
 
 if TYPE_CHECKING:
+    from prism.setting import Setting
     from prism.spec import Spec
 
 
@@ -128,38 +129,45 @@ def thresholds(
     """Measure several seeds and propose thresholds, each with its reason, as TOML to paste."""
     from prism.errors import SpecError
     from prism.experiment import Experiment
-    from prism.judge.asking import choose
-    from prism.judge.spending import Spending
     from prism.plugin.scheduling import require, training_seeds
     from prism.plugin.workers import use_one_gpu
-    from prism.progress import Console
     from prism.report.proposals import FEWEST, propose
-    from prism.setting import Setting
     from prism.tasks import metrics_of
     from prism.verdicts.accepted import competing_drops
 
     with exit_on_error():
-        chosen, screen, root = _spec(spec, root), Console(), root.resolve()
+        chosen, root = find_spec(spec, root), root.resolve()
         training = [chosen.seed] if chosen.adapter else training_seeds(seeds, chosen.seed)
         if len(training) < FEWEST and not chosen.adapter:
             raise SpecError(f"--seeds {seeds}: a spread between seeds needs at least {FEWEST} seeds")
         use_one_gpu()
-        chosen_judge = choose(judge)
-        setting = Setting(
-            root,
-            open_store(home),
-            screen,
-            data=data and data.resolve(),
-            models=models and models.resolve(),
-            judge=(chosen_judge, Spending(chosen_judge.price)) if chosen_judge else None,
-        )
+        setting = setting_of(root, home, data, models, judge)
         require(chosen, setting.store.home)
         outcome = Experiment(chosen, setting, training).outcome
         others = competing_drops(root, chosen.profile, besides=chosen.id)
         typer.echo(propose(chosen, outcome.result.records, outcome.scores, metrics_of(outcome.scores, root), others))
 
 
-def _spec(name: str, root: Path) -> Spec:
+def setting_of(root: Path, home: Path | None, data: Path | None, models: Path | None, judge: str | None) -> Setting:
+    """Where and by which options a command measures."""
+    from prism.judge.asking import choose
+    from prism.judge.spending import Spending
+    from prism.progress import Console
+    from prism.setting import Setting
+
+    chosen = choose(judge)
+    return Setting(
+        root,
+        open_store(home),
+        Console(),
+        data=data and data.resolve(),
+        models=models and models.resolve(),
+        judge=(chosen, Spending(chosen.price)) if chosen else None,
+    )
+
+
+def find_spec(name: str, root: Path) -> Spec:
+    """The spec of this name or id."""
     from prism.errors import SpecError
     from prism.spec import find_specs
     from prism.tasks.check import load_checked_spec

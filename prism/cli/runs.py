@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prism.cli.app import Root, app, exit_on_error, open_store
+from prism.cli.measuring import setting_of
 
 if TYPE_CHECKING:
     from prism.verdicts.scores import Scores
@@ -22,6 +23,18 @@ def accept(
             "--force", help="Accept even if the run is partial, failed, has fewer seeds or had uncommitted changes."
         ),
     ] = False,
+    fresh: Annotated[
+        bool,
+        typer.Option(
+            "--fresh", help="Measure the run's specs with new seeds first, and accept that: no picked run is accepted."
+        ),
+    ] = False,
+    data: Annotated[Path | None, typer.Option(help="With --fresh, as --prism-data.")] = None,
+    models: Annotated[Path | None, typer.Option(help="With --fresh, as --prism-models.")] = None,
+    judge: Annotated[str | None, typer.Option(help="With --fresh, as --prism-judge.")] = None,
+    home: Annotated[
+        Path | None, typer.Option(help="As --prism-home: the store of that run, which knows others.")
+    ] = None,
     root: Root = Path("."),
 ) -> None:
     """Accept a run: `drop` thresholds compare later runs with its scores."""
@@ -30,7 +43,18 @@ def accept(
     from prism.verdicts.accepted import locate
 
     with exit_on_error():
-        for acceptance in accept_run(locate(run, root), root, force):
+        folder = locate(run, root)
+        if fresh:
+            from prism.cli.fresh import measure_again
+            from prism.plugin.workers import use_one_gpu
+
+            use_one_gpu()
+            root = root.resolve()
+            setting = setting_of(root, home, data, models, judge)
+            command = f"prism accept {run} --fresh"
+            folder = measure_again(folder.resolve(), setting, root / "reports", command, force)
+            typer.echo(f"report: {folder}/report.md, report.html\n")
+        for acceptance in accept_run(folder, root, force, open_store(home)):
             typer.echo(acceptance_summary(acceptance) + "\n")
     typer.echo("Review the change and commit it: git diff --stat reports/reference")
 

@@ -87,6 +87,8 @@ def training_seeds(asked: str, first: int) -> list[int]:
         return list(range(first, first + int(asked)))
     parts = [re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip()) for part in asked.split(",")]
     ranges = [range(int(part[1]), int(part[2] or part[1]) + 1) for part in parts if part]
+    if over := [part.stop - 1 for part in ranges if part.stop > 2**32]:
+        raise SpecError(f"--prism-seeds {asked}: {over[0]} must be below 2**32, the range that NumPy takes")
     found = [seed for seeds in ranges for seed in seeds]
     if asked.isdecimal() or not all(parts) or not all(ranges) or len(set(found)) < len(found):
         raise SpecError(f"--prism-seeds {asked}: must be a count of at least 1, a range (47-51) or a list (42,47-49)")

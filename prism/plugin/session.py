@@ -23,6 +23,7 @@ from prism.setting import Setting
 from prism.spec import Spec, find_phases, find_specs
 from prism.store import Store
 from prism.tasks.check import load_checked_spec
+from prism.verdicts.alarms import Over, require_whole_history
 from prism.verdicts.record import Run
 
 JOB_SUMMARY = 2**20  # bytes: GitHub shows no step summary that is larger
@@ -48,6 +49,7 @@ class Session:
             judge=_judge(option("--prism-judge"), option("--prism-judge-budget")),
             required=option("--prism-require"),
             retrain=option("--prism-retrain"),
+            alarms=_alarms(option("--prism-alarms"), config.rootpath),
         )
         self.reports = (config.rootpath / Path(option("--prism-report")).expanduser()).resolve()
         self._seeds: str = option("--prism-seeds")
@@ -140,6 +142,16 @@ class Session:
                 file.write(page)
         except OSError as error:
             self.screen.say(f"$GITHUB_STEP_SUMMARY {path}: {error.strerror}; the report itself is written")
+
+
+def _alarms(over: Over, root: Path) -> Over:
+    """Over what false alarms are shared; a history that is cut off is refused before hours of training."""
+    try:
+        if over == "reference":
+            require_whole_history(root)
+    except PrismError as error:
+        raise pytest.UsageError(str(error)) from None
+    return over
 
 
 def _judge(text: str | None, budget: str | None) -> Judge | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from prism.report import words
 from prism.verdicts.accepted import Acceptance
@@ -26,6 +27,7 @@ def acceptance_summary(acceptance: Acceptance) -> str:
     else:
         date = old.origin.get("date", "?")
         lines = [f"{acceptance.path}: replaces the run of {date}, {seeds} instead of {len(old.seeds)}"]
+    lines += _picked(new.origin)
     rows = []
     for name in dict.fromkeys([*(old.measures if old else ()), *new.measures]):
         before, after = (side.measures[name].value if side and name in side.measures else None for side in (old, new))
@@ -34,6 +36,18 @@ def acceptance_summary(acceptance: Acceptance) -> str:
     lines.append(tabulate(rows, ["metric", "old", "new", "change"], tablefmt="simple", disable_numparse=True))
     lines += [f"{key}: {before} → {after}" for key, before, after in differences(old, new)] if old else []
     return "\n".join(lines)
+
+
+def _picked(origin: Mapping[str, Any]) -> list[str]:
+    """What the store knows of the measurements that these scores could be picked from; nothing if it was one."""
+    looks = origin.get("looks")
+    if looks is None:
+        return ["looks: unknown, because this store did not see the run; if it is one of several, measure with --fresh"]
+    picked = (
+        f"looks: {looks} measurements since the last acceptance; if this is the best of them, later runs fail by chance "
+        f"(the best of 5: in up to 44 %), and `prism accept --fresh` measures with new seeds"
+    )
+    return [picked] if looks > 1 else []
 
 
 def comparison_table(new: Scores, comparisons: Sequence[Comparison], drop: float) -> str:

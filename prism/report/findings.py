@@ -130,6 +130,10 @@ def against_accepted(result: Result) -> str:
     seeds = words.count(len(accepted["seeds"]), "adapter" if "adapter" in result.details else "seed")
     if max(len(accepted["seeds"]), here) > 1:
         notes += " A sample is worse or better by its mean over the seeds."
+    if (looks := origin.get("looks") or 1) > 1:
+        notes += f" It could be picked among {looks} measurements, so that later runs fail more often by chance."
+    if comparison := accepted.get("comparison"):
+        notes += f" Comparison {comparison} with it; its false alarms are shared by all of them."
     source = f"{accepted['file']} ({origin.get('date', 'no date')}{commit})"
     return f"Against {source}, {seeds} and here {here}. {question}{notes}"
 

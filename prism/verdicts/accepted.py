@@ -15,7 +15,9 @@ from typing import Any
 
 from prism.errors import ScoresError
 from prism.spec import find_specs, load_spec
+from prism.store import Store
 from prism.store.provenance import provenance
+from prism.verdicts import looks
 from prism.verdicts.scores import Scores, parse_scores, read_scores, write_scores
 
 FOLDER = Path("reports/reference")  # from the root: accepted scores are committed, wherever reports are written
@@ -96,10 +98,11 @@ class Acceptance:
     damage: str = ""
 
 
-def accept(run: Path, root: Path, force: bool = False) -> list[Acceptance]:
+def accept(run: Path, root: Path, force: bool = False, store: Store | None = None) -> list[Acceptance]:
     """Save a run's scores as those that later runs are compared with.
 
-    Unless `force`, raises ScoresError if the run is partial, failed, has fewer seeds or no clean commit.
+    Their `origin` says among how many measurements of `store` they could be picked ("looks", null if unknown). Unless
+    `force`, raises ScoresError if the run is partial, failed, has fewer seeds or no clean commit.
     """
     try:
         results = json.loads((run / "results.json").read_text(encoding="utf-8"))
@@ -127,7 +130,7 @@ def accept(run: Path, root: Path, force: bool = False) -> list[Acceptance]:
         "machine": results["provenance"]["machine"],
         **({"forced": objections} if objections else {}),
     }
-    accepted = [replace(each, new=replace(each.new, origin=origin)) for each in accepted]
+    accepted = [replace(each, new=replace(each.new, origin=origin | _looks(each, store))) for each in accepted]
     for acceptance in accepted:
         try:
             write_scores(acceptance.new, acceptance.path)
@@ -136,6 +139,22 @@ def accept(run: Path, root: Path, force: bool = False) -> list[Acceptance]:
                 f"{acceptance.path}: cannot be written ({error.strerror or error}); make {FOLDER} writable"
             ) from None
     return accepted
+
+
+def _looks(acceptance: Acceptance, store: Store | None) -> dict[str, Any]:
+    """When scores are accepted, and among how many they could be picked; both stay if the same ones were accepted."""
+    new, old = acceptance.new, acceptance.old
+    since = accepted_at(old) if old else ""
+    seen = looks.count(new, store, since) if store else None
+    if old and looks.measurement(old) == looks.measurement(new):
+        return {"accepted": since or looks.now(), "looks": old.origin.get("looks", seen)}
+    return {"accepted": looks.now(), "looks": seen}
+
+
+def accepted_at(scores: Scores) -> str:
+    """When scores were accepted, in UTC; of a file that does not say so, the day of its run; empty if not even that."""
+    day = scores.origin.get("date")
+    return str(scores.origin.get("accepted") or (f"{day}T00:00:00+00:00" if day else ""))
 
 
 def _objections(results: Mapping[str, Any]) -> Iterable[str]:
