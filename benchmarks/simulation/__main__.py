@@ -43,7 +43,7 @@ def main() -> None:
     start = time.monotonic()
     jobs = [(name, row) for name in options.only for row in range(len(QUESTIONS[name].rows))]
     measured: dict[tuple[str, int], tuple[tuple[Line, ...], float]] = {}
-    with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
+    with multiprocessing.get_context("spawn").Pool(options.processes, initializer=remember) as pool:
         pending = {job: pool.apply_async(measure, (*job, options.runs)) for job in jobs}
         for (name, row), result in pending.items():
             measured[name, row] = result.get()
@@ -63,7 +63,6 @@ def main() -> None:
 
 def measure(name: str, row: int, runs: int) -> tuple[tuple[Line, ...], float]:
     """One row of a question, and the seconds of one core that it took."""
-    remember()
     start = time.process_time()
     return QUESTIONS[name].line(QUESTIONS[name].rows[row], runs), time.process_time() - start
 
