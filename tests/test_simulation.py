@@ -5,9 +5,12 @@ from dataclasses import replace
 import numpy
 import pytest
 
-from benchmarks.simulation import coverage, measure, tables
+from benchmarks.simulation import coverage, measure, references, tables
+from benchmarks.simulation.__main__ import QUESTIONS, report
 from benchmarks.simulation.answers import Cell, metric, rate_of, simulate, truth
-from benchmarks.simulation.measure import Figure, covers
+from benchmarks.simulation.measure import Figure, alarms, at_alpha, compared, comparisons, covers, states, verdict
+from prism.verdicts import scoring
+from prism.verdicts.compare import Comparison
 
 
 def random() -> numpy.random.Generator:
@@ -77,25 +80,82 @@ def test_a_miss_is_beyond_two_standard_errors(percent, misses):
 
 
 def test_intervals_of_half_the_width_are_shown_as_misses(monkeypatch):
-    """The harness sees a known-bad interval: the same run's coverages without it all reach their target."""
-    question = replace(coverage.COVERAGE, rows=[])
-    row = ("continuous", Cell(150))
-    table = question.tables[0]
-    honest = [question.line(row, 60)[0]]
+    row, table = ("continuous", Cell(150)), coverage.COVERAGE.tables[0]
+    honest = [coverage.COVERAGE.line(row, 120)[0]]
     assert tables.misses(table, honest) == []
 
-    def narrow(*arguments):
-        return covers_of(*arguments)
+    def halved(*arguments):
+        return [
+            replace(
+                record, tuned=replace(record.tuned, ci=tuple((end + record.tuned.value) / 2 for end in record.tuned.ci))
+            )
+            for record in scoring.score(*arguments)
+        ]
 
-    original = measure.covers
-
-    def covers_of(ci, true, widest):
-        middle, half = (ci[0] + ci[1]) / 2, (ci[1] - ci[0]) / 4
-        return original((middle - half, middle + half), true, widest)
-
-    monkeypatch.setattr(measure, "covers", narrow)
-    dishonest = [question.line(row, 60)[0]]
+    monkeypatch.setattr(measure, "score", halved)
+    dishonest = [coverage.COVERAGE.line(row, 120)[0]]
     found = tables.misses(table, dishonest)
-    assert found
-    assert "scores continuous, n 150" in found[0]
-    assert "✗" in tables.markdown(table, dishonest)
+    assert len(found) == 6  # every rate, and their mean
+    assert found[0].startswith("scores continuous, n 150; at .02: ")
+    assert found[0].endswith(", wanted at least 93")
+    shown = tables.markdown(table, dishonest)
+    assert shown.count("✗") == 6
+    assert all(f"- {miss}" in shown for miss in found)
+    assert "6 misses" in report({"coverage": [coverage.COVERAGE.line(row, 120)]}, "command", 120, "no time", 0)
+
+
+def test_four_times_the_alarms_are_shown_as_misses(monkeypatch):
+    cell = Cell(150, "continuous", 0.2)
+
+    def rates() -> list[bool]:
+        return [f.misses for f in alarms(list(comparisons(cell, 400, random(), 0.0)), 0.0, (0.0, 5.0), (1, 8))]
+
+    assert rates() == [False, False]
+    monkeypatch.setattr(Comparison, "is_worse", lambda self, drop: self.exceeds(drop) <= 4 * self.alpha)
+    assert rates() == [True, True]
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        Cell(60),
+        Cell(300, "continuous", 0.2, groups=40, sizes="Zipf"),
+        Cell(200, groups=6),
+        Cell(100, "F1", seeds=(3, 1), spreads=(0.01, 0.01)),
+    ],
+    ids=str,
+)
+def test_the_gate_says_the_state_that_the_simulation_counts(cell):
+    against = compared(cell, *simulate(cell, 12, random(), 0.1), 8)
+    found = list(against.comparisons.values())
+    by_gate = [verdict(cell, comparison, against, 0.02).state for comparison in found]
+    assert by_gate == states(found, 0.02, 8).tolist()
+
+
+def test_a_comparison_is_decided_at_other_levels_as_if_it_had_been_made_for_them():
+    cell = Cell(400, rate=0.7)
+    sides = simulate(cell, 40, random(), 0.1)
+    alone = list(compared(cell, *sides).comparisons.values())
+    among = list(compared(cell, *sides, 40).comparisons.values())
+    said = states(alone, 0.0, 40).tolist()
+    assert said == [one.state(0.0) for one in among]
+    assert said != [one.state(0.0) for one in alone]
+    assert [at_alpha(one, 40).alpha for one in alone] == [one.alpha for one in among]
+
+
+def test_a_line_depends_on_its_row_alone():
+    row = references.PICKED.rows[0]
+    first = references.PICKED.line(row, 10)
+    references.PICKED.line(references.PICKED.rows[1], 10)
+    assert references.PICKED.line(row, 10) == first
+
+
+def test_the_best_of_five_runs_raises_more_alarms_than_a_fresh_one():
+    line = references.PICKED.line(references.Kept(Cell(500, "continuous", 0.2), 1, 0.0), 300)[0]
+    first, best, fresh = line.entries
+    assert best.percent > 2 * max(first.percent, fresh.percent)
+
+
+def test_every_row_has_a_name_of_its_own():
+    for question in QUESTIONS.values():
+        assert len({str(row) for row in question.rows}) == len(question.rows)
