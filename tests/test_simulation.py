@@ -6,9 +6,10 @@ import numpy
 import pytest
 
 from benchmarks.simulation import coverage, measure, references, tables
-from benchmarks.simulation.__main__ import QUESTIONS, report
+from benchmarks.simulation.__main__ import report
 from benchmarks.simulation.answers import Cell, metric, rate_of, simulate, truth
 from benchmarks.simulation.measure import Figure, alarms, at_alpha, compared, comparisons, covers, states, verdict
+from benchmarks.simulation.questions import QUESTIONS
 from prism.verdicts import scoring
 from prism.verdicts.compare import Comparison
 

@@ -14,21 +14,10 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks.simulation.coverage import COVERAGE, FEW_GROUPS
-from benchmarks.simulation.decisions import CAUGHT, FALSE_ALARMS, SEEDS
 from benchmarks.simulation.measure import remember
-from benchmarks.simulation.references import COMMITS, PICKED
+from benchmarks.simulation.questions import QUESTIONS, measure
 from benchmarks.simulation.tables import SEED, Line, by_table, markdown, misses
 
-QUESTIONS = {
-    "coverage": COVERAGE,
-    "few": FEW_GROUPS,
-    "alarms": FALSE_ALARMS,
-    "power": CAUGHT,
-    "seeds": SEEDS,
-    "picked": PICKED,
-    "commits": COMMITS,
-}
 RUNS = 2_000
 
 
@@ -59,12 +48,6 @@ def main() -> None:
     print(f"\n{text}")
     if options.out:
         options.out.write_text(text, encoding="utf-8")
-
-
-def measure(name: str, row: int, runs: int) -> tuple[tuple[Line, ...], float]:
-    """One row of a question, and the seconds of one core that it took."""
-    start = time.process_time()
-    return QUESTIONS[name].line(QUESTIONS[name].rows[row], runs), time.process_time() - start
 
 
 def report(
