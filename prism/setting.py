@@ -25,7 +25,7 @@ class Setting:
     data: Path | None = None  # --prism-data
     models: Path | None = None  # --prism-models
     judge: Judge | None = None
-    required: Sequence[str] = ()  # tiers that fail, and are not skipped, if they cannot be decided
+    required: Sequence[str] = ()  # --prism-require: tiers that fail if they cannot be decided; decided
     retrain: bool = False
     alarms: Over = "run"  # over what `drop` thresholds share the false alarms
     made: set[Path] = field(default_factory=set)  # the artifacts that were made here, not found in the store

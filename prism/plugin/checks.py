@@ -8,6 +8,7 @@ from functools import cached_property
 import pytest
 
 from prism.experiment import Outcome
+from prism.plugin.results import is_failure
 from prism.plugin.session import Session
 from prism.report.terminal import explain
 from prism.spec import Limit
@@ -37,8 +38,8 @@ class Checks:
             )
         record, verdict = self.verdicts[limit.id]
         self.session.results.mark_decided(self.result, limit.id)
-        if verdict.state == "skipped":
-            pytest.skip(verdict.reason)
-        if verdict.state != "holds":
+        if is_failure(verdict, self.session.setting.required):
             report = self.session.reports / "latest" / "report.md"
             pytest.fail(explain(self.result, record, verdict, worst(self.outcome.samples), report), pytrace=False)
+        if verdict.state != "holds":
+            pytest.skip(verdict.reason if verdict.state == "skipped" else f"{verdict.state}: {verdict.reason}")

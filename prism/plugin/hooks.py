@@ -17,7 +17,7 @@ import pytest
 from prism.devices import cuda_memory
 from prism.errors import PrismError
 from prism.plugin import workers
-from prism.plugin.results import decided_states
+from prism.plugin.results import decided_verdicts
 from prism.plugin.scheduling import training_seeds
 from prism.plugin.session import Session
 from prism.spec import PROFILES, Limit, Spec
@@ -54,8 +54,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--prism-require",
         action="append",
         default=[],
-        choices=["tier3"],
-        help="fail instead of skip if this tier cannot be decided",
+        choices=["tier3", "decided"],
+        help="fail if tier3 cannot be decided, or if any threshold is inconclusive (decided)",
     )
 
 
@@ -303,7 +303,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         state.config.stash[_ERROR] = f"no report was written: {sentence}"
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
     run = state.config.stash[_RUN]
-    decided = any(verdict != "skipped" for verdict in decided_states(run.results if run else ()))
+    decided = any(verdict.state != "skipped" for verdict in decided_verdicts(run.results if run else ()))
     if run is not None and run.verdict == "fail" and session.exitstatus == pytest.ExitCode.OK and decided:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
     if state.broken and run is None:

@@ -18,7 +18,7 @@ from prism.experiment import Outcome
 from prism.report import words
 from prism.rows.answers import read_json_lines
 from prism.store import Store, unwritable, write_text
-from prism.verdicts.record import Result, Run, from_json, to_json
+from prism.verdicts.record import Result, Run, Verdict, from_json, to_json
 from prism.verdicts.scores import write_scores
 
 OPTION = "--prism-report"
@@ -100,14 +100,16 @@ def point_latest(reports: Path, folder: Path) -> None:
     os.replace(link, latest)
 
 
-def decided_states(results: Sequence[Result]) -> list[str]:
-    """The state of every threshold that was selected and reached."""
-    return [
-        verdict.state
-        for result in results
-        for name, (_, verdict) in result.verdicts().items()
-        if name in result.decided
-    ]
+def decided_verdicts(results: Sequence[Result]) -> list[Verdict]:
+    """The verdict on every threshold that was selected and reached."""
+    return [verdict for result in results for name, (_, verdict) in result.verdicts().items() if name in result.decided]
+
+
+def is_failure(verdict: Verdict, required: Collection[str]) -> bool:
+    """Whether a threshold fails the run: an inconclusive `drop` does only if decisions are `required`."""
+    if verdict.state == "inconclusive":
+        return verdict.key != "drop" or "decided" in required
+    return verdict.state not in ("holds", "skipped")
 
 
 def partial(results: Sequence[Result], broken: Sequence[str], interrupted: str) -> str:
@@ -130,11 +132,18 @@ def verdict(
     judged = any(name.startswith("tier3-") for result in results for name in result.decided)
     if "tier3" in required and not judged:
         return "fail", "tier 3 is required, but no selected spec has a tier-3 threshold"
-    states = decided_states(results)
-    if bad := [state for state in states if state not in ("holds", "skipped")]:
-        does = "does" if len(bad) == 1 else "do"
-        return "fail", f"{len(bad)} of {words.count(len(states), 'threshold')} {does} not hold"
-    holding = states.count("holds")
+    verdicts = decided_verdicts(results)
+    all_of = words.count(len(verdicts), "threshold")
+    holding = sum(verdict.state == "holds" for verdict in verdicts)
+    open_drops = sum(verdict.state == "inconclusive" and verdict.key == "drop" for verdict in verdicts)
+    if bad := [verdict for verdict in verdicts if is_failure(verdict, ())]:
+        return "fail", f"{len(bad)} of {all_of} {'does' if len(bad) == 1 else 'do'} not hold"
+    left = f"{open_drops} of {all_of} {'is' if open_drops == 1 else 'are'} inconclusive"
+    if open_drops and "decided" in required:
+        return "fail", f"{left}, and --prism-require decided asks for a decision"
+    if open_drops and not holding:
+        return "pass", f"no threshold fails, but {left}"
     if not holding:
         return "fail", "no threshold was decided, which is not a pass"
-    return "pass", "the one decided threshold holds" if holding == 1 else f"all {holding} decided thresholds hold"
+    held = "the one decided threshold holds" if holding == 1 else f"all {holding} decided thresholds hold"
+    return "pass", f"{held}; {left}" if open_drops else held

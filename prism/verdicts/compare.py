@@ -1,7 +1,8 @@
 """Compare two sets of scores of the same samples: how much was lost, and which samples flipped.
 
 There are two questions. With one seed on each side: do these two adapters differ? With several: is this recipe worse,
-on other samples and with other seeds? A loss is positive if the new side is worse, whatever the metric's direction.
+on other samples and with other seeds? A loss is positive if the new side is worse, whatever the metric's direction. A limit
+on it is decided in three ways: the loss is shown to exceed it, shown not to, or neither.
 """
 
 from __future__ import annotations
@@ -14,15 +15,22 @@ import numpy
 
 from prism.errors import ScoresError
 from prism.metrics import Metric
-from prism.verdicts import intervals, losses
+from prism.verdicts import intervals, losses, margins
 from prism.verdicts.scores import Scores
 
 Question = Literal["these adapters differ", "this recipe is worse"]
+HOLDS = 0.05  # one-sided p, at or below which a loss is shown not to exceed its limit
+SAME = "the same adapters, and the same score of every sample"
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One metric of two sides. `loss.p` is the probability of such a loss if there is none; `alpha` is its limit."""
+    """One metric of two sides. `loss.p` is the one-sided p of no loss, by `test` at a limit of 0.
+
+    `alpha` is the level at which a loss is shown, `churn` the least variance between samples that power assumes, `room`
+    the largest loss that the metric's range leaves. `same`: both sides are one training, seed by seed, and every sample
+    has the same score, so that there is nothing to test.
+    """
 
     metric: Metric
     question: Question
@@ -37,14 +45,48 @@ class Comparison:
     worse: tuple[str, ...]
     better: tuple[str, ...]
 
-    def is_worse(self, drop: float = 0.0) -> bool:
-        return self.loss.value > drop and self.loss.p <= self.alpha
+    test: margins.Test
+    churn: float = 0.0
+    room: float = numpy.inf
+    same: bool = False
 
-    def detectable(self, drop: float = 0.0) -> float:
-        """The smallest true loss that this comparison detects with 80 % power."""
-        if self.loss.error is None:
+    @property
+    def rule(self) -> str:
+        """Which test decides, in words."""
+        return SAME if self.same else self.test.rule
+
+    def exceeds(self, limit: float) -> float:
+        """The one-sided p of "the loss is at most `limit`"."""
+        return 1.0 if self.same else self.test.exceeds(limit)
+
+    def within(self, limit: float) -> float:
+        """The one-sided p of "the loss is at least `limit`"; if nothing differs, there is no loss to exceed it."""
+        return 0.0 if self.same else self.test.within(limit)
+
+    def state(self, limit: float = 0.0) -> Literal["fails", "holds", "inconclusive"]:
+        """Whether the loss is shown to exceed the limit, shown not to exceed it, or neither."""
+        if self.is_worse(limit):
+            return "fails"
+        return "holds" if self.within(limit) <= HOLDS else "inconclusive"
+
+    def is_worse(self, limit: float = 0.0) -> bool:
+        return self.exceeds(limit) <= self.alpha
+
+    def can_fail(self, limit: float = 0.0) -> bool:
+        """Whether any answers to these samples could show a loss above the limit."""
+        return self.test.least(limit) <= self.alpha
+
+    def detectable(self, limit: float = 0.0) -> float:
+        """The smallest true loss that is shown to exceed the limit with 80 % power; infinite if the range ends first.
+
+        Also infinite with too few groups for Student's t, whose error is not known.
+        """
+        error = self.loss.error
+        if error is None or isinstance(self.test, margins.SignFlips) or not self.can_fail(limit):
             return numpy.inf
-        return losses.detectable(drop, self.loss.error, self.alpha)
+        error = replace(error, samples=max(error.samples, self.churn))
+        loss = losses.detectable(limit, error, self.alpha)
+        return numpy.inf if loss > self.room else loss
 
 
 def compare(
@@ -60,17 +102,17 @@ def compare(
     order = [rows[name] for name in new.ids]
     without = {metric.name: why for metric in metrics if (why := _why_incomparable(metric, old, new))}
     comparable = [metric for metric in metrics if metric.name not in without]
-    sides: dict[tuple[int, int], _Sides] = {}  # metrics of one family share their sums and swaps
+    same = old.training == new.training and old.seeds == new.seeds
+    sides: dict[tuple[int, int], _Sides] = {}  # metrics of one family share their sums
     for metric in comparable:
         before, after = old.measures[metric.name].statistics, new.measures[metric.name].statistics
         if (id(before), id(after)) not in sides:
             sides[id(before), id(after)] = _Sides.of(before[:, order], after, new.groups)
-    _swap(list(sides.values()))
     comparisons = {}
     for metric in comparable:
         side = sides[id(old.measures[metric.name].statistics), id(new.measures[metric.name].statistics)]
         if side.scored.any():
-            comparisons[metric.name] = _compare(metric, side, new, thresholds)
+            comparisons[metric.name] = _compare(metric, side, new, thresholds, same)
         else:
             without[metric.name] = "no sample is scored on both sides"
     return comparisons, without
@@ -114,7 +156,7 @@ class _Sides:
     scored: numpy.ndarray  # which samples every seed of both sides scored; the other fields have only these
     groups: numpy.ndarray
     sums: tuple[numpy.ndarray, numpy.ndarray]
-    swapped: numpy.ndarray | None = None
+    sizes: numpy.ndarray  # samples in each group, in the order of the sums
 
     @classmethod
     def of(cls, old: numpy.ndarray, new: numpy.ndarray, groups: Sequence[str]) -> _Sides:
@@ -124,7 +166,8 @@ class _Sides:
         sums = (numpy.empty(0), numpy.empty(0))
         if len(scored_groups):
             sums = (_sums(old, scored_groups), _sums(new, scored_groups))
-        return cls(old, new, scored, scored_groups, sums)
+        _, sizes = numpy.unique(scored_groups, return_counts=True)
+        return cls(old, new, scored, scored_groups, sums, sizes)
 
     @property
     def of_one_seed(self) -> bool:
@@ -135,21 +178,7 @@ def _sums(statistics: numpy.ndarray, groups: numpy.ndarray) -> numpy.ndarray:
     return numpy.stack([intervals.group_sums(part, groups.tolist()) for part in statistics])
 
 
-def _swap(sides: Sequence[_Sides]) -> None:
-    """Draw the swaps once for all families with the same scored samples, if each side has one seed."""
-    by_samples: dict[bytes, list[_Sides]] = {}
-    for side in sides:
-        if side.of_one_seed and side.scored.any():
-            by_samples.setdefault(side.scored.tobytes(), []).append(side)
-    for same in by_samples.values():
-        old, new = (numpy.hstack([side.sums[which][0] for side in same]) for which in (0, 1))
-        swapped = intervals.swapped_sums(old, new)
-        ends = numpy.cumsum([side.sums[0].shape[-1] for side in same])[:-1]
-        for side, part in zip(same, numpy.split(swapped, ends, axis=1)):
-            side.swapped = part
-
-
-def _compare(metric: Metric, side: _Sides, scores: Scores, thresholds: int) -> Comparison:
+def _compare(metric: Metric, side: _Sides, scores: Scores, thresholds: int, same_adapters: bool) -> Comparison:
     sign = 1 if metric.direction == "higher" else -1
 
     def function(sums: numpy.ndarray) -> numpy.ndarray:
@@ -159,14 +188,7 @@ def _compare(metric: Metric, side: _Sides, scores: Scores, thresholds: int) -> C
     old, new = side.sums
     worse, better = _changed(metric, sign, side, numpy.asarray(scores.ids)[side.scored])
     question: Question = "these adapters differ" if side.of_one_seed else "this recipe is worse"
-    if not side.of_one_seed:
-        loss = losses.recipes(old, new, function, level, metric.right_or_wrong)
-    elif metric.right_or_wrong and len(set(side.groups)) == len(side.groups):
-        loss = losses.flips(len(better), len(worse), len(side.groups), level)
-    else:
-        assert side.swapped is not None
-        loss = losses.difference(old[0], new[0], function, level, metric.right_or_wrong)
-        loss = replace(loss, p=losses.swap_p(old[0], new[0], side.swapped, function))
+    loss, test = _tested(metric, function, side, level, len(better), len(worse))
     before, after = (float(metric.value(sums.sum(-2)).mean()) for sums in (old, new))
     return Comparison(
         metric=metric,
@@ -175,12 +197,47 @@ def _compare(metric: Metric, side: _Sides, scores: Scores, thresholds: int) -> C
         seeds=(len(old), len(new)),
         before=before,
         after=after,
-        loss=loss,
+        loss=replace(loss, p=test.exceeds(0.0) if numpy.isfinite(loss.value) else numpy.nan),
         level=level,
         alpha=0.05 / thresholds,
         worse=worse,
         better=better,
+        test=test,
+        churn=losses.churn(old, new, function),
+        room=before - metric.range[0] if sign > 0 else metric.range[1] - before,
+        same=same_adapters and numpy.array_equal(side.old, side.new),
     )
+
+
+def _tested(
+    metric: Metric, function: intervals.Function, side: _Sides, level: float, better: int, worse: int
+) -> tuple[intervals.Estimate, margins.Test]:
+    """The loss with its interval, and the test of its limits that the data allow."""
+    if side.of_one_seed and metric.right_or_wrong and len(side.sizes) == len(side.groups):
+        return losses.flips(better, worse, len(side.groups), level), margins.Pairs(better, worse, len(side.groups))
+    old, new = side.sums
+    estimate = losses.difference if side.of_one_seed else losses.recipes
+    loss = estimate(old, new, function, level, metric.right_or_wrong, side.sizes)
+    error, seeds = loss.error, "" if side.of_one_seed else _of_seeds(side)
+    assert error
+    groups = losses.effective(side.sizes)
+    if groups < margins.FEWEST_GROUPS:  # no interval is trusted
+        unknown = replace(loss, low=-numpy.inf, high=numpy.inf)
+        known = None if side.of_one_seed else error
+        return unknown, margins.SignFlips.of(loss.value, side.sums, function, side.sizes, known, seeds)
+    changed = int((old.mean(0) != new.mean(0)).any(-1).sum())
+    span = metric.range[1] - metric.range[0]
+    return loss, margins.Student(loss.value, error, groups, changed, span, seeds)
+
+
+def _of_seeds(side: _Sides) -> str:
+    """What the rule says of the spread between seeds: whose it is, and whether one side's is assumed."""
+    old, new = len(side.old), len(side.new)
+    if min(old, new) > 1:
+        return f", {old} and {new} seeds, each side with its own spread"
+    one, several = ("new", "accepted") if new == 1 else ("accepted", "new")
+    assumed = f"assumed to be {losses.ASSUMED_SPREAD:g} times that of the {max(old, new)} {several} ones"
+    return f", the spread of the one {one} seed {assumed}"
 
 
 def _changed(metric: Metric, sign: int, side: _Sides, ids: numpy.ndarray) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -57,6 +57,7 @@ def _to_json(comparison: Comparison, accepted: Scores) -> dict[str, Any]:
         "file": f"{accepted.name}.json",
         "commit": accepted.origin.get("commit"),
         "question": comparison.question,
+        "test": comparison.rule,
         "value": comparison.before,
         "ci": list(measure.ci),
         "seeds": dict(measure.seeds),

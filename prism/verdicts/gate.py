@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from prism.spec import Limit, Spec
-from prism.verdicts.compare import Comparison
+from prism.verdicts.compare import HOLDS, Comparison
 from prism.verdicts.drops import Against
 from prism.verdicts.record import Record, Verdict
 
@@ -65,7 +65,7 @@ def decide(limit: Limit, record: Record, against: Against | None = None) -> Verd
 
     A floor or ceiling reads the tuned value itself; a gain must reach its threshold *and* its paired 95 % interval must
     be above 0. If lower is better, a gain is a decrease. A `drop` fails if the loss against the accepted run, on the
-    same samples, exceeds it *and* is significant. A value that is not a number fails.
+    same samples, is shown to exceed it, and holds if it is shown not to. A value that is not a number fails.
     """
     if limit.key == "drop" and against is None:
         reason = f"no accepted run for evaluation {record.evaluation_digest[:8]}; `prism accept` a run to make one"
@@ -121,23 +121,37 @@ def _drop(limit: Limit, record: Record, against: Against) -> Verdict:
     if not math.isfinite(loss.value) or math.isnan(loss.p):
         reason = f"the loss of {record.metric} is not a number; fix the metric or the answers that it reads"
         return _verdict(limit, "fails", reason)
-    finding = f"{comparison.question}? loss {loss.value:+.4f}"
+    return _decided(limit, comparison)
+
+
+def _decided(limit: Limit, comparison: Comparison) -> Verdict:
+    """A drop's verdict from its comparison; `p` is that of "the loss is at most the threshold", unless it holds."""
+    loss, limited, state = comparison.loss, f"{limit.value:g}", comparison.state(limit.value)
+    exceeds, within = comparison.exceeds(limit.value), comparison.within(limit.value)
+    finding, rule = f"{comparison.question}? loss {loss.value:+.4f}", comparison.rule
     detectable = comparison.detectable(limit.value)
-    if math.isinf(detectable):
-        reason = f"{finding} on samples of one group, too few to estimate chance; hold out rows of more groups"
-        return _compared(limit, "inconclusive", reason, comparison, detectable)
-    if loss.value <= limit.value:
-        return _compared(limit, "holds", f"{finding} ≤ {limit.value:g}", comparison, detectable)
-    if comparison.is_worse(limit.value):
-        interval = f"{100 * comparison.level:.3g} % interval [{loss.low:+.4f}, {loss.high:+.4f}]"
-        reason = f"{finding} > {limit.value:g}, p = {loss.p:.2g} ≤ {comparison.alpha:.2g}, {interval}"
-        return _compared(limit, "fails", reason, comparison, detectable)
-    reason = f"{finding} > {limit.value:g}, but p = {loss.p:.2g} > {comparison.alpha:.2g}: it may be chance"
-    return _compared(limit, "holds", reason, comparison, detectable)
-
-
-def _compared(limit: Limit, state: str, reason: str, comparison: Comparison, detectable: float) -> Verdict:
-    return replace(_verdict(limit, state, reason, comparison.loss.p), detectable=detectable)
+    if comparison.same:
+        reason = f"{finding}: {rule}"
+    elif state == "fails":
+        interval = f", {100 * comparison.level:.3g} % interval [{loss.low:+.4f}, {loss.high:+.4f}]"
+        shown = interval if math.isfinite(loss.low + loss.high) else ""
+        reason = f"{finding} is shown to exceed {limited}, p = {exceeds:.2g} ≤ {comparison.alpha:.2g}{shown} ({rule})"
+    elif state == "holds":
+        reason = f"{finding} is shown not to exceed {limited}, p = {within:.2g} ≤ {HOLDS:g} ({rule})"
+    elif not comparison.can_fail(limit.value):
+        reason = (
+            f"{finding}, but no loss can be shown: the smallest p that these samples allow is "
+            f"{comparison.test.least(limit.value):.2g} > {comparison.alpha:.2g} ({rule}); hold out rows of more groups"
+        )
+    else:
+        reason = (
+            f"{finding} is neither shown to exceed {limited}, p = {exceeds:.2g} > {comparison.alpha:.2g}, nor shown not "
+            f"to, p = {within:.2g} > {HOLDS:g} ({rule})"
+        )
+    if math.isinf(detectable) and not comparison.same and state != "fails":
+        reason += "; n is too small to see any loss with 80 % power"
+    p = within if state == "holds" else exceeds
+    return replace(_verdict(limit, state, reason, p), detectable=detectable)
 
 
 def _verdict(limit: Limit, state: str, reason: str, p: float | None = None) -> Verdict:

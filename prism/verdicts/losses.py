@@ -3,15 +3,12 @@
 A comparison answers one of two questions, and its verdict says which.
 
 *These two adapters differ*: would this one still be worse on other samples? `flips` if answers are right or wrong and
-independent, else `difference` with `swap_p`. *This recipe is worse*: would it be worse on other samples, trained with
-other seeds? `recipes`, which needs several seeds. The loss is before minus after: positive is worse.
+independent, else `difference`. *This recipe is worse*: would it be worse on other samples, trained with other seeds?
+`recipes`, which needs several seeds on one side. The loss is before minus after: positive is worse. Whether it is shown
+to exceed a limit, prism.verdicts.margins tests.
 
-A simulation selected these methods (benchmarks/simulation/RESULTS.md). Between equal models a bootstrap's p raises up
-to four times the alarms that it should, at the levels that many thresholds need: with few groups its tails are too
-short, and BCa's correction for skewness, estimated from so few, does more harm than good.
-
-Sources: Efron & Tibshirani, An Introduction to the Bootstrap, ch. 15 (swapping); Fagerland, Lydersen & Laake 2013
-(McNemar's mid-p); Tango 1998 (score interval of a paired difference); Banerjee 1960 (a t quantile for each variance).
+Sources: Fagerland, Lydersen & Laake 2013 (McNemar's mid-p); Tango 1998 (score interval of a paired difference);
+Banerjee 1960 (a t quantile for each variance, which keeps its level whatever their ratio).
 """
 
 from __future__ import annotations
@@ -24,6 +21,8 @@ import numpy
 
 from prism.verdicts.intervals import NORMAL, Error, Estimate, Function, influence
 
+ASSUMED_SPREAD = 2.0  # a single seed's spread as a multiple of the other side's, so that up to twice alarms no more
+
 # These two adapters differ
 
 
@@ -33,11 +32,12 @@ def difference(
     function: Function,
     level: float = 0.95,
     right_or_wrong: bool = False,
+    sizes: numpy.ndarray | None = None,
 ) -> Estimate:
-    """The loss from `before` to `after` on the same samples, with Student's interval over groups.
+    """The loss from `before` to `after` on the same samples, with Student's interval over effective groups.
 
     Both are (groups, d), or (seeds, groups, d), averaged over the seeds: the loss of these adapters, not of others.
-    With a single group the interval is infinite.
+    `sizes` are the groups' numbers of samples, equal if None. With a single group the interval is infinite.
     """
     sides = [side if side.ndim == 3 else side[None] for side in (before, after)]
     loss = float(function(sides[0].sum(-2)).mean() - function(sides[1].sum(-2)).mean())
@@ -46,7 +46,18 @@ def difference(
         return _estimate(loss, Error(math.inf), level)
     moves = influence(sides[0], function).mean(0) - influence(sides[1], function).mean(0)
     growth = loss_growth(sides[0], function) if right_or_wrong else 0.0
-    return _estimate(loss, Error(float((moves**2).sum()) / (groups * (groups - 1)), groups - 1, growth=growth), level)
+    samples = float((moves**2).sum()) / (groups * (groups - 1))
+    return _estimate(loss, Error(samples, _freedom(groups, sizes), growth=growth), level)
+
+
+def _freedom(groups: int, sizes: numpy.ndarray | None) -> float:
+    """Degrees of freedom: effective groups minus 1, at least 1."""
+    return max(effective(sizes) - 1, 1.0) if sizes is not None else groups - 1
+
+
+def effective(sizes: numpy.ndarray) -> float:
+    """n²/Σn_g² of the groups' sizes, as `intervals.effective_groups`."""
+    return float(sizes.sum() ** 2 / (sizes.astype(float) ** 2).sum())
 
 
 def loss_growth(before: numpy.ndarray, function: Function) -> float:
@@ -60,40 +71,24 @@ def loss_growth(before: numpy.ndarray, function: Function) -> float:
 
 def _estimate(loss: float, error: Error, level: float) -> Estimate:
     half = float(error.reach((1 - level) / 2))
-    return Estimate(loss, loss - half, loss + half, _p_value(loss, error), float(error.standard), error)
+    return Estimate(loss, loss - half, loss + half, p_value(loss, error), float(error.standard), error)
 
 
-def _p_value(loss: float, error: Error) -> float:
+def p_value(loss: float, error: Error) -> float:
     """The tail probability whose reach is the loss; 0 or 1 if nothing varies."""
     from scipy.special import stdtr
 
     if loss < 0:
-        return 1 - _p_value(-loss, error)
+        return 1 - p_value(-loss, error)
     if loss == 0:
         return 0.5 if error.standard else 1.0
-    if not error.between:
+    if not sum(error.between):
         return float(stdtr(error.freedom, -loss / error.standard)) if error.standard else 0.0
     low, high = -200.0, math.log10(0.5)
     for _ in range(40):
         middle = (low + high) / 2
         low, high = (middle, high) if error.reach(10**middle) > loss else (low, middle)
     return 10**high
-
-
-def swap_p(before: numpy.ndarray, after: numpy.ndarray, swapped: numpy.ndarray, function: Function) -> float:
-    """One-sided mid-p of no loss: how often random swaps of each group's two sides give at least this loss.
-
-    If the two models are equal, swapping their answers to a group changes nothing: this paired randomization test is
-    exact for any metric, any number of groups and any number of differing answers. `before` and `after` are
-    (groups, d), `swapped` their `swapped_sums`. Ties count half, so that on right and wrong answers this is McNemar's
-    mid-p, which `flips` computes without random swaps.
-    """
-    old, new = before.sum(0), after.sum(0)
-    loss = function(old) - function(new)
-    losses = function(old + new - swapped) - function(swapped)
-    tie = 1e-9 * max(float(numpy.abs(losses).max()), abs(float(loss)))  # sums in another order differ by rounding
-    larger, smaller = int((losses > loss + tie).sum()), int((losses < loss - tie).sum())
-    return (1 + larger + (len(losses) - larger - smaller) / 2) / (1 + len(losses))
 
 
 def flips(better: int, worse: int, n: int, level: float = 0.95) -> Estimate:
@@ -157,6 +152,7 @@ def recipes(
     function: Function,
     level: float = 0.95,
     right_or_wrong: bool = False,
+    sizes: numpy.ndarray | None = None,
 ) -> Estimate:
     """The loss between recipes, (k_before, groups, d) and (k_after, groups, d), for other samples and seeds."""
     groups = before.shape[1]
@@ -166,52 +162,84 @@ def recipes(
     moves = numpy.vstack([influence(before, function), influence(after, function)])
     covariance = moves @ moves.T / (groups * (groups - 1))
     growth = loss_growth(before, function) if right_or_wrong else 0.0
-    return _estimate(*recipe_error(values, covariance, len(before), groups, growth), level)
+    return _estimate(*recipe_error(values, covariance, len(before), _freedom(groups, sizes), growth), level)
 
 
 def recipe_error(
-    values: numpy.ndarray, covariance: numpy.ndarray, k_before: int, groups: int, growth: float = 0.0
-) -> tuple[Any, Error]:
-    """The loss and its error from each seed's score (..., k_before + k_after), `before` first, and their covariance.
+    values: numpy.ndarray, covariance: numpy.ndarray, k_before: int, freedom: float, growth: float = 0.0
+) -> tuple[float, Error]:
+    """The loss and its error from each seed's score (k_before + k_after), `before` first, and their covariance.
 
-    `covariance` (..., k, k) is how the scores vary with the samples. The spread between seeds is assumed equal on both
-    sides, and the seeds of both sides estimate it.
+    `covariance` (k, k) is how the scores vary with the samples, with `freedom` degrees of freedom. Each side has its
+    own spread between seeds. A side of one seed shows none: it is assumed to be `ASSUMED_SPREAD` times the other side's.
     """
-    k_after = values.shape[-1] - k_before
-    freedom = k_before + k_after - 2
-    if freedom < 1:
-        raise ValueError(f"{k_before} and {k_after} seeds: one side needs two to estimate their spread")
-    shares = numpy.concatenate([numpy.full(k_before, 1 / k_before), numpy.full(k_after, -1 / k_after)])
-    spread = (1 / k_before + 1 / k_after) / freedom
-    between: Any = 0.0
-    within: Any = 0.0
-    for side in (slice(0, k_before), slice(k_before, None)):
-        scores, block = values[..., side], covariance[..., side, side]
-        between = between + spread * ((scores - scores.mean(-1, keepdims=True)) ** 2).sum(-1)
-        within = within + spread * (numpy.einsum("...ii", block) - block.sum((-2, -1)) / scores.shape[-1])
+    sides = slice(0, k_before), slice(k_before, None)
+    counts = [len(values[side]) for side in sides]
+    if max(counts) < 2:
+        raise ValueError(f"{counts[0]} and {counts[1]} seeds: one side needs two to estimate their spread")
+    observed, explained = zip(*(_spread(values[side], covariance[side, side]) for side in sides))
+    between: tuple[float, ...]
+    if min(counts) > 1:
+        between = tuple(variance / k for variance, k in zip(observed, counts))
+        within = sum(variance / k for variance, k in zip(explained, counts))
+        seed_freedom = tuple(k - 1.0 for k in counts)
+    else:
+        k = max(counts)
+        between = (max(observed) * (1 / k + ASSUMED_SPREAD**2),)
+        within = max(explained) * (1 / k + 1)
+        seed_freedom = (k - 1.0,)
+    shares = numpy.concatenate([numpy.full(counts[0], 1 / counts[0]), numpy.full(counts[1], -1 / counts[1])])
     # The same seeds on both sides cancel out except for rounding, whose sign is arbitrary.
-    samples = _zero_if_rounding(
-        numpy.einsum("...ij,i,j", covariance, shares, shares),
-        numpy.einsum("...ij,i,j", numpy.abs(covariance), numpy.abs(shares), numpy.abs(shares)),
-    )
-    loss = _zero_if_rounding(values @ shares, numpy.abs(values) @ numpy.abs(shares))
-    return loss, Error(samples, groups - 1, between, within, freedom, growth)
+    samples = _zero_if_rounding(float(shares @ covariance @ shares), float(abs(shares) @ abs(covariance) @ abs(shares)))
+    loss = _zero_if_rounding(float(values @ shares), float(abs(values) @ abs(shares)))
+    return loss, Error(samples, freedom, between, within, seed_freedom, growth)
 
 
-def _zero_if_rounding(total: Any, terms: Any) -> Any:
+def _spread(scores: numpy.ndarray, covariance: numpy.ndarray) -> tuple[float, float]:
+    """The variance between the seeds of one side, and how much of it the samples explain; 0 if there is one seed."""
+    k = len(scores)
+    if k < 2:
+        return 0.0, 0.0
+    return float(scores.var(ddof=1)), float((covariance.trace() - covariance.sum() / k) / (k - 1))
+
+
+def _zero_if_rounding(total: float, terms: float) -> float:
     """The sum, or 0 if it is within the rounding error of its terms."""
-    return numpy.where(numpy.abs(total) > 1e-12 * terms, total, 0.0)[()]
+    return total if abs(total) > 1e-12 * terms else 0.0
 
 
 # Power
 
 
-def detectable(drop: float, error: Error, alpha: float, power: float = 0.8) -> float:
-    """The smallest true loss that a `drop` threshold at one-sided `alpha` detects with this power.
+def churn(before: numpy.ndarray, after: numpy.ndarray, function: Function) -> float:
+    """The least variance of a loss that power assumes, from both sides' sums, (seeds, groups, d).
 
-    The threshold fails if the estimated loss exceeds both `drop` and c·SE, c being the critical value. With a known SE
-    the result is max(drop, c·SE) + .84·SE. SE is estimated, so `c·SE` is averaged over its possible estimates; and if
-    a true loss causes flips, SE is that of such a loss. NaN if no sample differs, infinite if SE cannot be estimated.
+    A worse model wins somewhere too. How often equal models disagree, a side's own seeds show; if there is one seed a
+    side, the two sides. If none of them differ, nothing is known, and the answers count as independent.
+    """
+    groups = before.shape[1]
+    if groups < 2:
+        return math.inf
+    moves = [influence(side, function) for side in (before, after)]
+    covariances = [part @ part.T / (groups * (groups - 1)) for part in moves]
+    shown = [_spread(numpy.zeros(len(part)), part)[1] for part in covariances if len(part) > 1]
+    between_seeds = float(numpy.mean(shown)) * (1 / len(before) + 1 / len(after)) if shown else 0.0
+    if between_seeds > 0:
+        return between_seeds
+    if len(before) == len(after) == 1 and not numpy.array_equal(before, after):
+        return 0.0
+    return sum(float(part.trace()) / len(part) ** 2 for part in covariances)
+
+
+def detectable(drop: float, error: Error, alpha: float, power: float = 0.8) -> float:
+    """The smallest true loss that a `drop` threshold detects with this power, in the metric's units.
+
+    `drop` is the threshold, in the same units; `error` has the variances of an estimated loss, in squared units, churn
+    between equal models included; `alpha` is the one-sided level of this threshold, .05/m.
+
+    The threshold fails if the estimated loss exceeds `drop` by c·SE, c being the critical value. With a known SE the
+    result is drop + c·SE + .84·SE. SE is estimated, so c·SE is averaged over its possible estimates; and if a true
+    loss causes flips, SE is that of such a loss. NaN if no variance is known, infinite if SE cannot be estimated.
     """
     from scipy.special import chdtri, ndtr
 
@@ -224,15 +252,18 @@ def detectable(drop: float, error: Error, alpha: float, power: float = 0.8) -> f
     def variance_ratios(freedom: float) -> numpy.ndarray:  # an estimated variance over the true one
         return chdtri(freedom, ranks) / freedom if math.isfinite(freedom) else numpy.ones(1)
 
-    of_samples, of_seeds = variance_ratios(error.freedom)[:, None], variance_ratios(error.seed_freedom)
+    of_samples = variance_ratios(error.freedom)[:, None]
+    order = numpy.random.default_rng(42)  # the two sides' spreads are independent of each other
+    between = tuple(
+        variance * order.permutation(variance_ratios(freedom))
+        for variance, freedom in zip(error.between, error.seed_freedom)
+    )
 
     def power_at(loss: float) -> float:
         true = replace(error, samples=error.samples + error.growth * loss)
-        estimated = replace(
-            true, samples=true.samples * of_samples, within=true.within * of_samples, between=true.between * of_seeds
-        )
-        margin = loss - numpy.maximum(drop, estimated.reach(alpha))
-        return float(ndtr(margin / max(float(true.standard), 1e-12)).mean())
+        estimated = replace(true, samples=true.samples * of_samples, within=true.within * of_samples, between=between)
+        beyond = loss - drop - estimated.reach(alpha)
+        return float(ndtr(beyond / max(float(true.standard), 1e-12)).mean())
 
     low, high = 0.0, max(drop, 1e-6)
     while power_at(high) < power:

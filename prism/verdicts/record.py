@@ -46,8 +46,8 @@ class Verdict:
     threshold: float
     state: State
     reason: str
-    p: float | None = None
-    detectable: float | None = None  # the smallest loss that this comparison detects with 80 % power
+    p: float | None = None  # of the test that decided; of an inconclusive drop, of "the loss is at most the threshold"
+    detectable: float | None = None  # the smallest loss that is shown to exceed a drop with 80 % power
     provisional: str | None = None
 
 
