@@ -44,7 +44,7 @@ class Figure:
         hits = numpy.asarray(hits, float)
         known = ~numpy.isnan(hits)
         percent = 100 * float(hits[known].mean()) if known.any() else math.nan
-        return cls(percent, int(known.sum()), target, of, 100 * float(1 - known.mean()))
+        return cls(percent, int(known.sum()), target, of, 100 * float((~known).mean()) if len(hits) else 0.0)
 
     @property
     def error(self) -> float:
@@ -63,7 +63,7 @@ class Figure:
 
     def __str__(self) -> str:
         if math.isnan(self.percent):
-            return "unknown"
+            return "unknown" if self.unknown else "–"
         rarely = f" ({self.unknown:.0f} % unknown)" if self.unknown >= 0.5 else ""
         return f"{self.percent:.1f}{'✗' if self.misses else ''}{rarely}"
 
