@@ -147,18 +147,18 @@ def _seeded(cell: Cell) -> list[Cell]:
 
 SEEDED = [
     *_seeded(Cell(500)),
-    *_seeded(Cell(2_000, "continuous", 0.2)),
+    *_seeded(Cell(500, "continuous", 0.2)),
     *(cell for cell in _seeded(Cell(500, groups=100, sizes="lognormal")) if cell.seeds == (5, 1)),
 ]
 
 
 def seeds(cell: Cell, random: numpy.random.Generator, runs: int) -> tuple[Line, ...]:
     single_wider = cell.seeds[1] == 1 and cell.spreads[1] > cell.spreads[0]
-    equal = list(comparisons(cell, EACH // 2 * runs, random, 0.0))
+    equal = list(comparisons(cell, EACH // 4 * runs, random, 0.0))
     at = alarms(equal, 0.0, TWICE if single_wider else ALARMS)
     losses: list[float] = []
     scores: list[float] = []
-    for size in batches(cell, runs):
+    for size in batches(cell, max(1, runs // 2)):
         old, new = simulate(cell, size, random)
         losses += losses_covered(cell, old, new)
         if cell.seeds[1] > 1 and len(scores) < 500:

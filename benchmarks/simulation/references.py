@@ -33,7 +33,7 @@ def picked(row: Kept, random: numpy.random.Generator, runs: int) -> tuple[Line, 
     m = row.thresholds
     cell = replace(row.cell, seeds=(LOOKS, FRESH + 1), spreads=(row.spread, row.spread))
     found: dict[str, list[Comparison]] = {"first": [], "best": [], "fresh": []}
-    for size in batches(cell, runs * m, m):
+    for size in batches(cell, (runs if m == 1 else runs // 2) * m, m):
         candidates, rest = simulate(cell, size, random)
         fresh, new = rest[:, :FRESH], rest[:, FRESH:]
         # Whoever picks looks at the run's first metric; the others come with it.
@@ -78,7 +78,7 @@ def commits(row: Kept, random: numpy.random.Generator, runs: int) -> tuple[Line,
     m = row.thresholds
     cell = replace(row.cell, seeds=(row.seeds, SINCE), spreads=(row.spread, row.spread))
     found: dict[str, list[numpy.ndarray]] = {"run": [], "reference": []}
-    for size in batches(cell, max(1, runs // 4) * m, m):
+    for size in batches(cell, max(1, runs // (4 if m == 1 else 8)) * m, m):
         accepted, new = simulate(cell, size, random)
         failed = {over: numpy.zeros(size, bool) for over in found}
         for commit in range(SINCE):
