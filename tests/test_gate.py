@@ -17,7 +17,10 @@ from prism.verdicts.scores import evaluation_digest
 from tests.conftest import ROOT, SPEC, examples_of, write_spec
 
 
-def record(tuned=0.8, gain=0.1, ci=(0.05, 0.15), direction="higher", n=400, digest="abcdef0123456789"):
+UNKNOWN = {"ci": (math.nan, math.nan), "rule": "unknown: 6 effective groups"}
+
+
+def record(tuned=0.8, gain=0.1, ci=(0.05, 0.15), direction="higher", n=400, digest="abcdef0123456789", rule="Tango"):
     return Record(
         phase="phase1",
         spec="tiny",
@@ -33,7 +36,7 @@ def record(tuned=0.8, gain=0.1, ci=(0.05, 0.15), direction="higher", n=400, dige
         seeds={"42": tuned},
         baseline=Score(tuned - gain, (0, 1)),
         tuned=Score(tuned, (0, 1)),
-        gain=Score(gain, ci, 0.001),
+        gain=Score(gain, ci, 0.001, rule),
     )
 
 
@@ -53,7 +56,10 @@ CASES = {
     "floor under what is no number": ("floor", 0.0, {"tuned": math.nan}, "fails"),
     "ceiling over what is no number": ("ceiling", 1.0, {"tuned": math.nan}, "fails"),
     "gain that is no number": ("gain", 0.0, {"gain": math.nan, "ci": (math.nan, math.nan)}, "fails"),
-    "gain without an interval": ("gain", 0.1, {"ci": (math.nan, math.nan)}, "fails"),
+    "gain without an interval": ("gain", 0.1, {"ci": (math.nan, math.nan), "rule": ""}, "fails"),
+    "gain whose interval is unknown": ("gain", 0.1, UNKNOWN, "inconclusive"),
+    "gain missed, whose interval is unknown": ("gain", 0.11, UNKNOWN, "fails"),
+    "floor reached, with unknown intervals": ("floor", 0.8, UNKNOWN, "holds"),
 }
 
 
@@ -62,6 +68,13 @@ def test_decide(key, value, given, state):
     verdict = decide(Limit(tier="tier1", metric="accuracy", key=key, value=value), record(**given))
     assert verdict.state == state
     assert verdict.reason
+
+
+def test_an_unknown_interval_says_why_and_what_to_do():
+    verdict = decide(Limit(tier="tier1", metric="accuracy", key="gain", value=0.1), record(**UNKNOWN))
+    assert verdict.reason == (
+        "gain +0.1000 ≥ +0.1, but its 95 % interval unknown: 6 effective groups: hold out rows of more groups"
+    )
 
 
 @pytest.mark.parametrize(("unscored", "state"), [(21, "holds"), (22, "inconclusive"), (400, "fails")])

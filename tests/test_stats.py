@@ -12,7 +12,6 @@ from prism.verdicts.intervals import (
     bca,
     group_sums,
     influence,
-    over_seeds,
     resampled_sums,
     swapped_sums,
     wilson,
@@ -93,17 +92,6 @@ def test_interval_covers_what_it_promises():
         found = bca(sums, resampled_sums(sums, 1_000), mean)
         covered += found.low <= 0.7 <= found.high
     assert 0.90 <= covered / 300 <= 0.985
-
-
-def test_seeds_widen_the_interval():
-    one = Estimate(0.7, 0.68, 0.72, 0.0001, 0.01)
-    assert over_seeds(one, [0.7]) == one
-    steady = over_seeds(one, [0.7, 0.7, 0.7, 0.7, 0.7])
-    shaky = over_seeds(one, [0.6, 0.8, 0.65, 0.75, 0.7])
-    assert steady.high - steady.low == pytest.approx(2 * 1.96 * 0.01, rel=1e-3)
-    error = (0.01**2 + numpy.var([0.6, 0.8, 0.65, 0.75, 0.7], ddof=1) / 5) ** 0.5
-    assert shaky.standard_error == pytest.approx(error)
-    assert shaky.high - shaky.low > 2 * 2.2 * error  # Student's t with few degrees of freedom
 
 
 # These two adapters differ

@@ -81,6 +81,16 @@ def beaten(result: Result) -> tuple[str, str] | None:
     return "Not shown", f"{text}, which includes 0{behind}" if ahead.ci[0] <= 0 <= ahead.ci[1] else text + behind
 
 
+def _intervals(result: Result) -> str:
+    """By which rule each interval was made, the gains' of one rule together."""
+    found: dict[str, list[str]] = {}
+    for record in result.records:
+        if record.gain.rule:
+            found.setdefault(record.gain.rule, []).append(record.metric)
+    shown = "; ".join(f"{rule} ({', '.join(names)})" for rule, names in found.items())
+    return f"Intervals of gains: {shown}." if shown else ""
+
+
 def _behind(result: Result, first: Record) -> str:
     """The other metrics on which the classical control is ahead: the first metric alone may hide them."""
     lost = [
@@ -144,6 +154,7 @@ def notes(result: Result) -> list[str]:
         note
         for note in (
             _seeds(result),
+            _intervals(result),
             *_finished(result),
             _unscored(result),
             _unread(result),

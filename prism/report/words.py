@@ -39,9 +39,11 @@ def signed(value: float | None) -> str:
 
 
 def difference(score: Score) -> str:
-    """A difference with its 95 % interval: +.113 [+.090, +.136]."""
+    """A difference with its 95 % interval: +.113 [+.090, +.136], or +.113 [unknown: 6 effective groups]."""
     if not math.isfinite(score.value):
         return NOTHING
+    if math.isnan(score.ci[0] + score.ci[1]):
+        return f"{signed(score.value)} [{score.rule or 'unknown'}]"
     return f"{signed(score.value)} [{signed(score.ci[0])}, {signed(score.ci[1])}]"
 
 
@@ -55,7 +57,7 @@ def in_favour(score: Score, record: Record) -> Score:
     """A difference of the record as the gate reads it: positive is better, even if lower values are better."""
     if record.direction == "higher":
         return score
-    return Score(-score.value, (-score.ci[1], -score.ci[0]), score.p)
+    return Score(-score.value, (-score.ci[1], -score.ci[0]), score.p, score.rule)
 
 
 def before_and_after(record: Record) -> str:

@@ -64,8 +64,9 @@ def decide(limit: Limit, record: Record, against: Against | None = None) -> Verd
     """Decide one threshold from its metric's record.
 
     A floor or ceiling reads the tuned value itself; a gain must reach its threshold *and* its paired 95 % interval must
-    be above 0. If lower is better, a gain is a decrease. A `drop` fails if the loss against the accepted run, on the
-    same samples, is shown to exceed it, and holds if it is shown not to. A value that is not a number fails.
+    be above 0: where that is unknown, or not above 0, the gain is inconclusive. If lower is better, a gain is a
+    decrease. A `drop` fails if the loss against the accepted run, on the same samples, is shown to exceed it, and holds
+    if it is shown not to. A value that is not a number fails.
     """
     if limit.key == "drop" and against is None:
         reason = f"no accepted run for evaluation {record.evaluation_digest[:8]}; `prism accept` a run to make one"
@@ -86,7 +87,8 @@ def decide(limit: Limit, record: Record, against: Against | None = None) -> Verd
     if against and limit.key == "drop":
         return _drop(limit, record, against)
     tuned, gain = record.tuned.value, record.gain
-    if not math.isfinite(tuned) or (limit.key == "gain" and not math.isfinite(gain.value + gain.ci[0] + gain.ci[1])):
+    broken = not math.isfinite(gain.value) or (not math.isfinite(sum(gain.ci)) and not gain.rule)
+    if not math.isfinite(tuned) or (limit.key == "gain" and broken):
         return _verdict(limit, "fails", f"{record.metric} is not a number; fix the metric or the answers that it reads")
     if limit.key == "floor":
         holds = tuned >= limit.value
@@ -101,9 +103,13 @@ def decide(limit: Limit, record: Record, against: Against | None = None) -> Verd
 
 def _gain(limit: Limit, record: Record, gain: float) -> Verdict:
     ends = record.gain.ci if record.direction == "higher" else (-record.gain.ci[1], -record.gain.ci[0])
-    interval = f"95 % interval [{ends[0]:+.4f}, {ends[1]:+.4f}]"
+    known = not math.isnan(ends[0] + ends[1])
+    interval = f"95 % interval [{ends[0]:+.4f}, {ends[1]:+.4f}]" if known else f"95 % interval {record.gain.rule}"
     if gain < limit.value:
         return _verdict(limit, "fails", f"gain {gain:+.4f} < {limit.value:+g}, {interval}", record.gain.p)
+    if not known:
+        reason = f"gain {gain:+.4f} ≥ {limit.value:+g}, but its {interval}: hold out rows of more groups"
+        return _verdict(limit, "inconclusive", reason)
     if ends[0] <= 0:
         reason = f"gain {gain:+.4f} ≥ {limit.value:+g}, but its {interval} includes 0: n = {record.n} is too small"
         return _verdict(limit, "inconclusive", reason, record.gain.p)

@@ -177,22 +177,13 @@ def wilson(right: float, n: float, level: float = 0.95) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def over_seeds(estimate: Estimate, values: Sequence[float], level: float = 0.95) -> Estimate:
-    """Widen the interval of a mean over seeds by the spread between them: √(s²_samples + s²_seed / k), Student's t."""
-    from scipy.special import stdtr
+def clopper_pearson(right: float, n: float, level: float = 0.95) -> tuple[float, float]:
+    """The exact interval of a proportion; both counts may be fractions, as an effective n is."""
+    from scipy.special import betaincinv
 
-    k = len(values)
-    if k < 2:
-        return estimate
-    seeds = float(numpy.var(values, ddof=1)) / k
-    error = math.sqrt(estimate.standard_error**2 + seeds)
-    if error == 0:
-        return estimate
-    # Welch and Satterthwaite: the sampling part has effectively unlimited degrees of freedom.
-    freedom = (k - 1) * (error**2 / seeds) ** 2 if seeds else math.inf
-    half = quantile((1 - level) / 2, freedom) * error
-    p = float(stdtr(freedom, -estimate.value / error))
-    return Estimate(estimate.value, estimate.value - half, estimate.value + half, p, error)
+    tail = (1 - level) / 2
+    low = float(betaincinv(right, n - right + 1, tail)) if right > 0 else 0.0
+    return low, float(betaincinv(right + 1, n - right, 1 - tail)) if n - right > 1e-9 else 1.0
 
 
 def quantile(tail: float, freedom: float) -> float:

@@ -18,11 +18,15 @@ State = Literal["holds", "fails", "inconclusive", "not_comparable", "skipped"]
 
 @dataclass(frozen=True)
 class Score:
-    """A metric's value with its 95 % interval; `p` only if the value is a difference."""
+    """A metric's value with its 95 % interval, NaN if that is unknown; `p` only if the value is a difference.
+
+    `rule` is how the interval was made, or why it is unknown: "Tango", "unknown: 6 effective groups".
+    """
 
     value: float
     ci: tuple[float, float]
     p: float | None = None
+    rule: str = ""
 
 
 UNDECIDED = "not selected, or not reached, in this run"
@@ -36,6 +40,7 @@ class Control:
     value: float
     ci: tuple[float, float]
     ahead: Score
+    rule: str = ""
 
 
 @dataclass(frozen=True)
@@ -189,10 +194,10 @@ def from_json(table: dict[str, Any]) -> Result:
         return number(value[0]), number(value[1])
 
     def score(value: dict[str, Any]) -> Score:
-        return Score(number(value["value"]), interval(value["ci"]), value["p"])
+        return Score(number(value["value"]), interval(value["ci"]), value["p"], value.get("rule", ""))
 
     def control(value: dict[str, Any]) -> Control:
-        return Control(number(value["value"]), interval(value["ci"]), score(value["ahead"]))
+        return Control(number(value["value"]), interval(value["ci"]), score(value["ahead"]), value.get("rule", ""))
 
     records = []
     for row in table["records"]:

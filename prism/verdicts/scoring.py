@@ -1,4 +1,4 @@
-"""Score answers: every metric of a task over the same samples, for baseline, tuned and controls, in one resampling."""
+"""Score answers: every metric of a task over the same samples, for baseline, tuned and controls."""
 
 from __future__ import annotations
 
@@ -15,79 +15,25 @@ from prism.metrics.overlap import shuffle_references
 from prism.models import cost
 from prism.rows import Example
 from prism.spec import Spec
-from prism.verdicts.intervals import bca, group_sums, over_seeds, resampled_sums, wilson
 from prism.verdicts.record import Control, Record, Score, empty_record
+from prism.verdicts.rules import Groups, Measured, interval, lead
 
 Answers = Sequence[str]
 SHUFFLED = "shuffled_references"
 
 
 @dataclass(frozen=True)
-class _Value:
-    """One metric of one set of answers, as a function of sums (..., d) over all columns."""
-
-    metric: Metric
-    columns: slice
-
-    def __call__(self, sums: numpy.ndarray) -> numpy.ndarray:
-        return self.metric.value(sums[..., self.columns])
-
-
-@dataclass(frozen=True)
-class _Mean:
-    """The mean of one metric over training seeds."""
-
-    seeds: Sequence[_Value]
-
-    def __call__(self, sums: numpy.ndarray) -> numpy.ndarray:
-        return sum(value(sums) for value in self.seeds) / len(self.seeds)  # type: ignore[return-value]
-
-
-@dataclass(frozen=True)
 class _Table:
-    """The statistics of every metric and every set of answers side by side, summed by group and resampled once."""
+    """Every metric of every set of answers, measured on the samples that all of them score."""
 
-    sums: numpy.ndarray  # (groups, d)
-    totals: numpy.ndarray  # (resamples, d)
-    values: Mapping[tuple[str, str], _Mean]
+    measured: Mapping[tuple[str, str], Measured]  # by metric and by whose answers they are
     scored: Mapping[str, numpy.ndarray]  # metric: which samples count, the same for all answers
-    groups: Sequence[str]
-
-    def alone(self, metric: Metric, value: _Mean) -> Score:
-        """A value with its interval: Wilson's for a proportion of independent samples, else the bootstrap's."""
-        if len(value.seeds) > 1:
-            return self.over_seeds(value)
-        n = int(self.scored[metric.name].sum())
-        estimate = bca(self.sums, self.totals, value)
-        if metric.right_or_wrong and len(set(self.groups)) == len(self.groups):
-            return Score(estimate.value, wilson(estimate.value * n, n))
-        return Score(estimate.value, (estimate.low, estimate.high))
-
-    def over_seeds(self, mean: _Mean) -> Score:
-        estimate, metric = over_seeds(bca(self.sums, self.totals, mean), self.by_seed(mean)), mean.seeds[0].metric
-        return Score(estimate.value, (max(estimate.low, metric.range[0]), min(estimate.high, metric.range[1])))
-
-    def ahead(self, mean: _Mean, other: _Mean) -> Score:
-        """How far the tuned answers are ahead of `other`, paired; p is the probability of such a lead without a gain.
-
-        `other` has one set of answers per seed, each paired with its own, or one set that is paired with all.
-        """
-        metric = mean.seeds[0].metric
-        sign = 1 if metric.direction == "higher" else -1
-        difference = bca(self.sums, self.totals, lambda sums: sign * (mean(sums) - other(sums)))
-        others = self.by_seed(other) * (len(mean.seeds) // len(other.seeds))
-        estimate = over_seeds(difference, [sign * (ours - theirs) for ours, theirs in zip(self.by_seed(mean), others)])
-        span = metric.range[1] - metric.range[0]
-        ends = sorted(sign * min(max(end, -span), span) for end in (estimate.low, estimate.high))
-        return Score(sign * estimate.value, (ends[0], ends[1]), estimate.p)
+    groups: Mapping[str, Groups]  # metric: the groups of these samples
 
     def hardest(self, metric: Metric, controls: Collection[str]) -> str:
         """The control that scores best, by the mean over seeds."""
         sign = 1 if metric.direction == "higher" else -1
-        return max(controls, key=lambda name: sign * float(self.values[metric.name, name](self.sums.sum(0))))
-
-    def by_seed(self, mean: _Mean) -> list[float]:
-        return [float(value(self.sums.sum(0))) for value in mean.seeds]
+        return max(controls, key=lambda name: sign * self.measured[metric.name, name].value)
 
 
 def score(
@@ -121,7 +67,7 @@ def score(
             int((applicable & ~counted).sum()),
             direction=metric.direction,
             n=int(counted.sum()),
-            groups=len({group for group, counts in zip(table.groups, counted) if counts}),
+            groups=len(table.groups[metric.name].sizes),
             against=metric.against,
         )
         records.append(_scored(record, metric, table, tuned, controls) if record.n else record)
@@ -171,20 +117,25 @@ def _scored(
     tuned: Collection[int],
     controls: Collection[str],
 ) -> Record:
-    mean, name = table.values[metric.name, "tuned"], metric.against
+    mean, groups, name = table.measured[metric.name, "tuned"], table.groups[metric.name], metric.against
     if name == HARDEST:
         name = table.hardest(metric, controls)
-    against = table.values[metric.name, name]
+    against = table.measured[metric.name, name]
     shown: list[str] = []
     if metric.against == "baseline" and metric.beside != "nothing":
         shown = [*controls, *([SHUFFLED] if _is_shuffled(metric) else [])]
+    beside = {}
+    for control in shown:
+        other = table.measured[metric.name, control]
+        alone = interval(metric, other, groups)
+        beside[control] = Control(alone.value, alone.ci, lead(metric, mean, other, groups), alone.rule)
     return replace(
         record,
-        seeds={str(seed): value for seed, value in zip(tuned, table.by_seed(mean))},
-        baseline=table.alone(metric, against),
-        tuned=table.alone(metric, mean),
-        gain=table.ahead(mean, against),
-        controls={control: _control(table, metric, mean, control) for control in shown},
+        seeds={str(seed): float(value) for seed, value in zip(tuned, mean.values)},
+        baseline=interval(metric, against, groups),
+        tuned=interval(metric, mean, groups),
+        gain=lead(metric, mean, against, groups),
+        controls=beside,
         against=name,
     )
 
@@ -193,25 +144,19 @@ def _is_shuffled(metric: Metric) -> bool:
     return metric.beside == "controls and shuffled references"
 
 
-def _control(table: _Table, metric: Metric, mean: _Mean, name: str) -> Control:
-    value = table.values[metric.name, name]
-    alone = table.alone(metric, value)
-    return Control(alone.value, alone.ci, table.ahead(mean, value))
-
-
 def _table(metrics: Sequence[Metric], examples: Sequence[Example], answers: Mapping[str, Sequence[Answers]]) -> _Table:
     """`answers` maps the baseline, the tuned model and each control to one set of answers, or to one per seed."""
-    blocks: list[numpy.ndarray] = []
-    values: dict[tuple[str, str], _Mean] = {}
+    measured: dict[tuple[str, str], Measured] = {}
     scored: dict[str, numpy.ndarray] = {}
-    width = 0
+    groups: dict[str, Groups] = {}
+    names = numpy.array([example.group for example in examples])
     for metric in metrics:
-        measured = {
+        asked = {
             name: given
             for name, given in answers.items()
             if metric.beside != "nothing" or name in ("baseline", "tuned", metric.against)
         }
-        block = {name: [metric.statistics(examples, one) for one in given] for name, given in measured.items()}
+        block = {name: [metric.statistics(examples, one) for one in given] for name, given in asked.items()}
         for name, parts in block.items():
             for part in parts:
                 if numpy.isinf(part).any():
@@ -225,17 +170,12 @@ def _table(metrics: Sequence[Metric], examples: Sequence[Example], answers: Mapp
             others = shuffle_references(examples, counts.tolist())
             block[SHUFFLED] = [metric.statistics(others, given) for given in answers["tuned"]]
             counts &= ~numpy.any([numpy.isnan(part).any(1) for part in block[SHUFFLED]], axis=0)
-        scored[metric.name] = counts
-        for name, parts in block.items():
-            seeds = []
-            for part in parts:
-                seeds.append(_Value(metric, slice(width, width + part.shape[1])))
-                width += part.shape[1]
-                blocks.append(numpy.where(counts[:, None], part, 0))
-            values[metric.name, name] = _Mean(seeds)
-    groups = [example.group for example in examples]
-    sums = group_sums(numpy.hstack(blocks), groups)
-    return _Table(sums, resampled_sums(sums), values, scored, groups)
+        scored[metric.name], groups[metric.name] = counts, Groups.named(names[counts])
+        if counts.any():
+            for name, parts in block.items():
+                rows = [part[counts] for part in parts]
+                measured[metric.name, name] = Measured.of(metric, rows, groups[metric.name])
+    return _Table(measured, scored, groups)
 
 
 def samples(
