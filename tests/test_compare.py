@@ -12,7 +12,7 @@ from prism.errors import ScoresError
 from prism.metrics import Metric, mean
 from prism.spec import Limit
 from prism.tasks import metrics_of
-from prism.verdicts import intervals, losses
+from prism.verdicts import losses, margins
 from prism.verdicts.accepted import FOLDER
 from prism.verdicts.compare import compare, differences
 from prism.verdicts.drops import Against, _by_seed, against_accepted
@@ -53,15 +53,18 @@ def test_one_seed_each_is_mcnemar_over_the_samples_that_flipped(small):
     )
     found = held(old, new, thresholds=4)["accuracy"]
     assert found.question == "these adapters differ"
-    assert found.loss == losses.flips(12, 24, 200, level=1 - 0.1 / 4)
+    assert found.test == margins.Pairs(12, 24, 200)
+    assert found.loss == replace(losses.flips(12, 24, 200, level=1 - 0.1 / 4), p=found.test.exceeds(0.0))
     assert (found.before, found.after) == (0.9, 0.84)
     assert set(found.worse) == {f"{i:012x}" for i in range(20, 44)}
     assert set(found.better) == {f"{i:012x}" for i in range(12)}
     assert found.alpha == 0.05 / 4
-    assert found.loss.p == pytest.approx(0.0233, abs=1e-3)
-    assert not found.is_worse()
-    assert replace(found, alpha=0.05).is_worse()
-    assert not replace(found, alpha=0.05).is_worse(drop=0.06)
+    assert found.loss.p == pytest.approx(losses.mcnemar_midp(12, 24)[0], abs=1e-3)
+    assert found.state() == "inconclusive"
+    assert replace(found, alpha=0.05).state() == "fails"
+    assert replace(found, alpha=0.05).state(limit=0.06) == "inconclusive", "it lost .06"
+    assert found.state(limit=0.12) == "holds"
+    assert found.rule == "exact at the margin, n = 200, 36 of them differ"
 
 
 def test_over_seeds_a_sample_flips_by_majority_and_the_surest_come_first(small):
@@ -80,13 +83,14 @@ def test_answers_of_several_seeds_to_one_sample():
     assert _by_seed(["all", "say", "something else"]) == "all"
 
 
-def test_a_set_metric_is_recomputed_and_its_p_comes_from_swaps(small):
+def test_a_set_metric_is_tested_by_its_jackknife(small):
     old, new = scored(small, {42: answers(90, wrong=range(9))}), scored(small, {42: answers(90, wrong=range(5, 25))})
     found = held(old, new)["macro_f1"]
     sides = [side.measures["macro_f1"].statistics[0] for side in (old, new)]
     value = next(metric for metric in metrics_of(new, ROOT) if metric.name == "macro_f1").value
     assert found.loss.value == pytest.approx(value(sides[0].sum(0)) - value(sides[1].sum(0)))
-    assert found.loss.p == losses.swap_p(*sides, intervals.swapped_sums(*sides), value)
+    assert found.loss.p == pytest.approx(losses.difference(*sides, value).p)
+    assert found.rule == "t over 90.0 effective groups"
     assert found.worse == found.better == (), "F1 is of no single sample"
 
 
@@ -95,7 +99,7 @@ def test_a_loss_where_lower_is_better_is_a_rise(small):
     found = held(old, new)["unparsable_rate"]
     assert found.loss.value == pytest.approx(0.1)
     assert len(found.worse) == 6
-    assert found.is_worse()
+    assert found.state() == "fails"
 
 
 def test_several_seeds_ask_about_the_recipe(small):
@@ -114,17 +118,90 @@ def test_several_seeds_ask_about_the_recipe(small):
     assert set(found.worse) == set(numpy.array(new.ids)[majority & (value(sides[1][0]) == 0)].tolist())
 
 
-def test_dependent_samples_are_swapped_by_group(small):
-    """What flips in pairs of copies is half the evidence that it seems."""
-    alone, paired = (
+def test_dependent_samples_count_by_group(small):
+    """What flips in groups of ten copies is a tenth of the evidence that it seems."""
+    alone, grouped = (
         held(
-            scored(small, {42: answers(100)}, groups=groups),
-            scored(small, {42: answers(100, wrong=range(10))}, groups=groups),
+            scored(small, {42: answers(200)}, groups=groups),
+            scored(small, {42: answers(200, wrong=range(10))}, groups=groups),
         )["accuracy"].loss.p
         for groups in (0, 10)
     )
-    assert alone == pytest.approx(0.5**11)
-    assert paired > 0.1
+    assert alone < 0.002
+    assert grouped > 0.1
+
+
+@pytest.mark.parametrize(
+    ("groups", "thresholds", "state"),
+    [(2, 1, "inconclusive"), (3, 1, "inconclusive"), (8, 1, "fails"), (8, 12, "fails"), (8, 13, "inconclusive")],
+)
+def test_a_total_collapse_never_holds(small, groups, thresholds, state):
+    """A sign flip of G groups has no p below 2^-G: over fewer groups no loss can be shown at .05/m."""
+    n = 10 * groups
+    old, new = scored(small, {42: answers(n)}, groups=10), scored(small, {42: answers(n, wrong=range(n))}, groups=10)
+    found = held(old, new, thresholds)["accuracy"]
+    assert found.loss.value == 1
+    assert found.state(0.01) == state
+    assert found.can_fail(0.01) == (state == "fails")
+    assert found.detectable(0.01) == numpy.inf
+    assert found.rule == f"sign flips of {groups} groups"
+    assert found.test.within(0.01) == 1, "so few groups never show that there is no loss"
+
+
+def test_a_total_collapse_of_three_samples_is_not_shown_either(small):
+    found = held(scored(small, {42: answers(3)}), scored(small, {42: answers(3, wrong=range(3))}))["accuracy"]
+    assert found.state(0.01) == "inconclusive"
+    assert not found.can_fail(0.01)
+    assert found.rule == "exact at the margin, n = 3"
+
+
+def test_the_same_training_and_the_same_answers_have_lost_nothing(small):
+    said = {42: answers(40, wrong=range(4))}
+    rerun = held(scored(small, said), scored(small, said), thresholds=40)["accuracy"]
+    assert (rerun.state(0.0), rerun.state(0.01)) == ("holds", "holds")
+    assert "the same adapters" in rerun.rule
+    retrained = held(scored(small, said), scored(small, said, training={"rows": "ef" * 32}))["accuracy"]
+    assert retrained.state(0.01) == "inconclusive", "a loss of .01 shows in 40 samples in a third of runs"
+    many = {42: answers(400, wrong=range(4))}
+    retrained = held(scored(small, many), scored(small, many, training={"rows": "ef" * 32}))["accuracy"]
+    assert retrained.state(0.01) == "holds", "it would show in 400 samples in 98 of 100 runs"
+
+
+def test_equal_changes_of_few_groups_are_no_proof(small):
+    """Without any spread t is infinite; the sign flips of ten groups end at 2^-10."""
+    n = 100
+    scores = scored(small, {42: answers(n)}, groups=10)
+    old, new = with_scores(scores, numpy.full((1, n), 0.5)), with_scores(scores, numpy.full((1, n), 0.4))
+    found = compare(old, new, [MEAN])[0]["score"]
+    assert found.exceeds(0.01) == 2**-10
+    nothing = compare(old, replace(old, training={"rows": "ef" * 32}), [MEAN])[0]["score"]
+    assert nothing.loss.standard_error == 0
+    assert nothing.within(0.01) == pytest.approx(0.99**10)
+
+
+def test_one_new_seed_has_an_assumed_spread_and_the_rule_says_so(small):
+    random = numpy.random.default_rng(2)
+    said = {seed: answers(300, wrong=set(random.permutation(300)[:60].tolist())) for seed in range(42, 52)}
+    old = scored(small, {seed: said[seed] for seed in range(42, 47)})
+    one = held(old, scored(small, {47: said[47]}))["accuracy"]
+    assert one.rule == (
+        "t over 300.0 effective groups, the spread of the one new seed assumed to be 2 times that of the 5 accepted ones"
+    )
+    two = held(old, scored(small, {seed: said[seed] for seed in (47, 48)}))["accuracy"]
+    assert two.rule == "t over 300.0 effective groups, 5 and 2 seeds, each side with its own spread"
+
+
+def test_power_knows_that_a_worse_model_wins_somewhere_too(small):
+    """A cached rerun has no flips; the accepted seeds, or answers as if independent, say how many there will be."""
+    said = {42: answers(250, wrong=range(50))}
+    rerun = held(scored(small, said), scored(small, said))["accuracy"]
+    assert rerun.churn == pytest.approx(2 * 0.2 * 0.8 / 249)
+    assert rerun.detectable() > 2.4 * rerun.churn**0.5
+    one = losses.detectable(0.0, rerun.loss.error, 0.05)
+    assert rerun.detectable() > 3 * one, "with the flips of the loss alone"
+    several = {seed: answers(250, wrong=range(seed, seed + 50)) for seed in range(42, 47)}
+    found = held(scored(small, several), scored(small, several))["accuracy"]
+    assert 0 < found.churn < rerun.churn, "the accepted seeds disagree in 2 to 8 answers of 250"
 
 
 def test_samples_lie_in_any_order_and_only_those_scored_on_both_sides_count(small):
@@ -141,7 +218,7 @@ def test_samples_lie_in_any_order_and_only_those_scored_on_both_sides_count(smal
         groups=tuple(old.groups[i] for i in order),
         measures={"score": replace(old.measures["score"], statistics=old.measures["score"].statistics[:, order])},
     )
-    assert compare(shuffled, new, [MEAN])[0]["score"] == found
+    assert compare(shuffled, new, [MEAN])[0]["score"] == replace(found, same=False)
     old.measures["score"].statistics[0, :20] = numpy.nan
     new.measures["score"].statistics[0, 10:30] = numpy.nan
     assert compare(old, new, [MEAN])[0]["score"].n == 20
@@ -218,8 +295,11 @@ def test_the_command_says_what_was_lost_and_ends_with_exit_code_1(tmp_path, smal
     ask = ["compare", str(tmp_path / "good.json"), run.name, "--root", str(tmp_path), "--flips", "3"]
     found = CliRunner().invoke(app, ask)
     assert found.exit_code == 1, found.output
-    assert "these adapters differ? (1 seed against 1)" in found.output
-    assert re.search(r"accuracy +\.950 +\.800 +\+\.150 \[.*\] +1.5e-05 +\.\d+ +15 +0 +WORSE", found.output)
+    assert "these adapters differ? (1 seed against 1; it speaks of this adapter)" in found.output
+    assert re.search(
+        r"accuracy +\.950 +\.800 +\+\.150 \[.*\] +\S+e-05 +\.\d+ +15 +0 +WORSE +exact at the margin, n = 100",
+        found.output,
+    )
     assert "knowledge_gain" not in found.output, "it repeats accuracy"
     assert "rows: cdcdcdcdcdcd → efefefefefef" in found.output
     assert "worse by accuracy: 15 samples, 3 of them" in found.output

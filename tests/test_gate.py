@@ -12,6 +12,7 @@ from prism.verdicts.compare import Comparison
 from prism.verdicts.drops import Against
 from prism.verdicts.gate import decide, decide_all
 from prism.verdicts.intervals import Error, Estimate
+from prism.verdicts.margins import SignFlips, Student
 from prism.verdicts.record import Record, Score
 from prism.verdicts.scores import evaluation_digest
 from tests.conftest import ROOT, SPEC, examples_of, write_spec
@@ -90,23 +91,38 @@ def test_a_cost_that_this_machine_does_not_tell_is_skipped():
     assert "utilization is not known here" in verdict.reason
 
 
-def against(loss=0.02, p=0.01, alpha=0.05, error=None, **given):
-    """A comparison of accuracy that found this loss with this p."""
-    known = Estimate(loss, loss - 0.01, loss + 0.01, p, 0.005, error or Error(0.005**2))
+def against(loss=0.02, alpha=0.05, test=None, same=False, **given):
+    """A comparison of accuracy that found this loss, with a standard error of .005."""
+    known = Estimate(loss, loss - 0.01, loss + 0.01, 0.01, 0.005, Error(0.005**2))
+    test = test or Student(loss, Error(0.005**2), groups=400, changed=400, span=1.0)
     metric = Metric("accuracy", "tier1", lambda *_: None, mean)
-    found = Comparison(metric, "these adapters differ", 400, (1, 1), 0.8, 0.8 - loss, known, 0.9, alpha, (), ())
+    sides = (400, (1, 1), 0.8, 0.8 - loss, known, 0.9, alpha, (), ())
+    found = Comparison(metric, "these adapters differ", *sides, test, room=0.8, same=same)
     return Against(**({"comparisons": {"accuracy": found}} | given))
 
 
+LOST = {"loss": 1.0, "test": SignFlips(1.0, (0.0, 0.0), (1.0, 1.0))}
 DROPS = {
-    "no loss": ({"loss": -0.1, "p": 0.99}, "holds", "-0.1000 ≤ 0.01"),
-    "loss that is put up with, however sure": ({"loss": 0.01, "p": 1e-9}, "holds", "≤ 0.01"),
-    "loss at the level": ({"p": 0.05}, "fails", "+0.0200 > 0.01, p = 0.05 ≤ 0.05"),
-    "loss that may be chance": ({"p": 0.0501}, "holds", "it may be chance"),
-    "five thresholds share the level": ({"p": 0.02, "alpha": 0.05 / 5}, "holds", "p = 0.02 > 0.01"),
-    "loss that is no number": ({"loss": math.nan, "p": 0.01}, "fails", "is not a number"),
-    "p that is no number": ({"p": math.nan}, "fails", "is not a number"),
-    "one group": ({"error": Error(math.inf)}, "inconclusive", "one group"),
+    "no loss": ({"loss": -0.1}, "holds", "-0.1000 is shown not to exceed 0.01, p = 1.4e-107 ≤ 0.05"),
+    "loss of exactly the limit": ({"loss": 0.01}, "inconclusive", "neither shown to exceed 0.01, p = 0.5 > 0.05"),
+    "loss just shown": ({"loss": 0.0183}, "fails", "+0.0183 is shown to exceed 0.01, p = 0.048 ≤ 0.05"),
+    "loss just not shown": ({"loss": 0.0182}, "inconclusive", "p = 0.051 > 0.05, nor shown not to, p = 0.95 > 0.05"),
+    "loss just shown to lie within": ({"loss": 0.0017}, "holds", "shown not to exceed 0.01, p = 0.048 ≤ 0.05"),
+    "five thresholds share the level": ({"alpha": 0.05 / 5}, "inconclusive", "p = 0.023 > 0.01, nor"),
+    "which test it was": ({}, "fails", "(t over 400.0 effective groups)"),
+    "everything lost over two groups": (LOST, "inconclusive", "the smallest p that these samples allow is 0.25 > 0.05"),
+    "one group": (
+        {"loss": 1.0, "test": SignFlips(1.0, (0.0,), (1.0,))},
+        "inconclusive",
+        "the smallest p that these samples allow is 0.5 > 0.05 (sign flips of 1 groups); hold out rows of more groups; n is",
+    ),
+    "eight thresholds, everything lost over eight groups": (
+        {"loss": 1.0, "alpha": 0.05 / 8, "test": SignFlips(1.0, (0.0,) * 8, (1.0,) * 8)},
+        "fails",
+        "is shown to exceed 0.01, p = 0.0039 ≤ 0.0063",
+    ),
+    "a cached rerun": ({"loss": 0.0, "same": True}, "holds", "the same adapters, and the same score of every sample"),
+    "loss that is no number": ({"loss": math.nan}, "fails", "is not a number"),
     "damaged file": ({"fault": "x.json: was edited by hand"}, "fails", "was edited by hand"),
     "metric that the accepted run lacks": (
         {"comparisons": {}, "without": {"accuracy": "the accepted run has no accuracy"}},
@@ -128,6 +144,15 @@ def test_drop_says_what_it_would_have_caught():
     limit = Limit(tier="tier1", metric="accuracy", key="drop", value=0.0)
     verdict = decide(limit, record(), against())
     assert verdict.detectable == pytest.approx((1.645 + 0.842) * 0.005, rel=0.01)
+    verdict = decide(limit.model_copy(update={"value": 0.05}), record(), against())
+    assert verdict.detectable == pytest.approx(0.05 + (1.645 + 0.842) * 0.005, rel=0.01)
+
+
+def test_a_loss_above_the_metrics_range_is_not_said_to_be_caught():
+    limit = Limit(tier="tier1", metric="accuracy", key="drop", value=0.79)
+    verdict = decide(limit, record(), against(loss=0.0))
+    assert verdict.detectable == math.inf, "accuracy .8 has no more than .8 to lose"
+    assert "n is too small to see any loss" in verdict.reason
 
 
 def test_thresholds_measured_with_another_evaluation_are_skipped_never_applied(tmp_path):

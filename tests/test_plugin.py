@@ -8,13 +8,17 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
 from safetensors.torch import load_file, save_file
 
+from prism.plugin.results import verdict as verdict_of_run
 from prism.store import file_digest
+from prism.verdicts.record import Result, Verdict
 from tests.conftest import SPEC, only_phase, results, write_rows, write_spec
+from tests.test_gate import record as gate_record
 
 FLOOR = "test_thresholds[tiny-tier1-accuracy-floor]"
 
@@ -397,6 +401,48 @@ def test_reports_folder_that_cannot_be_written(checkout):
     out = run(checkout)
     assert out.ret == pytest.ExitCode.USAGE_ERROR, "before anything is trained"
     assert re.search(r"ERROR: .*reports.* set a writable folder with --prism-report", out.stderr.str())
+
+
+def decided(**states):
+    """The result of a run whose thresholds, by key, have these states."""
+    verdicts = tuple(Verdict(key, 0.0, state, "") for key, state in states.items())
+    record = replace(gate_record(), verdicts=verdicts)
+    return Result("phase1", "tiny", "", "nano", (record,), {}, {}, tuple(f"tier1-accuracy-{key}" for key in states))
+
+
+DECISIONS = {
+    "a drop that is not decided": (
+        {"floor": "holds", "drop": "inconclusive"},
+        [],
+        ("pass", "the one decided threshold holds; 1 of 2 thresholds is inconclusive"),
+    ),
+    "a decision that is required": (
+        {"floor": "holds", "drop": "inconclusive"},
+        ["decided"],
+        ("fail", "1 of 2 thresholds is inconclusive, and --prism-require decided asks for a decision"),
+    ),
+    "nothing but a drop": (
+        {"drop": "inconclusive"},
+        [],
+        ("pass", "no threshold fails, but 1 of 1 threshold is inconclusive"),
+    ),
+    "a gain must be shown": (
+        {"floor": "holds", "gain": "inconclusive"},
+        [],
+        ("fail", "1 of 2 thresholds does not hold"),
+    ),
+    "a drop that fails": (
+        {"floor": "holds", "drop": "fails", "gain": "holds"},
+        [],
+        ("fail", "1 of 3 thresholds does not hold"),
+    ),
+    "all decided": ({"floor": "holds", "drop": "holds"}, ["decided"], ("pass", "all 2 decided thresholds hold")),
+}
+
+
+@pytest.mark.parametrize(("states", "required", "expected"), DECISIONS.values(), ids=DECISIONS)
+def test_an_inconclusive_drop_is_in_the_headline_and_fails_only_if_decisions_are_required(states, required, expected):
+    assert verdict_of_run([decided(**states)], [], required) == expected
 
 
 def test_a_judge_that_is_required_and_has_nothing_to_grade_is_no_pass(checkout):

@@ -284,6 +284,7 @@ def referenced() -> Result:
         "file": "phase1/nano@abababab.json",
         "commit": "cd" * 20,
         "question": "this recipe is worse",
+        "test": "t over 600.0 effective groups, 2 and 3 seeds, each side with its own spread",
         "value": 0.765,
         "ci": [0.73, 0.8],
         "seeds": {"42": 0.76, "43": 0.77},
@@ -324,10 +325,12 @@ def test_a_loss_since_the_reference_is_shown_everywhere(tmp_path):
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells[:6] == ["accuracy", ".312", ".765", ".734", "+.031 [+.004, +.058]", ".008"]
     assert cells[6] == ".045", "it found a loss, so n was not too small"
-    assert cells[7] == "41 / 22"
+    assert cells[7:9] == ["41 / 22", "the recipe"]
     for page in (markdown, html):
         assert "loss [98 %]" in re.sub(r"\s+", " ", page)
         assert "2 seeds and here 3. Question: is this recipe worse" in page
+        assert "speaks of" in page
+        assert "the recipe" in page
         assert "sft.learning" in page
         assert "Since the accepted run right → wrong by accuracy: 1 of 41" in page
     assert "\x1b" not in markdown
@@ -335,7 +338,7 @@ def test_a_loss_since_the_reference_is_shown_everywhere(tmp_path):
     assert from_json(to_json(referenced())).records[0].reference == run.results[0].records[0].reference
     shown = "\n".join(terminal.lines(run))
     assert "accepted .765 → .734" in shown
-    assert "loss +.031 [+.004, +.058]" in shown
+    assert "loss +.031 [+.004, +.058], of the recipe" in shown
     assert "it catches a loss of .045 with 80 % power" in " ".join(shown.split())
     assert "too small" not in shown
 
@@ -347,6 +350,36 @@ def test_a_comparison_that_could_not_have_seen_the_loss_says_so():
     result = replace(result, records=(replace(accuracy, verdicts=(held,)), *result.records[1:]))
     cells = next(row for row in tables.against_accepted(result).rows if row[0] == "accuracy")
     assert ".045 (n too small for drop ≤ .01)" in cells
+
+
+def test_a_comparison_that_can_see_no_loss_states_none():
+    result = referenced()
+    accuracy = result.records[0]
+    blind = replace(accuracy.verdicts[-1], state="inconclusive", detectable=None)
+    result = replace(result, records=(replace(accuracy, verdicts=(blind,)), *result.records[1:]))
+    cells = next(row for row in tables.against_accepted(result).rows if row[0] == "accuracy")
+    assert "no loss: n too small" in cells
+
+
+def test_an_inconclusive_drop_is_counted_and_told_everywhere(tmp_path):
+    found = referenced()
+    told = "this recipe is worse? loss +0.0309 is neither shown to exceed 0.01, p = 0.2 > 0.05, nor shown not to"
+    drop = Verdict("drop", 0.01, "inconclusive", told, 0.2, detectable=0.045)
+    accuracy = replace(found.records[0], verdicts=(drop,))
+    run = made_up_run(
+        results=(replace(found, records=(accuracy,)),),
+        verdict="pass",
+        reason="no threshold fails, but 1 of 1 threshold is inconclusive",
+    )
+    report.write(tmp_path, run, {"phase1/nano": made_up_samples()})
+    markdown = (tmp_path / "report.md").read_text(encoding="utf-8")
+    html = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", (tmp_path / "report.html").read_text(encoding="utf-8")))
+    shown = " ".join("\n".join(terminal.lines(run)).split())
+    for page in (markdown, html, shown):
+        assert "1 of 1 threshold is inconclusive" in page
+        assert "neither shown to exceed 0.01" in page.replace("&gt;", ">")
+    assert "⚠️ inconclusive: 1" in markdown
+    assert "? inconclusive" in shown
 
 
 def test_markdown_says_the_verdict_and_that_it_is_partial_first(markdown):

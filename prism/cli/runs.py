@@ -105,7 +105,7 @@ def compare(
     flips: Annotated[int, typer.Option(min=0, help="How many flipped samples to list in each direction.")] = 5,
     root: Root = Path("."),
 ) -> None:
-    """Compare B with A, sample by sample. The exit code is 1 if B is significantly worse."""
+    """Compare B with A, sample by sample. The exit code is 1 if B is shown to lose more than --drop."""
     from prism.errors import ScoresError
     from prism.report.comparison import comparison_table, flipped_samples
     from prism.tasks import metrics_of

@@ -50,8 +50,11 @@ def _picked(origin: Mapping[str, Any]) -> list[str]:
     return [picked] if looks > 1 else []
 
 
+DECISIONS = {"fails": "WORSE", "holds": "not worse", "inconclusive": "undecided"}
+
+
 def comparison_table(new: Scores, comparisons: Sequence[Comparison], drop: float) -> str:
-    """Each metric of two runs, with its loss, its p value and how many samples flipped."""
+    """Each metric of two runs, with its loss, the p of no more than `drop`, the decision and how many samples flipped."""
     from tabulate import tabulate
 
     first = comparisons[0]
@@ -64,20 +67,35 @@ def comparison_table(new: Scores, comparisons: Sequence[Comparison], drop: float
                 words.number(found.before),
                 words.number(found.after),
                 interval,
-                f"{found.loss.p:.2g}",
-                words.number(found.detectable(drop)),
+                f"{found.exceeds(drop):.2g}",
+                words.caught(found.detectable(drop)),
                 f"{len(found.worse):,}" if found.metric.sample != "nothing" else "",
                 f"{len(found.better):,}" if found.metric.sample != "nothing" else "",
-                "WORSE" if found.is_worse(drop) else "",
+                DECISIONS[found.state(drop)],
+                found.rule,
             ]
         )
-    headers = ["metric", "A", "B", f"loss [{100 * first.level:.3g} %]", "p", "caught from", "worse", "better", ""]
+    headers = [
+        "metric",
+        "A",
+        "B",
+        f"loss [{100 * first.level:.3g} %]",
+        "p",
+        "caught from",
+        "worse",
+        "better",
+        "",
+        "test",
+    ]
     title = (
         f"{new.id}, evaluation {new.evaluation_digest[:8]}, n = {first.n:,}: {first.question}? "
-        f"({words.count(first.seeds[0], 'seed')} against {first.seeds[1]})"
+        f"({words.count(first.seeds[0], 'seed')} against {first.seeds[1]}; it speaks of {words.SPEAKS_OF[first.question]})"
     )
     table = tabulate(rows, headers, tablefmt="simple", disable_numparse=True)
-    note = f"WORSE: a loss above {drop:g} with p ≤ .05/{len(comparisons)}; caught from: with 80 % power"
+    note = (
+        f"WORSE: the loss is shown to exceed {drop:g}, p ≤ {first.alpha:.2g}; not worse: it is shown not to, p ≤ .05; "
+        f"undecided: neither; p: of a loss of at most {drop:g}; caught from: with 80 % power"
+    )
     return f"{title}\n\n{table}\n\n{note}"
 
 

@@ -65,7 +65,8 @@ def flips(changes: Sequence[Change]) -> Table:
 
 
 def against_accepted(result: Result) -> Table | None:
-    """Each metric compared with the accepted run: its loss, the p value, and the smallest loss that would be caught."""
+    """Each metric compared with the accepted run: its loss, the p of none, the smallest loss that would be caught, and
+    whether it speaks of this adapter or of the recipe."""
     rows = []
     level = ""
     for record in result.records:
@@ -83,6 +84,7 @@ def against_accepted(result: Result) -> Table | None:
                 words.number(loss["p"]),
                 _detectable(record),
                 f"{worse:,} / {better:,}" if worse + better else words.NOTHING,
+                words.SPEAKS_OF[accepted["question"]],
             ]
         )
     headers = [
@@ -91,17 +93,19 @@ def against_accepted(result: Result) -> Table | None:
         "accepted",
         "tuned",
         f"loss [{level}]",
-        "p",
+        "p of no loss",
         "caught from",
         "samples worse / better",
+        "speaks of",
     ]
     return Table(headers, rows) if rows else None
 
 
 def _detectable(record: Record) -> str:
-    """The smallest loss caught with 80 % power, and whether n is too small for the threshold."""
-    drop = next((verdict for verdict in record.verdicts if verdict.key == "drop" and verdict.detectable), None)
-    loss = words.number(drop.detectable if drop else (record.reference or {})["detectable"])
+    """The smallest loss caught with 80 % power, and whether n is too small for the threshold, or for any loss."""
+    compared = ("holds", "fails", "inconclusive")
+    drop = next((verdict for verdict in record.verdicts if verdict.key == "drop" and verdict.state in compared), None)
+    loss = words.caught(drop.detectable if drop else (record.reference or {})["detectable"])
     return f"{loss} (n too small for {words.threshold(drop)})" if drop and words.underpowered(drop) else loss
 
 

@@ -69,7 +69,7 @@ def _scores(record: Record, cells: list[str], verdict: Verdict) -> list[str]:
     if verdict.key != "drop" or accepted is None:
         return cells
     before_and_after = f"accepted {words.number(accepted['value'])} → {words.number(record.tuned.value)}"
-    return [before_and_after, f"loss {words.loss(accepted)}"]
+    return [before_and_after, f"loss {words.loss(accepted)}, of {words.SPEAKS_OF[accepted['question']]}"]
 
 
 def _table(rows: list[list[str]]) -> list[str]:

@@ -86,6 +86,14 @@ def threshold(verdict: Verdict) -> str:
     return LIMITS.get(verdict.key, verdict.key + " {}").format(shown)
 
 
+SPEAKS_OF = {"these adapters differ": "this adapter", "this recipe is worse": "the recipe"}
+
+
+def caught(loss: float | None) -> str:
+    """The smallest loss that is caught; without a finite one, no loss within the metric's range is."""
+    return "no loss: n too small" if loss is None or not math.isfinite(loss) else number(loss)
+
+
 def underpowered(verdict: Verdict) -> bool:
     """Whether a comparison that found no loss could only catch losses far larger than its threshold."""
     loss = verdict.detectable

@@ -1,6 +1,6 @@
 """Confidence intervals of one value over groups, in vectorized numpy.
 
-Samples of one group (one image, one context) are dependent, so whole groups are resampled, swapped and left out. Every
+Samples of one group (one image, one context) are dependent, so whole groups are resampled and left out. Every
 metric is a function of sums of per-sample statistics: `sums` is (groups, d), or (seeds, groups, d), and `function` maps
 (..., d) to (...).
 
@@ -105,22 +105,6 @@ def resampled_sums(sums: numpy.ndarray, resamples: int = RESAMPLES, seed: int = 
         counts = numpy.array([numpy.bincount(draw, minlength=groups) for draw in drawn], dtype=float)
         totals[rows] = counts @ sums
     return totals
-
-
-def swapped_sums(
-    before: numpy.ndarray, after: numpy.ndarray, resamples: int = RESAMPLES, seed: int = 42
-) -> numpy.ndarray:
-    """Totals of `after` with each group swapped with `before` at probability 1/2: (groups, d) to (resamples, d).
-
-    The joint total minus such a total is the other side's. Swap once for all columns of all metrics.
-    """
-    random = numpy.random.default_rng(seed)
-    change = before - after
-    totals = numpy.empty((resamples, after.shape[1]))
-    for rows in _chunks(resamples):
-        swaps = random.integers(0, 2, (rows.stop - rows.start, len(after)), dtype=numpy.int8)
-        totals[rows] = swaps.astype(float) @ change
-    return totals + after.sum(0)
 
 
 def _chunks(resamples: int) -> Iterator[slice]:
