@@ -17,7 +17,6 @@ from prism.verdicts.record import Record, Score
 from prism.verdicts.scores import evaluation_digest
 from tests.conftest import ROOT, SPEC, examples_of, write_spec
 
-
 UNKNOWN = {"ci": (math.nan, math.nan), "rule": "unknown: 6 effective groups"}
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy
-from prism.verdicts.alarms import parts
 
 from benchmarks.simulation.answers import Cell, simulate
 from benchmarks.simulation.measure import Figure, alarms, batches, compared, states
 from benchmarks.simulation.tables import Line, Question, Table
+from prism.verdicts.alarms import parts
 from prism.verdicts.compare import Comparison
 
 LOOKS = 5  # runs of which the best is accepted
