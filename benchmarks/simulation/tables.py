@@ -74,7 +74,7 @@ def misses(table: Table, lines: Sequence[Line]) -> list[str]:
     """Every figure that misses its target, in words."""
     return [
         ", ".join(f"{head} {label}" for head, label in zip(table.labels, line.labels) if label != "–")
-        + f"; {column}{f' at {figure.of}' if figure.of else ''}: {figure.percent:.1f} ± {figure.error:.1f}, "
+        + f"; {column.split(', m =')[0]}{f' at {figure.of}' if figure.of else ''}: {figure.percent:.1f} ± {figure.error:.1f}, "
         + f"wanted {_wanted(figure.target)}"
         for line in lines
         for column, entry in zip(table.columns, line.entries)
