@@ -57,7 +57,7 @@ def test_run_accept_run_again_weaken(checkout):
     weak.assert_outcomes(passed=2, failed=1)
     weak.stdout.fnmatch_lines(
         [
-            "phase1/tiny accuracy drop ≤ .05 fails: these adapters differ? loss * > 0.05, p = *",
+            "phase1/tiny accuracy drop ≤ .05 fails: these adapters differ? loss * is shown to exceed 0.05, p = *",
             f"accepted .* (phase1/{path.name}, 1 seed) → tuned *",
         ]
     )

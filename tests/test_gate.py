@@ -113,7 +113,7 @@ DROPS = {
     "one group": (
         {"loss": 1.0, "test": SignFlips(1.0, (0.0,), (1.0,))},
         "inconclusive",
-        "the smallest p that these samples allow is 0.5 > 0.05 (sign flips of 1 groups); hold out rows of more groups; n is",
+        "the smallest p that these samples allow is 0.5 > 0.05 (sign flips of 1 group); hold out rows of more groups; n is",
     ),
     "eight thresholds, everything lost over eight groups": (
         {"loss": 1.0, "alpha": 0.05 / 8, "test": SignFlips(1.0, (0.0,) * 8, (1.0,) * 8)},

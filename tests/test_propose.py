@@ -15,9 +15,10 @@ from tests.conftest import ROOT, SPEC, write_spec
 from tests.scored import EVALUATION, answers, examples, scored, tiny_spec
 
 
-def proposed(spec, said, n):
+def proposed(spec, said, n, before=None):
+    """What is proposed for these answers; the baseline says nothing, unless `before` has its answers."""
     metrics = load_task(spec).metrics
-    records = score(spec, metrics, examples(n), EVALUATION, answers(n, silent=range(n)), said, {})
+    records = score(spec, metrics, examples(n), EVALUATION, before or answers(n, silent=range(n)), said, {})
     scores = scored(spec, said)
     return records, propose(spec, records, scores, metrics_of(scores, ROOT), other_drops=4)
 
@@ -56,7 +57,7 @@ def test_one_drop_a_tier_that_five_of_the_profile_share(measured):
     _, text, gate = measured
     assert [metric for metric, numbers in gate.items() if "drop" in numbers] == ["accuracy"]
     assert "(p ≤ .05/5, 300 samples)" in text
-    assert 0.05 < gate["accuracy"]["drop"] < 0.2
+    assert 0.05 < gate["accuracy"]["drop"] < 0.3, "the one new seed's spread is assumed to be twice that of the others"
 
 
 def test_what_is_proposed_is_a_good_spec(measured, tmp_path):
@@ -66,11 +67,18 @@ def test_what_is_proposed_is_a_good_spec(measured, tmp_path):
 
 
 def test_rows_that_see_only_a_loss_as_large_as_the_gain_carry_no_drop(tmp_path):
+    said = {42 + i: answers(90, wrong=range(36 + i % 2)) for i in range(6)}
+    _, text = proposed(tiny_spec(tmp_path), said, 90, before=answers(90, wrong=range(45)))
+    assert "drop" not in tomllib.loads(text)["gate"]["tier1"].get("accuracy", {})
+    assert "# accuracy drop: these rows are too few for one: one seed against 5 shows losses from " in text
+    assert "and the whole gain is +" in text
+
+
+def test_rows_that_see_no_loss_within_the_metrics_range_carry_no_drop(tmp_path):
     said = {42 + i: answers(12, wrong=range(9 - i)) for i in range(3)}
     _, text = proposed(tiny_spec(tmp_path), said, 12)
     assert "drop" not in tomllib.loads(text)["gate"]["tier1"].get("accuracy", {})
-    assert "# accuracy drop: these rows are too few for one: one seed against 2 shows losses from " in text
-    assert "and the whole gain is +.333; hold out more rows" in text
+    assert "# accuracy drop: no loss can be distinguished from chance" in text
 
 
 def test_a_finished_adapter_is_one_measurement_and_gets_its_own_intervals(tmp_path):

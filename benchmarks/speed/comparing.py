@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python -m benchmarks.speed.comparing
 
 Each run has one seed and a scores file, as written by a real run: 16 means of continuous scores and 4 metrics of a
-confusion matrix, two of which are recomputed for each of the 10,000 resamples. The time includes reading the files.
+confusion matrix, two of which are recomputed without each sample. The time includes reading the files.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from prism.metrics import Metric, mean
 from prism.models.cost import peak_memory_gib
 from prism.tasks.financial_sentiment import METRICS
 from prism.verdicts.compare import compare
-from prism.verdicts.intervals import RESAMPLES
 from prism.verdicts.scores import Measure, Scores, read_scores, write_scores
 
 MEANS = [Metric(f"score {n}", "tier2", lambda *_: numpy.empty(0), mean) for n in range(16)]
@@ -67,7 +66,7 @@ def main() -> None:
         for comparison in found.values():
             comparison.detectable(0.01)
         done = time.perf_counter()
-    print(f"{len(found)} metrics, {samples:,} samples, {RESAMPLES:,} resamples, one core; files of {megabytes:.1f} MB")
+    print(f"{len(found)} metrics, {samples:,} samples, one core; files of {megabytes:.1f} MB")
     print(f"read {loaded - start:.1f} s, compared {done - loaded:.1f} s, together {done - start:.1f} s")
     print(f"processor time {time.process_time() - start_cpu:.1f} s, independent of other load")
     print(f"peak memory {peak_memory_gib():.2f} GiB, {before:.2f} before")

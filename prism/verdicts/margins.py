@@ -157,7 +157,8 @@ class SignFlips:
 
     @property
     def rule(self) -> str:
-        return f"sign flips of {len(self.moves)} groups{self.seeds}"
+        groups = len(self.moves)
+        return f"sign flips of {groups} {'group' if groups == 1 else 'groups'}{self.seeds}"
 
     def exceeds(self, limit: float) -> float:
         excess = numpy.array(self.weights) * (self.loss - limit) + numpy.array(self.moves)
