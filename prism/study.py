@@ -142,7 +142,7 @@ class Study:
                     "n": record.n,
                     "baseline": record.baseline.value,
                     "tuned": record.tuned.value,
-                    "gain": {"value": record.gain.value, "ci": list(record.gain.ci)},
+                    "gain": {"value": record.gain.value, "ci": list(record.gain.ci), "rule": record.gain.rule},
                 }
             )
         return found

@@ -26,7 +26,7 @@ def examples_and_answers(n, seed):
 def test_p_of_a_gain_where_lower_is_better(tmp_path):
     """Nothing gained is no evidence of a gain, whichever way is better."""
     examples, said = examples_and_answers(60, 0)
-    broken = ["gibberish"] * 5 + said[5:]
+    broken = ["gibberish"] * 12 + said[12:]
     spec = tiny_spec(tmp_path)
     for before, after, least, most in ((said, said, 0.99, 1.0), (broken, said, 0.0, 0.06), (said, broken, 0.9, 1.0)):
         records = {r.metric: r for r in score(spec, METRICS, examples, "0" * 64, before, {42: after}, {})}

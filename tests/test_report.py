@@ -912,3 +912,22 @@ def test_parity_that_was_measured_in_answers_is_told_in_answers():
     assert "Parity of seed 42: merged, 2.5% of 240 answers differ, so the adapter answered unmerged." in findings.notes(
         result
     )
+
+
+def test_an_unknown_interval_is_printed_as_unknown():
+    unknown = Score(0.113, (math.nan, math.nan), rule="unknown: 6 effective groups")
+    assert words.difference(unknown) == "+.113 [unknown: 6 effective groups]"
+    assert words.in_favour(unknown, record(direction="lower")).rule == unknown.rule
+
+
+def test_the_report_names_the_rules_of_its_intervals_and_results_json_keeps_them():
+    tango, few = (
+        Score(0.1, (0.05, 0.15), 0.001, "Tango"),
+        Score(0.2, (math.nan, math.nan), None, "unknown: 6 effective groups"),
+    )
+    result = Result("phase1", "x", "X", "nano", (record(gain=tango), record("rougeL", gain=few)), {}, {})
+    note = "Intervals of gains: Tango (accuracy); unknown: 6 effective groups (rougeL)."
+    assert note in findings.notes(result)
+    again = from_json(json.loads(json.dumps(to_json(result))))
+    assert [found.gain.rule for found in again.records] == [tango.rule, few.rule]
+    assert math.isnan(again.records[1].gain.ci[0])

@@ -1,8 +1,8 @@
 """A metric is a function of the *sums* of per-sample statistics.
 
 Accuracy sums (right, 1), F1 sums the cells of a confusion matrix, a mean sums (score, 1). Because every metric is
-`value(statistics.sum(axis=0))`, one resampling of the sums serves all metrics and their paired differences, and a set
-metric such as F1 is recomputed on each resample, as it must be. A row of NaN is an unscored sample: it is counted
+`value(statistics.sum(axis=0))`, leaving out a sample or a group is a subtraction, and a set metric such as F1 is
+recomputed without it, as it must be. A row of NaN is an unscored sample: it is counted
 separately and never averaged in as 0.
 """
 

@@ -13,7 +13,7 @@ from prism.verdicts.record import Result, Run
 
 SHOWN = 20  # samples that became better, and as many that became worse
 STUCK = 10  # samples that stayed wrong
-GAINS = "Dot and line: value and 95 % interval; hollow if it includes 0; bar: the required gain."
+GAINS = "Dot and line: value and 95 % interval; hollow if it includes 0 or is unknown; bar: the required gain."
 CONFUSIONS = {  # of the first seed, which the samples show as well
     "baseline": "Before: baseline answers",
     "tuned": "After: tuned answers",

@@ -20,7 +20,7 @@ from prism.metrics import Metric
 from prism.report.words import number, signed
 from prism.spec import Spec
 from prism.verdicts.compare import compare
-from prism.verdicts.intervals import quantile, wilson
+from prism.verdicts.intervals import quantile
 from prism.verdicts.record import Record
 from prism.verdicts.scores import Scores
 
@@ -86,7 +86,7 @@ def _level(record: Record, low: float, high: float) -> Iterator[Number]:
         share = f"99 of 100 next seeds {'reach' if sign > 0 else 'stay under'} {number(bound)}"
         reason = f"mean {number(mean)}, sd {number(spread)} of {len(values)} seeds; {share}"
     elif len(values) > 1:
-        bound = wilson(mean * record.n, record.n)[0 if sign > 0 else 1]
+        bound = record.tuned.ci[0 if sign > 0 else 1]
         end = f"the 95 % interval of n = {record.n:,} ends at {number(bound)}"
         reason = f"mean {number(mean)}, sd {number(spread)} of {len(values)} seeds; no seed differs; {end}"
     else:

@@ -124,7 +124,7 @@ def placements(result: Result) -> Table | None:
             words.duration(row["seconds"]),
             words.number(row["peak_memory_gib"]),
             f"{words.number(row['baseline'])} → {words.number(row['tuned'])}",
-            f"{words.signed(row['gain']['value'])} [{', '.join(words.signed(end) for end in row['gain']['ci'])}]",
+            words.from_json(row["gain"]),
         ]
         for row in rows
     ]

@@ -49,8 +49,13 @@ def difference(score: Score) -> str:
 
 def loss(accepted: Mapping[str, Any]) -> str:
     """The loss in a `Record.reference`, with its interval."""
-    ends = accepted["loss"]["ci"]
-    return difference(Score(value(accepted["loss"]["value"]), (value(ends[0]), value(ends[1]))))
+    return from_json(accepted["loss"])
+
+
+def from_json(found: Mapping[str, Any]) -> str:
+    """A difference with its interval as results.json has it."""
+    low, high = map(value, found["ci"])
+    return difference(Score(value(found["value"]), (low, high), rule=found.get("rule", "")))
 
 
 def in_favour(score: Score, record: Record) -> Score:
