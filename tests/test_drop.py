@@ -83,9 +83,10 @@ def test_run_accept_run_again_weaken(checkout):
 
 @pytest.mark.slow
 def test_accept_fresh_measures_new_seeds_and_a_reference_spends_its_alarms(checkout):
+    change(checkout, "num_train_epochs = 2", "num_train_epochs = 6")
     change(checkout, "floor = 0.0, gain = 0.9", "floor = 0.0, drop = 0.05")
     (checkout.path / ".gitignore").write_text(
-        "home/\nrunpytest-*\nstdout\nstderr\nreports/runs/\nreports/latest\n.pytest_cache/\n__pycache__/\n"
+        "home/\nrunpytest-*\nstdout\nstderr\nreports/runs/\nreports/latest\n.pytest_cache/\n__pycache__/\n.cache/\n.config/\n"
     )
     ask_git(checkout.path, "init", "-q")
     commit(checkout.path, "recipe")

@@ -10,13 +10,17 @@ import pytest
 from typer.testing import CliRunner
 
 from prism.cli import app
-from prism.cli.fresh import new_seeds
+from prism.cli.fresh import draw, new_seeds
 from prism.errors import ScoresError, SpecError, StoreError
 from prism.plugin.scheduling import training_seeds
+from prism.progress import Console
+from prism.report import findings
 from prism.report.comparison import acceptance_summary
+from prism.setting import Setting
 from prism.store import Store
 from prism.verdicts import alarms, looks
 from prism.verdicts.accepted import FOLDER, accept, ask_git
+from prism.verdicts.record import Result
 from prism.verdicts.scores import read_scores, write_scores
 from tests.scored import answers, scored, tiny_spec
 from tests.test_reference import finished
@@ -101,6 +105,17 @@ def test_a_run_of_elsewhere_has_unknown_looks(tmp_path, store):
     assert "looks: unknown" in said
 
 
+def test_one_seed_is_said_to_be_no_recipe_unless_the_adapter_is_finished(tmp_path, store):
+    _, said = origin_of(tmp_path, measured_with(tmp_path, 42), store)
+    assert "held against this adapter and not its recipe" in said
+    _, said = origin_of(tmp_path, measured_with(tmp_path, 42, 43), store)
+    assert "recipe" not in said
+    finished_one = measured_with(tmp_path, 42, evaluation="cd" * 32)
+    finished_one = replace(finished_one, training={**finished_one.training, "finished": "ab" * 32})
+    _, said = origin_of(tmp_path, finished_one, store)
+    assert "recipe" not in said
+
+
 def test_accepting_the_same_scores_again_keeps_their_date_and_looks(tmp_path, store):
     runs = [measured_with(tmp_path, seed) for seed in (42, 43)]
     for scores in runs:
@@ -108,6 +123,20 @@ def test_accepting_the_same_scores_again_keeps_their_date_and_looks(tmp_path, st
     first, _ = origin_of(tmp_path, runs[0], store)
     again, _ = origin_of(tmp_path, runs[0], store)
     assert (again["accepted"], again["looks"]) == (first["accepted"], 2), "else the spent alarms would come back"
+
+
+def test_the_report_of_a_later_run_says_what_it_is_compared_with():
+    accepted = {"file": "tiny@abababab.json", "seeds": ["42"], "differences": [], "question": "these adapters differ"}
+    result = Result("phase1", "tiny", "tiny", "nano", (), {}, {})
+    picked = {**accepted, "origin": {"looks": 5}, "comparison": 21}
+    sentence = findings.against_accepted(replace(result, details={"reference": picked}))
+    assert "It could be picked among 5 measurements, so that later runs fail more often by chance." in sentence
+    assert "Comparison 21 with it; its false alarms are shared by all of them." in sentence
+    for origin in ({"looks": 1}, {"looks": None}, {}):
+        plain = {**accepted, "origin": origin, "comparison": None}
+        sentence = findings.against_accepted(replace(result, details={"reference": plain}))
+        assert "picked" not in sentence
+        assert "Comparison" not in sentence
 
 
 def test_a_store_that_cannot_be_written_or_read_is_named(tmp_path, store):
@@ -138,6 +167,24 @@ def test_new_seeds_are_those_that_nobody_has_seen():
 def test_a_seed_beyond_numpys_range_is_refused_before_training(asked):
     with pytest.raises(SpecError, match=r"must be below 2\*\*32"):
         training_seeds(asked, 42)
+
+
+def test_as_many_seeds_are_drawn_as_either_run_has_and_at_least_two(tmp_path, store):
+    setting = Setting(tmp_path, store, Console())
+    one, spec = measured_with(tmp_path, 42), tiny_spec(tmp_path)
+    looks.record(measured_with(tmp_path, 44), store)
+    assert draw(one, spec, setting) == [43, 45]
+    accept(finished(tmp_path, measured_with(tmp_path, 46, 47, 48)), tmp_path)
+    assert draw(one, spec, setting) == [43, 45, 49], "else it could not replace the accepted one"
+
+
+def test_a_judged_run_needs_its_judge_again(tmp_path):
+    scores = measured_with(tmp_path, 42)
+    graded = replace(scores.measures["accuracy"], judge="openai:some 1234")
+    run = finished(tmp_path, replace(scores, measures={**scores.measures, "accuracy": graded}))
+    ask = ["accept", str(run), "--fresh", "--force", "--root", str(tmp_path), "--home", str(tmp_path / "home")]
+    refused = CliRunner().invoke(app, ask, env={"PRISM_JUDGE": ""})
+    assert "was judged by openai:some 1234; name that judge with --judge" in refused.output
 
 
 def test_fresh_is_refused_before_anything_is_trained(tmp_path):

@@ -49,7 +49,7 @@ def measure_again(run: Path, setting: Setting, reports: Path, command: str, forc
     run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid():x}"
     saved = Results(reports, run_id, "main")
     for scores, spec in planned:
-        seeds = _draw(scores, spec, setting)
+        seeds = draw(scores, spec, setting)
         setting.screen.say(f"{spec.id}: measured anew with the seeds {', '.join(map(str, seeds))}")
         experiment = Experiment(spec, setting, seeds)
         outcome = experiment.outcome
@@ -74,7 +74,7 @@ def _spec(scores: Scores, setting: Setting) -> Spec:
     return spec
 
 
-def _draw(scores: Scores, spec: Spec, setting: Setting) -> list[int]:
+def draw(scores: Scores, spec: Spec, setting: Setting) -> list[int]:
     """As many seeds as the run has, and as the accepted run that it replaces, which neither these nor the store used."""
     old = accepted_for(scores, setting.root)
     known = {int(seed) for side in (scores, old) if side for seed in side.seeds}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -146,6 +146,40 @@ def thresholds(
         outcome = Experiment(chosen, setting, training).outcome
         others = competing_drops(root, chosen.profile, besides=chosen.id)
         typer.echo(propose(chosen, outcome.result.records, outcome.scores, metrics_of(outcome.scores, root), others))
+
+
+@app.command()
+def power(
+    spec: Annotated[str, typer.Argument(help="The spec's name, or its id if several phases have that name.")],
+    drop: Annotated[float | None, typer.Option(help="A loss that 80 % of runs shall show.")] = None,
+    gain: Annotated[float | None, typer.Option(help="A gain over the baseline that they shall show instead.")] = None,
+    rows: Annotated[int | None, typer.Option(min=2, help="As if each metric scored this many rows.")] = None,
+    groups: Annotated[int | None, typer.Option(min=1, help="As if they came from this many groups.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds of a later run: as --prism-seeds, a count.")] = 1,
+    alarms: Annotated[Literal["run", "reference"], typer.Option(help="As --prism-alarms.")] = "run",
+    root: Root = Path("."),
+) -> None:
+    """Show which losses `drop` can catch, and what rows, groups and seeds a smaller one takes."""
+    from prism.errors import SpecError
+    from prism.report.planning import Asked, power_table
+    from prism.tasks import metrics_of
+    from prism.verdicts.accepted import competing_drops
+    from prism.verdicts.alarms import parts
+    from prism.verdicts.power import accepted_of, limits_of
+
+    with exit_on_error():
+        for option, value in {"--drop": drop, "--gain": gain}.items():
+            if value is not None and not 0 < value < float("inf"):
+                raise SpecError(f"{option} {value:g}: must be a difference above 0, in the metric's units")
+        if drop is not None and gain is not None:
+            raise SpecError(f"--drop {drop:g} --gain {gain:g}: ask for one of them at a time")
+        chosen = find_spec(spec, root)
+        scores = accepted_of(chosen, root)
+        declared = sum(limit.key == "drop" for limit in chosen.limits())
+        thresholds = competing_drops(root, chosen.profile) + (not declared)
+        thresholds *= parts(1) if alarms == "reference" else 1
+        asked = Asked(drop, gain, rows, groups, seeds)
+        typer.echo(power_table(scores, metrics_of(scores, root), limits_of(chosen, scores), thresholds, asked))
 
 
 def setting_of(root: Path, home: Path | None, data: Path | None, models: Path | None, judge: str | None) -> Setting:

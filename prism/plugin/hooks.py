@@ -36,7 +36,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--prism-report", metavar="DIR", default="reports", help="write runs/ and latest/ to this folder")
     add("--prism-report-title", metavar="TITLE", default="PRISM", help="title of the reports, to tell several apart")
     add("--prism-retrain", action="store_true", help="train again even if the store has the adapter")
-    add("--prism-alarms", choices=["run", "reference"], default="run", help="share false alarms in, or among, runs")
+    alarms = "5 %% false alarms of drop in a run, or over all runs against one accepted run"
+    add("--prism-alarms", choices=["run", "reference"], default="run", help=alarms)
     add(
         "--prism-seeds",
         type=_seeds,

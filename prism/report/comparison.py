@@ -27,7 +27,7 @@ def acceptance_summary(acceptance: Acceptance) -> str:
     else:
         date = old.origin.get("date", "?")
         lines = [f"{acceptance.path}: replaces the run of {date}, {seeds} instead of {len(old.seeds)}"]
-    lines += _picked(new.origin)
+    lines += [*_of_one_seed(new), *_picked(new.origin)]
     rows = []
     for name in dict.fromkeys([*(old.measures if old else ()), *new.measures]):
         before, after = (side.measures[name].value if side and name in side.measures else None for side in (old, new))
@@ -36,18 +36,6 @@ def acceptance_summary(acceptance: Acceptance) -> str:
     lines.append(tabulate(rows, ["metric", "old", "new", "change"], tablefmt="simple", disable_numparse=True))
     lines += [f"{key}: {before} → {after}" for key, before, after in differences(old, new)] if old else []
     return "\n".join(lines)
-
-
-def _picked(origin: Mapping[str, Any]) -> list[str]:
-    """What the store knows of the measurements that these scores could be picked from; nothing if it was one."""
-    looks = origin.get("looks")
-    if looks is None:
-        return ["looks: unknown, because this store did not see the run; if it is one of several, measure with --fresh"]
-    picked = (
-        f"looks: {looks} measurements since the last acceptance; if this is the best of them, later runs fail by chance "
-        f"(the best of 5: in up to 44 %), and `prism accept --fresh` measures with new seeds"
-    )
-    return [picked] if looks > 1 else []
 
 
 DECISIONS = {"fails": "WORSE", "holds": "not worse", "inconclusive": "undecided"}
@@ -63,7 +51,7 @@ def comparison_table(new: Scores, comparisons: Sequence[Comparison], drop: float
         interval = f"{words.signed(found.loss.value)} [{words.signed(found.loss.low)}, {words.signed(found.loss.high)}]"
         rows.append(
             [
-                found.metric.name + (" ↓" if found.metric.direction == "lower" else ""),
+                words.metric_name(found.metric),
                 words.number(found.before),
                 words.number(found.after),
                 interval,
@@ -137,3 +125,23 @@ def history_table(entries: Sequence[Entry]) -> str:
         values = [words.number(measures[m].value) if m in measures else "" for m in metrics]
         rows.append([*head, str(len(entry.scores.seeds)), *values])
     return tabulate(rows, ["commit", "date", "evaluation", "seeds", *metrics], tablefmt="simple", disable_numparse=True)
+
+
+def _of_one_seed(scores: Scores) -> list[str]:
+    """One adapter's scores are no recipe's: the next seed's differ, and a `drop` may show it."""
+    if len(scores.seeds) > 1 or "finished" in scores.training:
+        return []
+    why = "later runs are held against this adapter and not its recipe, whose next seed may fail"
+    return [f"seeds: one, so {why}; accept a run with --prism-seeds 3 or more"]
+
+
+def _picked(origin: Mapping[str, Any]) -> list[str]:
+    """What the store knows of the measurements that these scores could be picked from; nothing if it was one."""
+    looks = origin.get("looks")
+    if looks is None:
+        return ["looks: unknown, because this store did not see the run; if it is one of several, measure with --fresh"]
+    picked = (
+        f"looks: {looks} measurements since the last acceptance; if this is the best of them, later runs fail by chance "
+        f"(the best of 5: in up to 44 %), and `prism accept --fresh` measures with new seeds"
+    )
+    return [picked] if looks > 1 else []

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from prism.metrics import Metric
 from prism.verdicts.record import Record, Score, State, Verdict
 
 NOTHING = "–"
@@ -80,8 +81,9 @@ def gain(record: Record) -> str:
     return NOTHING if record.tier == "cost" else difference(in_favour(record.gain, record))
 
 
-def metric_name(record: Record) -> str:
-    return f"{record.metric} ↓" if record.direction == "lower" else record.metric
+def metric_name(measured: Record | Metric) -> str:
+    name = measured.metric if isinstance(measured, Record) else measured.name
+    return f"{name} ↓" if measured.direction == "lower" else name
 
 
 def threshold(verdict: Verdict) -> str:

@@ -8,6 +8,8 @@ and so on, each an equal part (Bonferroni within a block). A new acceptance star
 Which comparison this is needs no file that every run would have to commit. It is the number of commits since the
 acceptance, which each clone of the whole history counts alike, or the number of measurements that the store has seen
 since, if that is larger. Branches that run side by side share a number.
+
+Either promise is about recipes if the accepted run has several seeds. Against one seed, later seeds do differ.
 """
 
 from __future__ import annotations
