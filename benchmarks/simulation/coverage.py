@@ -20,7 +20,10 @@ from benchmarks.simulation.measure import (
 )
 from benchmarks.simulation.tables import Line, Question, Table
 
-RATES = {"right/wrong": (0.02, 0.1, 0.5, 0.9, 0.98), "continuous": (0.02, 0.1, 0.5, 0.9, 0.98)}
+RATES: dict[Kind, tuple[float, ...]] = {
+    "right/wrong": (0.02, 0.1, 0.5, 0.9, 0.98),
+    "continuous": (0.02, 0.1, 0.5, 0.9, 0.98),
+}
 RATES |= {"many zeros": (0.02, 0.1, 0.9, 0.98), "F1": (0.1, 0.5, 0.9, 0.98)}
 ALL_RATES = (0.02, 0.1, 0.5, 0.9, 0.98)
 COVERED, AVERAGED = (93.0, 100.0), (93.0, 97.0)

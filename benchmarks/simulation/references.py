@@ -86,7 +86,7 @@ def commits(row: Kept, random: numpy.random.Generator, runs: int) -> tuple[Line,
             for over, thresholds in (("run", m), ("reference", m * parts(commit + 1))):
                 failed[over] |= states(later, 0.0, thresholds) == "fails"
         for over, of_batch in failed.items():
-            found[over].append(of_batch.reshape(-1, m).any(1))
+            found[over].append(of_batch.reshape(-1, m).max(1))
     # One seed against one speaks of two adapters, which do differ where there is a spread between seeds.
     target = ALARMS if row.seeds > 1 or not row.spread else None
     by_run, by_reference = (numpy.concatenate(found[over]) for over in ("run", "reference"))
