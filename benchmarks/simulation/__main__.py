@@ -58,10 +58,10 @@ def report(
         for name, measured in lines.items()
         for table in QUESTIONS[name].tables
     ]
-    counts = [
-        f"- [{table.title}](#{_anchor(table.title)}) {f'{len(found)} misses' if (found := misses(table, rows)) else 'No miss.'}"
-        for table, rows in tables
-    ]
+    counts = []
+    for table, rows in tables:
+        found = len(misses(table, rows))
+        counts.append(f"- [{table.title}](#{_anchor(table.title)}) {found or 'no'} {'miss' if found < 2 else 'misses'}")
     return "\n".join(
         [
             "# What the simulation found",

@@ -28,7 +28,7 @@ RATES |= {"many zeros": (0.02, 0.1, 0.9, 0.98), "F1": (0.1, 0.5, 0.9, 0.98)}
 ALL_RATES = (0.02, 0.1, 0.5, 0.9, 0.98)
 COVERED, AVERAGED = (93.0, 100.0), (93.0, 97.0)
 FALSE_GAINS, ALARMS = (0.0, 2.5), (0.0, 5.0)
-EACH = 5  # comparisons behind an alarm rate, as a multiple of --runs
+EACH = 3  # comparisons behind an alarm rate, as a multiple of --runs
 ENOUGH = 10  # effective groups; below, PRISM must say that it does not know
 
 ALONE = [Cell(n) for n in (50, 150, 500, 2_000)]

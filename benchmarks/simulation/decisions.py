@@ -23,7 +23,7 @@ from benchmarks.simulation.measure import (
 )
 from benchmarks.simulation.tables import Entry, Line, Question, Table
 
-EACH = 8  # comparisons behind an alarm rate, as a multiple of --runs: a fifth as many runs of 40 thresholds
+EACH = 5  # comparisons behind an alarm rate, as a multiple of --runs: an eighth as many runs of 40 thresholds
 ALARMS = (0.0, 5.0)
 HOLDS = (0.0, 5.0)  # said of a loss that is exactly the limit; of a larger one it is said less often
 POWER = (78.0, 100.0)
@@ -104,7 +104,7 @@ def _power(cell: Cell, random: numpy.random.Generator, runs: int, m: int, drop: 
     loss = stated(cell, random, drop, m)
     if not math.isfinite(loss) or loss >= cell.rate:  # no such loss exists
         return "none", "–"
-    said = states(comparisons(cell, runs, random, loss), drop, m)
+    said = states(comparisons(cell, max(1, runs // 2), random, loss), drop, m)
     return f"{100 * loss:.1f}", Figure.share(said == "fails", POWER, f"m = {m}")
 
 
@@ -151,7 +151,7 @@ SEEDED = [
 
 def seeds(cell: Cell, random: numpy.random.Generator, runs: int) -> tuple[Line, ...]:
     single_wider = cell.seeds[1] == 1 and cell.spreads[1] > cell.spreads[0]
-    equal = list(comparisons(cell, EACH // 4 * runs, random, 0.0))
+    equal = list(comparisons(cell, 2 * runs, random, 0.0))
     at = alarms(equal, 0.0, TWICE if single_wider else ALARMS)
     losses: list[float] = []
     scores: list[float] = []
@@ -162,7 +162,7 @@ def seeds(cell: Cell, random: numpy.random.Generator, runs: int) -> tuple[Line, 
             scores += [score_covered(cell, record) for record in scored(cell, old[:, :1], new)]
     covered = (93.0, 100.0)
     of_score: Entry = Figure.share(scores, covered) if scores else "–"
-    stated_loss, caught = _power(cell, random, runs // 2, 1, 0.01)
+    stated_loss, caught = _power(cell, random, runs, 1, 0.01)
     spreads = " / ".join(f"{spread:g}".replace("0.", ".") for spread in cell.spreads)
     labels = (cell.kind, f"{cell.n:,}", cell.grouping, f"{cell.seeds[0]} / {cell.seeds[1]}", spreads)
     return (Line(labels, (at, of_score, Figure.share(losses, covered), stated_loss, caught)),)

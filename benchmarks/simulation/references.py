@@ -78,7 +78,7 @@ def commits(row: Kept, random: numpy.random.Generator, runs: int) -> tuple[Line,
     m = row.thresholds
     cell = replace(row.cell, seeds=(row.seeds, SINCE), spreads=(row.spread, row.spread))
     found: dict[str, list[numpy.ndarray]] = {"run": [], "reference": []}
-    for size in batches(cell, max(1, runs // (4 if m == 1 else 8)) * m, m):
+    for size in batches(cell, max(1, runs // (5 if m == 1 else 10)) * m, m):
         accepted, new = simulate(cell, size, random)
         failed = {over: numpy.zeros(size, bool) for over in found}
         for commit in range(SINCE):
