@@ -57,6 +57,11 @@ class Metric:
         return self.sample in ("right or wrong", "part")
 
     @property
+    def loses_by_flips(self) -> bool:
+        """Whether a loss takes flips of samples, of which its variance grows: also F1 of a set counts right and wrong."""
+        return self.sample != "score"
+
+    @property
     def lists_samples(self) -> bool:
         """Whether the reports list this metric's score of each sample."""
         return self.sample in ("right or wrong", "score") and self.against == "baseline" and self.direction == "higher"

@@ -217,7 +217,7 @@ def _tested(
         return losses.flips(better, worse, len(side.groups), level), margins.Pairs(better, worse, len(side.groups))
     old, new = side.sums
     estimate = losses.difference if side.of_one_seed else losses.recipes
-    loss = estimate(old, new, function, level, metric.right_or_wrong, side.sizes)
+    loss = estimate(old, new, function, level, metric.loses_by_flips, side.sizes)
     error, seeds = loss.error, "" if side.of_one_seed else _of_seeds(side)
     assert error
     groups = losses.effective(side.sizes)

@@ -95,7 +95,7 @@ def variances(metric: Metric, measure: Measure, groups: Iterable[str]) -> Varian
         min(shared, own),
         float(metric.value(sums.sum(-2)).var(ddof=1)) if seeds > 1 else math.nan,
         alike,
-        losses.loss_growth(sums, metric.value) if metric.right_or_wrong else 0.0,
+        losses.loss_growth(sums, metric.value) if metric.loses_by_flips else 0.0,
         measure.value - low if best else high - measure.value,
         high - low,
         metric.right_or_wrong and len(set(names)) == n,
