@@ -18,7 +18,7 @@ from benchmarks.simulation.measure import remember
 from benchmarks.simulation.questions import QUESTIONS, measure
 from benchmarks.simulation.tables import SEED, Line, by_table, markdown, misses
 
-RUNS = 2_000
+RUNS = 1_200
 
 
 def main() -> None:
