@@ -238,8 +238,9 @@ def detectable(drop: float, error: Error, alpha: float, power: float = 0.8) -> f
     between equal models included; `alpha` is the one-sided level of this threshold, .05/m.
 
     The threshold fails if the estimated loss exceeds `drop` by c·SE, c being the critical value. With a known SE the
-    result is drop + c·SE + .84·SE. SE is estimated, so c·SE is averaged over its possible estimates; and if a true
-    loss causes flips, SE is that of such a loss. NaN if no variance is known, infinite if SE cannot be estimated.
+    result is drop + c·SE + .84·SE. SE is estimated, so c·SE is averaged over its possible estimates, and the spread
+    between seeds also over the true spreads that a few seeds leave possible; if a true loss causes flips, SE is that of
+    such a loss. NaN if no variance is known, infinite if SE cannot be estimated.
     """
     from scipy.special import chdtri, ndtr
 
@@ -247,23 +248,23 @@ def detectable(drop: float, error: Error, alpha: float, power: float = 0.8) -> f
         return math.inf
     if not error.standard and not error.growth:  # no sample differs, so their variance is unknown
         return math.nan
-    ranks = (numpy.arange(40) + 0.5) / 40
 
-    def variance_ratios(freedom: float) -> numpy.ndarray:  # an estimated variance over the true one
-        return chdtri(freedom, ranks) / freedom if math.isfinite(freedom) else numpy.ones(1)
+    def variance_ratios(freedom: float, n: int = 40) -> numpy.ndarray:  # an estimated variance over the true one
+        return chdtri(freedom, (numpy.arange(n) + 0.5) / n) / freedom if math.isfinite(freedom) else numpy.ones(n)
 
     of_samples = variance_ratios(error.freedom)[:, None]
-    order = numpy.random.default_rng(42)  # the two sides' spreads are independent of each other
-    between = tuple(
-        variance * order.permutation(variance_ratios(freedom))
+    order = numpy.random.default_rng(42)  # true spreads, their estimates, and the two sides are independent
+    sides = [
+        (variance / order.permutation(variance_ratios(freedom, 200)), order.permutation(variance_ratios(freedom, 200)))
         for variance, freedom in zip(error.between, error.seed_freedom)
-    )
+    ]
+    between = tuple(spread * ratio for spread, ratio in sides)
 
     def power_at(loss: float) -> float:
-        true = replace(error, samples=error.samples + error.growth * loss)
+        true = replace(error, samples=error.samples + error.growth * loss, between=tuple(spread for spread, _ in sides))
         estimated = replace(true, samples=true.samples * of_samples, within=true.within * of_samples, between=between)
         beyond = loss - drop - estimated.reach(alpha)
-        return float(ndtr(beyond / max(float(true.standard), 1e-12)).mean())
+        return float(ndtr(beyond / numpy.maximum(true.standard, 1e-12)).mean())
 
     low, high = 0.0, max(drop, 1e-6)
     while power_at(high) < power:

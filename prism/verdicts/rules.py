@@ -225,13 +225,20 @@ def _chance(measured: Measured, groups: Groups) -> _Chance:
     return _Chance(math.sqrt(squared), freedom)
 
 
+def _few_stand_out(by_sample: numpy.ndarray) -> bool:
+    """Whether most samples have one value, or the kurtosis of all is well above a normal distribution's 3."""
+    squares = by_sample**2
+    most = numpy.unique(by_sample.round(9), return_counts=True)[1].max() > len(by_sample) / 2
+    return bool(most or len(by_sample) * (squares**2).sum() > 4 * squares.sum() ** 2)
+
+
 def _sampling(by_sample: numpy.ndarray, by_group: numpy.ndarray, groups: Groups) -> tuple[float, float]:
     """The variance due to the samples, and its degrees of freedom, from the influence of each sample and group.
 
     The jackknife's variance misses groups whose samples stand or fall together if few samples stand out at all (rates
-    near 0 and 1): then it is at least that of a correlation within groups which is estimated from pairs of samples,
-    and pulled to 1 by the fewer groups tell of it. The degrees of freedom are Satterthwaite's for the kurtosis of the
-    groups' influences, and at most those of the effective groups.
+    near 0 and 1, many zeros, long tails): then it is at least that of a correlation within groups which is estimated
+    from pairs of samples, and pulled to 1 by the fewer groups tell of it. The degrees of freedom are Satterthwaite's for
+    the kurtosis of the groups' influences, and at most those of the effective groups.
     """
     many = len(groups.sizes)
     moves = numpy.where(numpy.abs(by_group) > NOTHING, by_group, 0.0)
@@ -242,7 +249,7 @@ def _sampling(by_sample: numpy.ndarray, by_group: numpy.ndarray, groups: Groups)
     telling = squares**2 / float((moves**4).sum())  # how many groups make the variance
     kurtosis = math.inf if telling >= many else 2 * telling / (1 - telling / many)
     freedom = min(groups.effective - 1, kurtosis)
-    if not groups.independent:
+    if not groups.independent and _few_stand_out(by_sample):
         n = len(groups.of)
         totals = numpy.bincount(groups.of, by_sample)
         of_samples = float((by_sample**2).sum())
