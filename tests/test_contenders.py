@@ -213,7 +213,8 @@ def passing(spec, pictures: Path) -> list[str]:
     task = load_task(spec)
     training, held_out = examples_of(spec, ROOT, DATA, pictures=pictures)
     silent = [""] * len(held_out)
-    measured = {metric.against: silent for metric in task.metrics if metric.against != HARDEST}
+    named = [(m.against,) if isinstance(m.against, str) else m.against for m in task.metrics if m.against != HARDEST]
+    measured = dict.fromkeys((name for names in named for name in names), silent)
     measured |= {name: [answer] * len(held_out) for name, answer in task.fixed.items()}
     measured |= {name: contend(training, held_out) for name, contend in task.contenders.items() if training}
     return contenders.passing(

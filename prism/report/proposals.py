@@ -24,6 +24,7 @@ from prism.verdicts.intervals import quantile
 from prism.verdicts.record import Record
 from prism.verdicts.scores import Scores
 
+ROUNDING = 1e-9  # what rounding leaves of an end that is 0
 TAIL = 0.01  # the chance that the next seed misses a floor
 NOTHING = "these seeds support no floor or ceiling within the metric's range, and show no gain"
 FEWEST = 3  # seeds of a recipe: two show a spread, and one is compared with them
@@ -92,7 +93,7 @@ def _level(record: Record, low: float, high: float) -> Iterator[Number]:
     else:
         bound = record.tuned.ci[0 if sign > 0 else 1]
         reason = f"{number(mean)} of one adapter; its 95 % interval, n = {record.n:,}, ends at {number(bound)}"
-    if low < bound < high:
+    if low + ROUNDING < bound < high - ROUNDING:
         yield key, _rounded(bound, -sign), reason
 
 
