@@ -83,12 +83,16 @@ def test_eighty_percent_of_runs_show_the_stated_loss():
     plan = power.Plan(300, 300, 5, 5)
     loss = power.smallest_loss(known(old), plan, 0.01, ALPHA)
     assert 0.01 < loss < 0.1
-    shown = 0
-    for run in range(200):
-        new = with_seeds(generators(4, 100 + run), seeds=5, groups=300, size=1, spread=0.003, shift=loss)
-        found = compare(old, new, [MEAN], 4)[0]["score"]
-        shown += found.is_worse(0.01)
-    assert 140 <= shown <= 196
+
+    def shown(shift: float) -> int:
+        news = (
+            with_seeds(generators(4, 100 + run), seeds=5, groups=300, size=1, spread=0.003, shift=shift)
+            for run in range(100)
+        )
+        return sum(compare(old, new, [MEAN], 4)[0]["score"].is_worse(0.01) for new in news)
+
+    assert shown(loss) >= 78
+    assert shown(0.01 + (loss - 0.01) / 3) < 60, "what is stated is not far more than it takes"
 
 
 def test_what_it_takes_is_enough_and_one_less_is_not():

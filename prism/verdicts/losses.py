@@ -254,8 +254,12 @@ def detectable(drop: float, error: Error, alpha: float, power: float = 0.8) -> f
 
     of_samples = variance_ratios(error.freedom)[:, None]
     order = numpy.random.default_rng(42)  # true spreads, their estimates, and the two sides are independent
+    # Of the true spread the observed one says more than its degrees of freedom: two more, in the simulation.
     sides = [
-        (variance / order.permutation(variance_ratios(freedom, 200)), order.permutation(variance_ratios(freedom, 200)))
+        (
+            variance / order.permutation(variance_ratios(freedom + 2, 200)),
+            order.permutation(variance_ratios(freedom, 200)),
+        )
         for variance, freedom in zip(error.between, error.seed_freedom)
     ]
     between = tuple(spread * ratio for spread, ratio in sides)
