@@ -4,6 +4,7 @@
 |---|---|
 | a score: right or wrong, independent samples, one seed | Clopper–Pearson, exact |
 | a score: right or wrong, in groups or over seeds | Korn–Graubard: Clopper–Pearson at the effective n |
+| a score: any other, independent samples of which few stand out | the same |
 | a score: any other | Wilson at the effective n, on the metric's range |
 | a gain: right or wrong, independent samples, one seed | Tango, and it holds 0 unless McNemar's exact test rejects it |
 | a gain: right or wrong, in groups or over seeds | the same at the effective n |
@@ -122,8 +123,8 @@ def interval(metric: Metric, measured: Measured, groups: Groups) -> Score:
     reach = _chance(measured, groups).reach / (high - low)
     binomial = share * (1 - share) * Z * Z
     effective = binomial / reach**2 if reach and binomial else groups.effective
-    if metric.right_or_wrong:
-        effective = min(effective, n * seeds)
+    if metric.right_or_wrong or (groups.independent and _few_stand_out(measured.by_sample.mean(0))):
+        effective = min(effective, n * seeds) if metric.right_or_wrong else effective
         ends, name = clopper_pearson(share * effective, effective), "Korn–Graubard"
     else:
         ends, name = wilson(share * effective, effective), "Wilson"
@@ -237,8 +238,8 @@ def _sampling(by_sample: numpy.ndarray, by_group: numpy.ndarray, groups: Groups)
 
     The jackknife's variance misses groups whose samples stand or fall together if few samples stand out at all (rates
     near 0 and 1, many zeros, long tails): then it is at least that of a correlation within groups which is estimated
-    from pairs of samples, and pulled to 1 by the fewer groups tell of it. The degrees of freedom are Satterthwaite's for
-    the kurtosis of the groups' influences, and at most those of the effective groups.
+    from pairs of samples, and pulled to 1 by the fewer samples make the variance. The degrees of freedom are
+    Satterthwaite's for the kurtosis of the groups' influences, and at most those of the effective groups.
     """
     many = len(groups.sizes)
     moves = numpy.where(numpy.abs(by_group) > NOTHING, by_group, 0.0)
@@ -257,6 +258,6 @@ def _sampling(by_sample: numpy.ndarray, by_group: numpy.ndarray, groups: Groups)
         within = float((groups.sizes * numpy.bincount(groups.of, by_sample**2) - totals**2).sum()) / pairs
         single = of_samples / (n - 1)
         alike = min(max(1 - within / single, 0.0), 1.0) if single else 1.0
-        alike += (1 - alike) * min(1.0, 2 / telling**2)
+        alike += (1 - alike) * min(1.0, 2 * float((by_sample**4).sum() / of_samples**2))
         variance = max(variance, single * (alike / groups.effective + (1 - alike) / n))
     return variance, freedom
