@@ -346,7 +346,14 @@ def test_two_workers_train_once_and_report_once(checkout):
 def start(checkout, *options):
     command = [sys.executable, "-m", "pytest", "benchmarks", "-m", "phase1", "--prism-profile", "nano", *options]
     return subprocess.Popen(
-        command, cwd=checkout.path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=dict(os.environ)
+        command,
+        cwd=checkout.path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=dict(os.environ),
+        # Of a shell's background job, the tests inherit that Ctrl-C is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
 
 
