@@ -15,7 +15,7 @@ from prism.verdicts.intervals import (
     resampled_sums,
     wilson,
 )
-from prism.verdicts.losses import detectable, difference, flips, mcnemar_midp, recipes, tango, tango_z
+from prism.verdicts.losses import detectable, difference, flips, mcnemar_midp, p_value, recipes, tango, tango_z
 
 
 def mean(sums):
@@ -265,3 +265,8 @@ def test_the_same_seeds_on_both_sides_have_lost_nothing():
         assert found.low <= 0 <= found.high
         assert 0.5 <= found.p <= 1
         assert 0 < detectable(0.01, found.error, 0.05) < 0.3
+
+
+def test_p_of_a_loss_far_beyond_two_seeds_is_a_number():
+    """With one degree of freedom the quantile of a tiny tail has a square beyond what a float holds."""
+    assert 0 < p_value(0.5, Error(1e-9, 99, between=(1e-12,), seed_freedom=(1.0,))) < 1e-4

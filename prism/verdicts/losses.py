@@ -84,7 +84,7 @@ def p_value(loss: float, error: Error) -> float:
         return 0.5 if error.standard else 1.0
     if not sum(error.between):
         return float(stdtr(error.freedom, -loss / error.standard)) if error.standard else 0.0
-    low, high = -200.0, math.log10(0.5)
+    low, high = -100.0, math.log10(0.5)  # the square of a t quantile with one degree of freedom stays finite
     for _ in range(40):
         middle = (low + high) / 2
         low, high = (middle, high) if error.reach(10**middle) > loss else (low, middle)
