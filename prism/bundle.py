@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import tarfile
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -72,7 +71,7 @@ def rescore(bundles: Sequence[Path], setting: Setting, reports: Path, command: s
             for spec in run["specs"]:
                 name = f"{spec['phase']}/{spec['spec']}"
                 by_spec.setdefault(name, []).append((folder, spec["details"]["artifacts"]))
-        run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid():x}"
+        run_id = results.new_id()
         saved = Results(reports, run_id, "main")
         for name, parts in by_spec.items():
             spec = load_checked_spec(setting.root / "benchmarks" / "specs" / f"{name}.toml")

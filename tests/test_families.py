@@ -242,6 +242,15 @@ def answered(base, model, examples, folder) -> list[Prediction]:
     return read_predictions(folder, examples)
 
 
+def log_probabilities(base, asked: Example, label: str) -> list[float]:
+    """What the model itself gives each token of a label, in one pass over prompt and label without padding."""
+    prompt, rest = generate.encode(base, asked), base.chat.label_ids(base.tokenizer, label)
+    ids = torch.tensor([prompt + rest], device=base.model.device)
+    with torch.no_grad():
+        logits = base.model(ids, attention_mask=torch.ones_like(ids)).logits[0].float().log_softmax(-1)
+    return [logits[len(prompt) + n - 1, token].item() for n, token in enumerate(rest)]
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """The folder of a family's model, made once."""
@@ -282,13 +291,8 @@ def test_family_is_asked_trained_stored_and_merged(made, tmp_path, name):
     likelihoods.likelihoods(base, base.model, held_out, LABELS, tmp_path)
     scored = {line["id"]: line["labels"] for line in read_json_lines(tmp_path / LIKELIHOODS)}
     for asked in held_out:
-        prompt = generate.encode(base, asked)
         for label in LABELS:
-            rest = base.chat.label_ids(base.tokenizer, label)
-            with torch.no_grad():
-                logits = base.model(torch.tensor([prompt + rest])).logits[0].log_softmax(-1)
-            summed = sum(logits[len(prompt) + n - 1, token].item() for n, token in enumerate(rest))
-            assert scored[asked.id][label] == pytest.approx(summed, abs=1e-3)
+            assert scored[asked.id][label] == pytest.approx(sum(log_probabilities(base, asked, label)), abs=1e-3)
 
     folder = tmp_path / "adapter"
     notes = train.train(base, training, 42, folder)

@@ -4,17 +4,17 @@ Unsloth patches transformers' classes for the whole process, so each of the two 
 `pytest tests/test_families_gpu.py`, with Unsloth installed and without.
 """
 
+import importlib.util
 import math
 
 import pytest
-import torch
 
 from prism.devices import cuda_devices
 from prism.errors import ModelError
-from prism.models import adapters, generate, likelihoods, load, parity, train
+from prism.models import adapters, likelihoods, load, parity, train
 from prism.models.identity import engine
 from prism.rows.answers import LIKELIHOODS, read_json_lines
-from tests.test_families import FAMILIES, LABELS, answered, example, make, spec_of
+from tests.test_families import FAMILIES, LABELS, answered, example, log_probabilities, make, spec_of
 
 pytestmark = pytest.mark.skipif(not cuda_devices(), reason="needs a GPU")
 # What Unsloth cannot train, and the sentence that says so: where the tokenizer has no padding token but the end, and
@@ -35,7 +35,7 @@ def test_family_on_a_gpu(tmp_path, name):
             train.train(load.load(spec, tmp_path), training, 42, tmp_path / "adapter")
         return
     base = load.load(spec, tmp_path)
-    assert base.library == engine(spec)["library"]
+    assert (base.library == "unsloth") == (importlib.util.find_spec("unsloth") is not None)
     assert {p.device.type for p in base.model.parameters()} == {"cuda"}
 
     before = answered(base, base.model, held_out, tmp_path / "baseline")
@@ -43,13 +43,8 @@ def test_family_on_a_gpu(tmp_path, name):
     likelihoods.likelihoods(base, base.model, held_out, LABELS, tmp_path)
     scored = {line["id"]: line["labels"] for line in read_json_lines(tmp_path / LIKELIHOODS)}
     for asked in held_out:
-        prompt = generate.encode(base, asked)
         for label in LABELS:
-            rest = base.chat.label_ids(base.tokenizer, label)
-            with torch.no_grad():
-                ids = torch.tensor([prompt + rest], device="cuda")
-                logits = base.model(ids, attention_mask=torch.ones_like(ids)).logits[0].float().log_softmax(-1)
-            each = [logits[len(prompt) + n - 1, token].item() for n, token in enumerate(rest)]
+            each = log_probabilities(base, asked, label)
             assert scored[asked.id][label] == pytest.approx(sum(each), abs=sum(abs(v) for v in each) * BF16 + 0.05)
 
     folder = tmp_path / "adapter"

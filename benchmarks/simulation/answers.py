@@ -10,6 +10,7 @@ import numpy
 
 from prism.metrics import Metric, mean
 from prism.metrics.classification import counted
+from prism.verdicts.intervals import effective_groups
 
 Kind = Literal["right/wrong", "continuous", "many zeros", "F1"]
 Sizes = Literal["equal", "lognormal", "Zipf"]
@@ -69,7 +70,7 @@ class Cell:
 
     @property
     def effective(self) -> float:
-        return float(self.n**2 / (self.counts.astype(float) ** 2).sum())
+        return effective_groups(self.counts)
 
     @property
     def grouping(self) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
@@ -34,10 +32,10 @@ def measure_again(run: Path, setting: Setting, reports: Path, command: str, forc
     """
     planned = [(scores, _spec(scores, setting)) for scores in gather_scores(str(run), setting.root)]
     here = provenance(setting.root, TRAINING_LIBRARIES)
-    if not force and (here["dirty"] or not here["commit"]):
-        why = (
-            "the working tree has uncommitted changes" if here["commit"] else "there is no git commit to repeat it from"
-        )
+    if not force and (here["dirty"] is not False or not here["commit"]):  # None: git cannot say
+        changed = "the working tree has uncommitted changes"
+        unknown = "git cannot say whether the working tree has uncommitted changes"
+        why = (changed if here["dirty"] else unknown) if here["commit"] else "there is no git commit to repeat it from"
         raise ScoresError(f"--fresh: {why}, so the new run could not be accepted; commit first, or add --force")
     for scores, _ in planned:
         judged = sorted({measure.judge for measure in scores.measures.values() if measure.judge})
@@ -46,7 +44,7 @@ def measure_again(run: Path, setting: Setting, reports: Path, command: str, forc
                 f"{scores.id}: was judged by {judged[0]}; name that judge with --judge to measure it again"
             )
     looks.require_writable(setting.store)
-    run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid():x}"
+    run_id = results.new_id()
     saved = Results(reports, run_id, "main")
     for scores, spec in planned:
         seeds = draw(scores, spec, setting)

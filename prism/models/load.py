@@ -67,8 +67,11 @@ def load(spec: Spec, root: Path, say: Say = CONSOLE.say, name: str | None = None
     name = name or spec.model.model_name
     base_identity(name, root, revision=revision, say=say)
     # A hub model is loaded from its files, too, so that no library asks the hub for another commit or repository.
-    folder = local_folder(name, root) if is_local(name, root) else model_folder(name, revision, MODEL_NAME, say)
-    check_configs(folder, name)
+    if is_local(name, root):
+        folder = local_folder(name, root)
+    else:
+        folder = model_folder(name, revision, MODEL_NAME, say)
+        check_configs(folder, name)  # `base_identity` has checked a local one
     source = str(folder)
     settings = engine(spec)
     _require_gpu(spec, settings["device"])

@@ -52,7 +52,7 @@ def checkpoint_of(base: Base, folder: Path) -> Path | None:
         return checkpoint
     why = f"train_sampling_strategy = {strategy!r}" if strategy not in RESTORED else "a GPU adds up in another order"
     warnings.warn(
-        f"{base.spec.id}: training starts again and not at step {checkpoint.name.rpartition('-')[2]}, because it "
+        f"{base.spec.id}: training starts again and not at step {step_of(checkpoint)}, because it "
         f"would resume to another adapter ({why})",
         stacklevel=2,
     )
@@ -62,11 +62,11 @@ def checkpoint_of(base: Base, folder: Path) -> Path | None:
 
 def last_checkpoint(folder: Path) -> Path | None:
     """The newest complete checkpoint: it has what is written last. Deletes incomplete ones."""
-    for checkpoint in sorted(folder.glob("checkpoint-*"), key=_step, reverse=True):
+    for checkpoint in sorted(folder.glob("checkpoint-*"), key=step_of, reverse=True):
         try:
             state: Any = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
             torch.load(checkpoint / EPOCH, weights_only=True)
-            if state["global_step"] == _step(checkpoint):
+            if state["global_step"] == step_of(checkpoint):
                 return checkpoint
         except Exception:  # noqa: BLE001, S110  # whatever half a file raises: it is deleted
             pass
@@ -74,7 +74,8 @@ def last_checkpoint(folder: Path) -> Path | None:
     return None
 
 
-def _step(checkpoint: Path) -> int:
+def step_of(checkpoint: Path) -> int:
+    """The step after which a checkpoint was written, by its name; -1 if it names none."""
     number = checkpoint.name.rpartition("-")[2]
     return int(number) if number.isdecimal() else -1
 

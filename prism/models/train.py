@@ -177,8 +177,9 @@ def train(
     trainer.remove_callback(PrinterCallback)  # the notes contain the losses; do not print them
     checkpoint = resuming.checkpoint_of(base, folder / "trainer")
     trainer.add_callback(resuming.SameOrder(checkpoint))
-    if checkpoint:
-        advance(json.loads((checkpoint / "trainer_state.json").read_text())["global_step"])
+    resumed_at = resuming.step_of(checkpoint) if checkpoint else 0
+    if resumed_at:
+        advance(resumed_at)
     with ExitStack() as contexts:
         if base.library == "transformers":
             if trainer.padding_free:
@@ -202,7 +203,6 @@ def train(
         notes["moved"] = require_moved(model, base.spec.id)
     batch = config.per_device_train_batch_size * config.gradient_accumulation_steps
     rows_seen = min(trainer.state.global_step * batch, math.ceil(trainer.state.epoch or 0) * len(lengths))
-    resumed_at = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
     rows_here = rows_seen * (1 - resumed_at / trainer.state.global_step)
     if base.processor:
         notes["images"] = int(sum(len(example.images) for example in examples) / len(examples) * rows_here)

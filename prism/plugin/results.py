@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -111,6 +112,11 @@ def is_failure(verdict: Verdict, required: Collection[str]) -> bool:
     if verdict.state == "inconclusive":
         return verdict.key != "drop" or "decided" in required
     return verdict.state not in ("holds", "skipped")
+
+
+def new_id() -> str:
+    """The id of a run that begins now, which is also the name of its folder: the ids of one machine sort by time."""
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid():x}"
 
 
 def partial(results: Sequence[Result], broken: Sequence[str], interrupted: str) -> str:

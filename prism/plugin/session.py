@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import time
 from functools import cached_property
 from pathlib import Path
 
@@ -56,7 +55,7 @@ class Session:
         self.profile, self.why = choose_profile(option("--prism-profile"))
         self.chosen: list[str] = option("--prism-spec")
         worker_input = getattr(config, "workerinput", {})
-        self.run_id = worker_input.get("prism_run_id") or f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid():x}"
+        self.run_id = worker_input.get("prism_run_id") or results.new_id()
         self.gpus = worker_input.get("prism_gpus")  # of all workers, so that all collect the same items
         self.results = Results(self.reports, self.run_id, worker_input.get("workerid", "main"))
         self.broken: list[str] = []  # items that raised before their verdict, or crashed their worker

@@ -220,8 +220,8 @@ def _tested(
     loss = estimate(old, new, function, level, metric.loses_by_flips, side.sizes)
     error, seeds = loss.error, "" if side.of_one_seed else _of_seeds(side)
     assert error
-    groups = losses.effective(side.sizes)
-    if groups < margins.FEWEST_GROUPS:  # no interval is trusted
+    groups = intervals.effective_groups(side.sizes)
+    if groups < intervals.FEWEST_GROUPS:  # no interval is trusted
         unknown = replace(loss, low=-numpy.inf, high=numpy.inf)
         known = None if side.of_one_seed else error
         return unknown, margins.SignFlips.of(loss.value, side.sums, function, side.sizes, known, seeds)

@@ -199,8 +199,8 @@ def meet(
 ) -> dict[str, Any]:
     """What each contender reaches and passes, in plain JSON types, the nearest to the whole gate first.
 
-    A threshold of `metrics` counts, but not a `drop`, which is about an accepted run. A gain has its interval resampled
-    only where it is large enough, since all else is decided by the value.
+    A threshold of `metrics` counts, but not a `drop`, which is about an accepted run. A gain has an interval only where
+    it is large enough, since all else is decided by the value.
     """
     ground = _Ground(spec, metrics, examples, evaluation, baseline, controls)
     limits = [limit for limit in spec.limits() if limit.key != "drop" and limit.metric in ground.named]

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy
 
+FEWEST_GROUPS = 10  # effective ones: with fewer, no interval covers 93 % and Student's t is not trusted (simulation)
 RESAMPLES = 10_000
 NORMAL = NormalDist()
 CHUNK = 500  # resamples drawn at a time: 500 x 10,000 groups of float64 are 40 MB
@@ -83,12 +84,11 @@ def group_sums(statistics: numpy.ndarray, groups: Sequence[str]) -> numpy.ndarra
     return sums
 
 
-def effective_groups(groups: Sequence[str]) -> float:
-    """n²/Σn_g², how many groups of equal size tell as much as these: G if all are equal, about 1 if one has nearly all.
+def effective_groups(sizes: numpy.ndarray) -> float:
+    """n²/Σn_g² of the groups' sizes, how many groups of equal size tell as much as these: G if all are equal, about 1 if one has nearly all.
 
     Source: Carter, Schnepel & Steigerwald 2017, Asymptotic Behavior of a t-Test Robust to Cluster Heterogeneity.
     """
-    _, sizes = numpy.unique(numpy.asarray(groups), return_counts=True)
     return float(sizes.sum() ** 2 / (sizes.astype(float) ** 2).sum()) if len(sizes) else 0.0
 
 

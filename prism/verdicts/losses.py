@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy
 
-from prism.verdicts.intervals import NORMAL, Error, Estimate, Function, influence
+from prism.verdicts.intervals import NORMAL, Error, Estimate, Function, effective_groups, influence
 
 ASSUMED_SPREAD = 2.0  # a single seed's spread as a multiple of the other side's, so that up to twice alarms no more
 
@@ -52,12 +52,7 @@ def difference(
 
 def _freedom(groups: int, sizes: numpy.ndarray | None) -> float:
     """Degrees of freedom: effective groups minus 1, at least 1."""
-    return max(effective(sizes) - 1, 1.0) if sizes is not None else groups - 1
-
-
-def effective(sizes: numpy.ndarray) -> float:
-    """n²/Σn_g² of the groups' sizes, as `intervals.effective_groups`."""
-    return float(sizes.sum() ** 2 / (sizes.astype(float) ** 2).sum())
+    return max(effective_groups(sizes) - 1, 1.0) if sizes is not None else groups - 1
 
 
 def loss_growth(before: numpy.ndarray, function: Function) -> float:

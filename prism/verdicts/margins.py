@@ -24,7 +24,6 @@ import numpy
 from prism.verdicts.intervals import NORMAL, Error, Function
 from prism.verdicts.losses import p_value, tango_z
 
-FEWEST_GROUPS = 10  # effective groups, below which Student's t is not trusted
 FEW = 50  # samples, below which the exact distribution decides
 FEW_DIFFER = 200  # samples that differ, the same
 FEW_CHANGED = 10  # groups that differ, below which their spread says little of those that were not drawn

@@ -21,7 +21,7 @@ from prism.metrics import Metric
 from prism.spec import Spec
 from prism.verdicts import losses, margins
 from prism.verdicts.accepted import FOLDER, accepted_at
-from prism.verdicts.intervals import Error, effective_groups, group_sums, influence
+from prism.verdicts.intervals import FEWEST_GROUPS, Error, effective_groups, group_sums, influence
 from prism.verdicts.scores import Measure, Scores, read_scores
 
 MOST_ROWS = 10_000_000  # and no more are searched for
@@ -83,7 +83,7 @@ def variances(metric: Metric, measure: Measure, groups: Iterable[str]) -> Varian
     covariance = _covariance(sums, metric)
     own = float(covariance.trace()) / seeds
     shared = float(covariance.sum() - covariance.trace()) / (seeds * (seeds - 1)) if seeds > 1 else 0.0
-    effective = effective_groups(names)
+    effective = effective_groups(numpy.unique(names, return_counts=True)[1])
     apart = float(_covariance(statistics, metric).trace()) / seeds  # as if every sample were a group of its own
     extra = n / effective - 1
     alike = min(max((own / apart - 1) / extra, 0.0), 1.0) if extra > 1e-9 and apart else 0.0
@@ -116,14 +116,14 @@ def never(known: Variances, plan: Plan, limit: float, alpha: float) -> str:
         return f"can never fail: the whole score is {known.room:.3g} from the worst, no more than the limit"
     if known.independent and plan.before == plan.after == 1:
         least = margins.Pairs(0, plan.rows, plan.rows).least(limit)
-    elif plan.groups < margins.FEWEST_GROUPS:  # sign flips, of every group
+    elif plan.groups < FEWEST_GROUPS:  # sign flips, of every group
         least = 2.0 ** -(plan.groups * known.uneven)
     else:
         least = 2.0**-plan.groups
     if least > alpha:
         return f"can never fail: {plan.groups:,.4g} groups give p = {least:.2g} at the least, over α = {alpha:.2g}"
-    if plan.groups < margins.FEWEST_GROUPS:
-        return f"of unknown power: under {margins.FEWEST_GROUPS} effective groups, no variance is trusted"
+    if plan.groups < FEWEST_GROUPS:
+        return f"of unknown power: under {FEWEST_GROUPS} effective groups, no variance is trusted"
     if math.isnan(known.between) and plan.before + plan.after > 2:
         return "of unknown power: the accepted run has one seed, which shows no spread; accept several"
     return ""
@@ -165,11 +165,11 @@ def smallest_gain(known: Variances, plan: Plan) -> float:
     is more than they are.
     """
     k = plan.after
-    if plan.groups < margins.FEWEST_GROUPS or (k > 1 and math.isnan(known.between)):
+    if plan.groups < FEWEST_GROUPS or (k > 1 and math.isnan(known.between)):
         return math.inf
     there = known.scaled(plan)
     samples, freedom = 2 * there.own, max(plan.groups - 1, 1.0)
-    if k > 1:  # as `intervals.over_seeds` widens a gain
+    if k > 1:  # the spread between seeds besides, both parts with one t quantile
         seeds = there.between / k
         samples = there.own + there.shared + (there.own - there.shared) / k + seeds
         freedom = min(freedom, (k - 1) * (samples / seeds) ** 2) if seeds else freedom

@@ -13,7 +13,7 @@
 The effective n is that of independent answers, right or wrong, which would vary as much: it turns a variance into an
 interval that is not symmetric near 0 and 1 and stays in the metric's range. The variance is the jackknife's over
 groups (CR3), its degrees of freedom those of the effective groups, or fewer if few groups make most of the variance.
-With fewer than `FEWEST` effective groups the interval is unknown (NaN); only independent answers, right or wrong, of one
+With fewer than `FEWEST_GROUPS` effective groups the interval is unknown (NaN); only independent answers, right or wrong, of one
 seed need no variance and so no groups. benchmarks/simulation/RESULTS.md has the coverage.
 
 Sources: Clopper & Pearson 1934; Korn & Graubard 1998, Confidence Intervals for Proportions with Small Expected Number of
@@ -31,11 +31,18 @@ from dataclasses import dataclass
 import numpy
 
 from prism.metrics import Metric
-from prism.verdicts.intervals import NORMAL, clopper_pearson, effective_groups, influence, quantile, wilson
+from prism.verdicts.intervals import (
+    FEWEST_GROUPS,
+    NORMAL,
+    clopper_pearson,
+    effective_groups,
+    influence,
+    quantile,
+    wilson,
+)
 from prism.verdicts.losses import tango, tango_z
 from prism.verdicts.record import Score
 
-FEWEST = 10  # effective groups: with fewer, no interval covered 93 % in the simulation
 TAIL = 0.025
 Z = NORMAL.inv_cdf(1 - TAIL)
 NOTHING = 1e-12  # smaller influences are the rounding of 0
@@ -52,7 +59,7 @@ class Groups:
     @classmethod
     def named(cls, names: Sequence[str]) -> Groups:
         _, of, sizes = numpy.unique(numpy.asarray(names), return_inverse=True, return_counts=True)
-        return cls(of, sizes, effective_groups(names))
+        return cls(of, sizes, effective_groups(sizes))
 
     @property
     def independent(self) -> bool:
@@ -123,8 +130,9 @@ def interval(metric: Metric, measured: Measured, groups: Groups) -> Score:
     reach = _chance(measured, groups).reach / (high - low)
     binomial = share * (1 - share) * Z * Z
     effective = binomial / reach**2 if reach and binomial else groups.effective
+    if metric.right_or_wrong:
+        effective = min(effective, n * seeds)
     if metric.right_or_wrong or (groups.independent and _few_stand_out(measured.by_sample.mean(0))):
-        effective = min(effective, n * seeds) if metric.right_or_wrong else effective
         ends, name = clopper_pearson(share * effective, effective), "Korn–Graubard"
     else:
         ends, name = wilson(share * effective, effective), "Wilson"
@@ -171,7 +179,7 @@ def lead(metric: Metric, ours: Measured, other: Measured, groups: Groups) -> Sco
 
 
 def _unknown(groups: Groups) -> str:
-    return "" if groups.effective >= FEWEST else f"unknown: {groups.effective:.3g} effective groups"
+    return "" if groups.effective >= FEWEST_GROUPS else f"unknown: {groups.effective:.3g} effective groups"
 
 
 def _rule(name: str, groups: Groups, seeds: int) -> str:
