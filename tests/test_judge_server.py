@@ -1,5 +1,6 @@
 """A judge's server that is broken, hostile or somebody else's: bounded, in one sentence, its neighbours kept."""
 
+import copy
 import gzip
 import json
 import os
@@ -155,7 +156,7 @@ class TestMalformedReplies:
             table = json.loads(json.dumps(whole))
             for _ in range(chance.choice([0, 1, 1, 2, 5])):
                 found = chance.choice(places(table) or [({}, "")])
-                found[0][found[1]] = chance.choice(odd)
+                found[0][found[1]] = copy.deepcopy(chance.choice(odd))
             body = bytearray(json.dumps(table).encode())
             for _ in range(chance.choice([0, 0, 1, 3])):
                 at, to = sorted((chance.randrange(len(body)), chance.randrange(len(body))))

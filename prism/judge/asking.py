@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel
 
 from prism.errors import PrismError
-from prism.judge.replies import NotGraded, Reply, Response, detail, read, receive, shown
+from prism.judge.replies import NotGraded, Reply, Response, detail, part, read, receive
 from prism.judge.spending import Price, Spending
 from prism.redaction import keep
 
@@ -193,9 +193,7 @@ class Endpoint:
                         response.status != 200
                     )  # else something other than the log-probabilities was wrong
             except aiohttp.ClientError as error:
-                problem = (
-                    f"{self.choice.address} cannot be reached ({' '.join(str(error).split()) or type(error).__name__})"
-                )
+                problem = f"{self.choice.address} cannot be reached ({part(str(error)) or type(error).__name__})"
                 if not self.reached and isinstance(error, permanent):
                     raise JudgeError(f"judge {problem}; start the server, or name another judge") from None
             except TimeoutError:
@@ -284,4 +282,4 @@ def _place(location: str) -> str:
         host = parts.hostname or ""
     except ValueError:
         return "another address"
-    return shown(f"{parts.scheme}://{host}{parts.path}" if host else parts.path)[:200] or "another address"
+    return part(f"{parts.scheme}://{host}{parts.path}" if host else parts.path) or "another address"
