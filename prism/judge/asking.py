@@ -83,9 +83,14 @@ def choose(text: str | None, environ: Mapping[str, str] = os.environ) -> Choice 
     `openai:MODEL` takes its key from OPENAI_API_KEY, `http://HOST:PORT/v1#MODEL` from PRISM_JUDGE_API_KEY (if the
     server needs one), `local:FOLDER` needs no key. PRISM_JUDGE_PRICE sets a price.
     """
-    text = text or environ.get("PRISM_JUDGE")
+    text = (text or environ.get("PRISM_JUDGE") or "").strip()
     if not text:
         return None
+    if re.search(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e]", text):
+        raise JudgeError(
+            f"judge {_masked(text)!r}: holds a line end or a control character; write openai:MODEL, "
+            f"http://HOST:PORT/v1#MODEL or local:FOLDER without"
+        )
     price = Price.parse(environ["PRISM_JUDGE_PRICE"]) if environ.get("PRISM_JUDGE_PRICE") else None
     if text.startswith("openai:") and text != "openai:":
         model = text.removeprefix("openai:")
@@ -93,7 +98,10 @@ def choose(text: str | None, environ: Mapping[str, str] = os.environ) -> Choice 
             raise JudgeError(f"judge {_masked(text)}: OPENAI_API_KEY is not set; set it, or name another judge")
         return Choice("openai", model, OPENAI, key, price or Price.published(model))
     if text.startswith("local:") and text != "local:":
-        folder = Path(text.removeprefix("local:")).expanduser().resolve()
+        try:
+            folder = Path(text.removeprefix("local:")).expanduser().resolve()
+        except (OSError, RuntimeError) as error:  # of an unknown user's home, or of links in a circle
+            raise JudgeError(f"judge {text}: the folder cannot be found ({error}); name another") from None
         if find_spec("llguidance") is None:
             raise JudgeError(
                 f"judge {text}: llguidance is not installed, and without it small models seldom write JSON; "
