@@ -4,9 +4,16 @@ PRISM raises only subclasses of `PrismError` on purpose; the plugin and the comm
 Any other exception is a bug of PRISM and keeps its traceback.
 """
 
+from typing import Any
+
+from prism.redaction import redacted
+
 
 class PrismError(Exception):
-    """Base class of all errors that PRISM raises on purpose."""
+    """Base class of all errors that PRISM raises on purpose. Known secrets are redacted in its arguments."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*(redacted(each) if isinstance(each, str) else each for each in args))
 
 
 class SpecError(PrismError):
