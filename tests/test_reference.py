@@ -18,6 +18,7 @@ from prism.verdicts.accepted import FOLDER, accept, ask_git, competing_drops, ga
 from prism.verdicts.drops import against_accepted
 from prism.verdicts.gate import decide
 from prism.verdicts.history import history
+from prism.verdicts.possible import require_possible
 from prism.verdicts.scores import Measure, Scores, parse_scores, read_scores, write_scores
 from tests.conftest import ROOT, SPEC, write_spec
 from tests.scored import EVALUATION, answers, scored, tiny_spec
@@ -87,6 +88,22 @@ def mended(text, **changes):
     return json.dumps({"checksum": digest(content), **content})
 
 
+def deep(levels):
+    return "[" * levels + "]" * levels
+
+
+def metric(text, **changes):
+    """A file whose accuracy says something else."""
+    metrics = json.loads(text)["metrics"]
+    return mended(text, metrics=metrics | {"accuracy": metrics["accuracy"] | changes})
+
+
+def of_all(text, value):
+    """A file in which every number of the first family of statistics is this one."""
+    rows = json.loads(text)["rows"]
+    return mended(text, rows=[[[value for _ in row] for row in rows[0]], *rows[1:]])
+
+
 FAULTS = {
     "another schema": (lambda text: mended(text, schema=2), "has schema 2, but this PRISM reads 1"),
     "edited by hand": (lambda text: text.replace('"value":0.8875', '"value":0.8'), "was edited by hand or damaged"),
@@ -95,6 +112,38 @@ FAULTS = {
     "not a number": (lambda text: text.replace("0.8875", "NaN"), "NaN is not a score"),
     "a list": (lambda text: "[]", "is not a file of scores"),
     "no seeds": (lambda text: mended(text, rows=[]), "is an incomplete file of scores"),
+    "nested deeply": (
+        lambda text: text.replace('"origin": {}', f'"origin": {deep(100_000)}'),
+        "is not a file of scores",
+    ),
+    "5,000 digits": (lambda text: text.replace('"origin": {}', f'"origin": {"9" * 5_000}'), "is not a file of scores"),
+    "half of a character": (lambda text: text.replace('"origin": {}', '"origin": {"run": "\\ud83d"}'), "is not a file"),
+    "a number beyond floats": (
+        lambda text: of_all(text, 10**400),
+        "incomplete file of scores (ValueError('a row of sta",
+    ),
+    "numbers as text": (lambda text: of_all(text, "1"), "incomplete file of scores (ValueError('a row of statistics"),
+    "a width beyond memory": (lambda text: metric(text, width=10**12), "incomplete file of scores (ValueError('a row"),
+    "a value beyond floats": (lambda text: metric(text, value=10**400), "(metrics.accuracy.value: Input should be"),
+    "a name that is a path": (lambda text: mended(text, spec="../../tiny"), "(spec: Value error, '../../tiny' must be"),
+    "a phase that is absolute": (
+        lambda text: mended(text, phase="/tmp"),
+        "(phase: Value error, '/tmp' must be a plain",
+    ),
+    "seeds that are none": (
+        lambda text: metric(text, seeds={"x": 1}),
+        "(metrics.accuracy.seeds.x.[key]: String should",
+    ),
+    "training of another type": (lambda text: mended(text, training={"adapters": [1]}), "(training.adapters: Input sh"),
+    "looks of another type": (lambda text: mended(text, origin={"looks": "5"}), "(origin.looks: Input should be"),
+    "a row that is not there": (
+        lambda text: mended(text, samples={name: [[0, 99]] for name in json.loads(text)["samples"]}),
+        "a sample names a row of statistics that is not there",
+    ),
+    "a row counted from the end": (
+        lambda text: mended(text, samples={name: [[0, -2]] for name in json.loads(text)["samples"]}),
+        "a sample names a row of statistics that is not there",
+    ),
     "other samples than its name says": (
         lambda text: mended(text, evaluation_digest="cd" * 32),
         "contains phase1/tiny@cdcdcdcd but is named differently; rename it to tiny@cdcdcdcd.json",
@@ -119,8 +168,60 @@ def test_a_bad_reference_is_named_and_the_gate_fails(tmp_path, scores, damage, s
     assert sentence in verdict.reason
 
 
+IMPOSSIBLE = {
+    "statistics of -1000": (lambda text: of_all(text, -1000), "a sample (0000", "statistics outside [0, 1]"),
+    "another value": (
+        lambda text: metric(text, value=0.95, ci=[0.9, 1]),
+        "a value of 0.95 that is not the mean of its",
+    ),
+    "another value of a seed": (
+        lambda text: metric(text, value=0.9, ci=[0.8, 1], seeds={"42": 0.9, "43": 0.9}),
+        "a value of 0.9 with seed 42, but its samples give 0.875",
+    ),
+    "a value out of range": (lambda text: metric(text, value=1.5), "a value of 1.5, outside its range [0, 1]"),
+    "an interval beside it": (lambda text: metric(text, ci=[0.1, 0.2]), "an interval [0.1, 0.2] that leaves out its"),
+    "more samples than scored": (lambda text: metric(text, n=41), "a value of 41 samples, of which 40 are scored"),
+}
+
+
+@pytest.mark.parametrize(
+    ("forge", "sentence", "also"), [(*case, "")[:3] for case in IMPOSSIBLE.values()], ids=IMPOSSIBLE
+)
+def test_a_reference_whose_numbers_no_run_can_measure_is_refused(tmp_path, scores, forge, sentence, also):
+    """Somebody who makes the checksum fit is told what cannot be."""
+    path = tmp_path / FOLDER / f"{scores.name}.json"
+    write_scores(scores, path)
+    path.write_text(forge(path.read_text()))
+    limit = Limit(tier="tier1", metric="accuracy", key="drop", value=0.0)
+    verdict = decide(limit, record(), against_accepted(tmp_path, scores, metrics_of(scores, ROOT), 1))
+    assert verdict.state == "fails"
+    assert f"phase1/tiny@abababab: accuracy has {sentence}" in verdict.reason
+    assert also in verdict.reason
+    write_scores(scores, tmp_path / "run.json")
+    shown = CliRunner().invoke(app, ["compare", str(path), str(tmp_path / "run.json"), "--root", str(ROOT)])
+    assert shown.exit_code == 2
+    assert sentence in " ".join(shown.output.split())
+
+
+def test_a_value_of_fewer_samples_than_are_scored_is_not_held_against_all_of_them(scores):
+    """The baseline's judge may have left some unscored, and an older file does not say how many."""
+    measure = replace(scores.measures["accuracy"], value=0.9, ci=(0.8, 1.0), seeds={"42": 0.9, "43": 0.9})
+    for n in (39, None):
+        require_possible(replace(scores, measures={"accuracy": replace(measure, n=n)}), metrics_of(scores, ROOT))
+    with pytest.raises(ScoresError, match="its samples give"):
+        require_possible(replace(scores, measures={"accuracy": replace(measure, n=40)}), metrics_of(scores, ROOT))
+
+
+def test_the_accepted_runs_of_this_repository_are_read_and_possible():
+    files = sorted((ROOT / FOLDER).rglob("*@*.json"))
+    assert files
+    for path in files:
+        found = read_scores(path)
+        require_possible(found, metrics_of(found, ROOT))
+
+
 def test_a_reference_that_lacks_samples_fails_the_gate(tmp_path, scores):
-    part = {name: replace(m, statistics=m.statistics[:, 3:]) for name, m in scores.measures.items()}
+    part = {name: replace(m, statistics=m.statistics[:, 3:], n=None) for name, m in scores.measures.items()}
     write_scores(
         replace(scores, ids=scores.ids[3:], groups=scores.groups[3:], measures=part),
         tmp_path / FOLDER / f"{scores.name}.json",

@@ -112,6 +112,7 @@ def compare(
     from prism.verdicts.accepted import gather_scores
     from prism.verdicts.compare import compare as compare_scores
     from prism.verdicts.compare import differences
+    from prism.verdicts.possible import require_possible
 
     worse = False
     with exit_on_error():
@@ -119,6 +120,8 @@ def compare(
         for old, new in pairs:
             # A metric against a control repeats another metric's scores and would count the same loss twice.
             metrics = [metric for metric in metrics_of(new, root) if metric.against == "baseline"]
+            for scores in (old, new):
+                require_possible(scores, metrics)
             comparisons, without = compare_scores(old, new, metrics, len(metrics))
             if not comparisons:
                 raise ScoresError(f"{new.name}: no metric can be compared ({'; '.join(without.values())})")
