@@ -9,6 +9,7 @@ import numpy
 import pytest
 from typer.testing import CliRunner
 
+from prism.acceptance import accept
 from prism.cli import app
 from prism.cli.fresh import draw, new_seeds
 from prism.errors import ScoresError, SpecError, StoreError
@@ -19,7 +20,7 @@ from prism.report.comparison import acceptance_summary
 from prism.setting import Setting
 from prism.store import Store
 from prism.verdicts import alarms, looks
-from prism.verdicts.accepted import FOLDER, accept, ask_git
+from prism.verdicts.accepted import FOLDER, ask_git
 from prism.verdicts.record import Result
 from prism.verdicts.scores import read_scores, write_scores
 from tests.scored import answers, scored, tiny_spec

@@ -38,8 +38,8 @@ def accept(
     root: Root = Path("."),
 ) -> None:
     """Accept a run: `drop` thresholds compare later runs with its scores."""
+    from prism.acceptance import accept as accept_run
     from prism.report.comparison import acceptance_summary
-    from prism.verdicts.accepted import accept as accept_run
     from prism.verdicts.accepted import locate
 
     with exit_on_error():
