@@ -19,6 +19,7 @@ from prism.report import findings
 from prism.report.comparison import acceptance_summary
 from prism.setting import Setting
 from prism.store import Store
+from prism.store.seal import seal
 from prism.verdicts import alarms, looks
 from prism.verdicts.accepted import FOLDER, ask_git
 from prism.verdicts.record import Result
@@ -204,6 +205,7 @@ def test_fresh_is_refused_before_anything_is_trained(tmp_path):
     spec.write_text(text.replace('profile  = "nano"', 'profile  = "nano"\nadapter = "mine"'))
     assert "no new seed trains again; accept its run without --fresh" in refused("--force").output
     next((run / "scores").iterdir()).unlink()
+    seal(run)
     assert "contains no scores" in refused("--force").output
 
 

@@ -585,11 +585,18 @@ def test_separators_in_a_name_or_an_answer_end_no_line(tmp_path):
     (run / "samples" / "phase1-größe 1.jsonl").write_text(
         "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8"
     )
+    ask = ["compare", "git:HEAD", str(run), "--root", str(tmp_path)]
     seal(run)
-    shown = CliRunner().invoke(app, ["compare", "git:HEAD", str(run), "--root", str(tmp_path)])
-    assert shown.exit_code in (0, 1), shown.output
-    assert "worse by accuracy: 3 samples" in shown.output
-    assert "one" in shown.output
+    found = CliRunner().invoke(app, ask)
+    assert found.exit_code in (0, 1), found.output
+    assert "worse by accuracy: 3 samples" in found.output
+    assert found.output.count("'one") == 9, "question, answer and reference of each"
+    for bad in ("{", deep(100_000), "5", "[]", "{}", '{"id": []}'):
+        (run / "samples" / "phase1-größe 1.jsonl").write_text(bad)
+        seal(run)
+        found = CliRunner().invoke(app, ask)
+        assert found.exit_code == 2, bad
+        assert "is not a file of samples" in " ".join(found.output.split())
 
 
 def test_accept_prints_what_changes(tmp_path, scores):

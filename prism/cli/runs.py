@@ -151,13 +151,22 @@ def _pairs(old: list[Scores], new: list[Scores], before: str, after: str) -> lis
 
 def _samples(scores: Scores, root: Path, run: str) -> dict[str, dict[str, str]]:
     """Question and answers by sample id, if the scores come from a run's folder."""
+    from prism.errors import ScoresError
     from prism.rows.answers import read_json_lines
     from prism.verdicts.accepted import locate
 
     if run.startswith("git:"):
         return {}
     file = locate(run, root) / "samples" / f"{scores.phase}-{scores.spec}.jsonl"
-    return {line["id"]: line for line in read_json_lines(file)} if file.is_file() else {}
+    if not file.is_file():
+        return {}
+    try:
+        lines = {line["id"]: line.items() for line in read_json_lines(file)}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ScoresError(
+            f"{file}: is not a file of samples ({error!r:.200}); delete it, or compare another run"
+        ) from None
+    return {name: {key: value for key, value in line if isinstance(value, str)} for name, line in lines.items()}
 
 
 @app.command()
