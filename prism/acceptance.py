@@ -97,10 +97,10 @@ def _read(run: Path) -> Run:
     except ValidationError as error:
         first = error.errors()[0]
         raise ScoresError(
-            f"{run}: is not a finished run ({'.'.join(map(str, first['loc']))}: {first['msg']}); name a folder of {RUNS}"
+            f"{run}: is not a finished run (provenance.{first['loc'][0]}: {first['msg']}); name a folder of {RUNS}"
         ) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ScoresError(f"{run}: is not a finished run ({error!r:.200}); name a folder of {RUNS}") from None
+        raise ScoresError(f"{run}: is not a finished run ({error!r:.300}); name a folder of {RUNS}") from None
     return found
 
 

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, TypeAdapter
+from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
 from prism.spec import PathName, Spec, threshold_id
 from prism.store import read_json
@@ -208,4 +208,8 @@ def read_run(text: str) -> Run:
         results.append({**spec, "records": own(content["records"], spec), "cost": cost})
     if sum(len(result["records"]) for result in results) != len(content["records"]):
         raise ValueError("it has records of no spec, or a spec twice")
-    return TypeAdapter(Run).validate_python({**content, "results": results})
+    try:
+        return TypeAdapter(Run).validate_python({**content, "results": results})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
