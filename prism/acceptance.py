@@ -244,8 +244,8 @@ def _acceptance(new: Scores, root: Path) -> Acceptance:
         if not math.isfinite(measure.value):
             raise ScoresError(f"{new.id}: {name} is not a number, so nothing could be compared with it; fix the metric")
     path = root / FOLDER / f"{new.name}.json"
-    if path.parent.is_symlink() or path.parent.resolve() != (root / FOLDER).resolve() / new.phase:
-        raise ScoresError(f"{path.parent}: is a link, and accepted scores lie in {FOLDER}; replace it by a folder")
+    if path.parent.resolve() != root.resolve() / FOLDER / new.phase:
+        raise ScoresError(f"{path.parent}: is reached by a link, so that git has no file of it; replace it by a folder")
     try:
         return Acceptance(path, new, read_scores(path) if path.exists() else None)
     except ScoresError as damage:

@@ -276,3 +276,15 @@ def test_a_reference_without_a_date_is_refused_and_none_costs_nothing(tmp_path, 
     write_scores(measured_with(tmp_path, 42), tmp_path / FOLDER / f"{new.name}.json")
     with pytest.raises(ScoresError, match="does not say when it was accepted"):
         alarms.share(tmp_path, "nano", new, "reference", store)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "5", "[]", "{}", '{"seeds": [' + "9" * 5_000 + "]}", "\0"])
+def test_a_look_that_is_none_is_named_with_its_remedy(tmp_path, store, text):
+    scores = measured_with(tmp_path, 42)
+    looks.record(scores, store)
+    [file] = (tmp_path / "home" / "evaluations").rglob("*.json")
+    file.write_text(text)
+    with pytest.raises(StoreError, match=r"cannot be read \(.*\); delete it, and run that measurement again") as fault:
+        accept(finished(tmp_path, scores), tmp_path, store=store)
+    assert "\n" not in str(fault.value)
+    assert not (tmp_path / FOLDER).exists()

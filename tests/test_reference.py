@@ -379,7 +379,7 @@ def test_nothing_is_written_through_a_link(tmp_path, scores):
     outside.mkdir()
     (tmp_path / FOLDER).mkdir()
     (tmp_path / FOLDER / "phase1").symlink_to(outside, target_is_directory=True)
-    with pytest.raises(ScoresError, match="phase1: is a link, and accepted scores lie in reports/reference"):
+    with pytest.raises(ScoresError, match="phase1: is reached by a link, so that git has no file of it"):
         accept(run, tmp_path, force=True)
     assert not list(outside.iterdir())
     (tmp_path / FOLDER / "phase1").unlink()
@@ -653,6 +653,13 @@ def test_history_shows_each_metric_over_the_accepted_references(committed):
     none = CliRunner().invoke(app, ["history", "phase9/none", "--root", str(committed)])
     assert none.exit_code == 2
     assert "no accepted run of phase9/none yet" in none.output
+
+
+def test_history_names_a_revision_that_is_no_text(committed):
+    path = next((committed / FOLDER).rglob("*.json"))
+    path.write_bytes(b"\xff\xfe{")
+    commit(committed, "damaged")
+    assert history(committed)[-1].damage.startswith("tiny@abababab.json: is not a file of scores")
 
 
 def test_a_revision_of_git_is_a_side_like_any_other(committed):

@@ -99,7 +99,7 @@ def test_bad_spec_is_refused_in_one_sentence(tmp_path, good, bad, sentence):
     assert "\n" not in str(error.value).replace("not valid TOML", "")
 
 
-@pytest.mark.parametrize("name", ["a@b", "a:b", "a\\b", "line\nend", "x" * 81, " lead"])
+@pytest.mark.parametrize("name", ["a@b", "a:b", "a[1]", "a\\b", "line\nend", "x" * 81, " lead"])
 def test_a_name_that_is_no_part_of_a_path_is_refused_before_anything_is_spent(tmp_path, name):
     """It names the files of the run and of the accepted scores."""
     spec = write_spec(tmp_path, SPEC.format(data="rows.jsonl", model="model"), name)

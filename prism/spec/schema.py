@@ -17,13 +17,16 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 PROFILES = ("nano", "small", "full")
-# A name that becomes a folder or a part of a file's name, on any system; "@" ends it in the names of accepted files.
-PATH_NAME = re.compile(r"(?![ .])[^\x00-\x1f\x7f-\xa0\u2028\u2029\ud800-\udfff/\\:*?\"<>|@]{1,80}(?<![ .])")
+# A name that becomes a folder or a part of a file's name, on any system, and of a pattern that finds it; "@" ends it in
+# the names of accepted files.
+PATH_NAME = re.compile(r"(?![ .])[^\x00-\x1f\x7f-\xa0\u2028\u2029\ud800-\udfff/\\:*?\"<>|@\[\]]{1,80}(?<![ .])")
 
 
 def _path_name(name: str) -> str:
     if not PATH_NAME.fullmatch(name):
-        raise ValueError(f'{name[:80]!r} must be a plain name of at most 80 characters, without / \\ : * ? " < > | @')
+        raise ValueError(
+            f'{name[:80]!r} must be a plain name of at most 80 characters, without / \\ : * ? " < > | @ [ ]'
+        )
     return name
 
 

@@ -77,7 +77,15 @@ def _scores_at_revision(revision: str, root: Path) -> list[Scores]:
 def ask_git(root: Path, *arguments: str) -> str:
     """Return git's output. Raises ScoresError with the first line of git's error message."""
     try:
-        process = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, timeout=60, check=True)
+        process = subprocess.run(
+            ["git", *arguments],
+            cwd=root,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",  # a damaged file is reported by whoever reads it
+            timeout=60,
+            check=True,
+        )
     except subprocess.CalledProcessError as error:
         message = (error.stderr.strip().splitlines() or ["no reason given"])[0]
         raise ScoresError(
