@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -28,9 +29,10 @@ from prism.spec import Spec
 from prism.store import MANIFEST, Store, read_manifest
 from prism.store.provenance import provenance
 from prism.tasks.check import load_checked_spec
-from prism.verdicts.record import Run
+from prism.verdicts.record import Run, read_run
 
 RESULTS = "results.json"
+ARTIFACT = re.compile(r"[a-z]+/[0-9a-f]{64}")  # in the store: no path that leads out of it
 
 
 def pack(run: Path, store: Store, out: Path) -> int:
@@ -39,14 +41,13 @@ def pack(run: Path, store: Store, out: Path) -> int:
     Raises ScoresError if the run names none, or if the store no longer has one.
     """
     try:
-        specs = json.loads((run / RESULTS).read_text(encoding="utf-8"))["specs"]
-        named = {f"{spec['phase']}/{spec['spec']}": spec["details"]["artifacts"] for spec in specs}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        named = _artifacts(run)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ScoresError(f"{run}: names no answers ({error!r}); run the benchmarks again and pack that run") from None
     partial = out.with_name(f".{out.name}.{os.getpid()}")
     with tarfile.open(partial, "w:xz") as bundle:
         bundle.add(run / RESULTS, RESULTS)
-        for artifact in sorted({artifact for artifacts in named.values() for artifact in artifacts.values()}):
+        for artifact in sorted(named):
             folder = store.home / artifact
             if not (folder / MANIFEST).is_file():
                 partial.unlink()
@@ -104,12 +105,27 @@ def _origin(known: Mapping[str, Any]) -> dict[str, Any]:
     return {"commit": known.get("commit"), "tree": known.get("tree"), "gpus": known["machine"]["gpus"]}
 
 
+def _artifacts(folder: Path) -> set[str]:
+    """What a run's specs name in the store.
+
+    Raises ValueError, KeyError, TypeError or AttributeError if they name nothing, or something that lies elsewhere.
+    """
+    run = read_run((folder / RESULTS).read_text(encoding="utf-8"))
+    found = {artifact for spec in run.results for artifact in spec.details["artifacts"].values()}
+    if not found or (wrong := sorted(name for name in found if not ARTIFACT.fullmatch(name))):
+        raise ValueError(f"{wrong[0][:80]!r} is no artifact of a store" if found else "it has no specs")
+    known = run.provenance  # which `rescore` keeps
+    if not known.keys() >= {"versions", "python", "machine"} or "gpus" not in known["machine"]:
+        raise ValueError("it does not say where it was measured")
+    return found
+
+
 def _unpack(path: Path, folder: Path) -> Path:
     try:
         with tarfile.open(path) as bundle:
             bundle.extractall(folder, filter="data")
-        json.loads((folder / RESULTS).read_text(encoding="utf-8"))["specs"][0]["details"]["artifacts"]
-    except (OSError, tarfile.TarError, ValueError, KeyError, IndexError, TypeError) as error:
+        _artifacts(folder)
+    except (OSError, tarfile.TarError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ScoresError(f"{path}: is no bundle of answers ({error!r}); make one with prism bundle") from None
     return folder
 
