@@ -4,9 +4,14 @@ PRISM raises only subclasses of `PrismError` on purpose; the plugin and the comm
 Any other exception is a bug of PRISM and keeps its traceback.
 """
 
+from prism.untrusted import terminal_safe
+
 
 class PrismError(Exception):
-    """Base class of all errors that PRISM raises on purpose."""
+    """Base class of all errors that PRISM raises on purpose. What it names may be a stranger's: it is safe to print."""
+
+    def __str__(self) -> str:
+        return terminal_safe(super().__str__())
 
 
 class SpecError(PrismError):

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
+from prism.untrusted import terminal_safe
+
 
 class Progress(Protocol):
     """Where an experiment reports its progress."""
@@ -23,14 +25,16 @@ class Console:
     """`Progress` on standard error, for commands: a bar on a terminal, else one line a stage."""
 
     def say(self, sentence: str) -> None:
-        print(f"prism: {sentence}", file=sys.stderr, flush=True)
+        print(f"prism: {terminal_safe(sentence)}", file=sys.stderr, flush=True)
 
     @contextmanager
     def progress(self, what: str, total: int = 0) -> Iterator[Callable[[int], None]]:
         from tqdm import tqdm
 
         start = time.perf_counter()
-        with tqdm(total=total, desc=what, disable=None if total else True, leave=False, dynamic_ncols=True) as bar:
+        with tqdm(
+            total=total, desc=terminal_safe(what), disable=None if total else True, leave=False, dynamic_ncols=True
+        ) as bar:
             yield bar.update
         self.say(f"{what}: {time.perf_counter() - start:.1f} s")
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from prism.untrusted import terminal_safe
+
 
 class Screen:
     """`prism.progress.Progress` for a pytest run: a bar on a terminal, one line elsewhere; also a file for tqdm."""
@@ -19,12 +21,13 @@ class Screen:
 
     def say(self, sentence: str) -> None:
         self.start_line()
-        self.write(f"prism: {sentence}\n")
+        self.write(f"prism: {terminal_safe(sentence)}\n")
 
     @contextlib.contextmanager
     def progress(self, what: str, total: int = 0) -> Iterator[Callable[[int], None]]:
         from tqdm import tqdm
 
+        what = terminal_safe(what)
         bar = total and sys.__stderr__ is not None and sys.__stderr__.isatty() and self.draws
         start = time.perf_counter()
         self.start_line()
