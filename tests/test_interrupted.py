@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import signal
 from xml.etree import ElementTree
 
 import pytest
@@ -38,7 +37,6 @@ STAGES = {  # in the order of a run, so that each is reached after what came bef
     "judging": "prism.judge.grading._judgement = interrupt_judging",
     "scoring": "prism.experiment.score = interrupt",
     "report": "prism.report.write = interrupt",
-    "figures": "prism.report.plots.picture = interrupt",
     "JUnit": "_pytest.junitxml.LogXML.pytest_sessionfinish = interrupt",
     "summary": "prism.report.terminal.lines = interrupt",
 }
