@@ -7,13 +7,20 @@ Any other exception is a bug of PRISM and keeps its traceback.
 from typing import Any
 
 from prism.redaction import redacted
+from prism.untrusted import terminal_safe
 
 
 class PrismError(Exception):
-    """Base class of all errors that PRISM raises on purpose. Known secrets are redacted in its arguments."""
+    """Base class of all errors that PRISM raises on purpose.
+
+    What it names may be a stranger's: it is safe to print, and known secrets are redacted in its arguments.
+    """
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*(redacted(each) if isinstance(each, str) else each for each in args))
+
+    def __str__(self) -> str:
+        return terminal_safe(super().__str__())
 
 
 class SpecError(PrismError):
