@@ -8,9 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
+from prism.errors import ScoresError
 from prism.spec import Spec, threshold_id
+from prism.store import read_json
 
 SCHEMA = 1
 State = Literal["holds", "fails", "inconclusive", "not_comparable", "skipped"]
@@ -167,6 +170,35 @@ def run_to_json(run: Run) -> dict[str, Any]:
         "specs": specs,
         "provenance": run.provenance,
     }
+
+
+def read_run(folder: Path) -> Run:
+    """The run of a report folder: the inverse of `run_to_json`.
+
+    Raises ScoresError if the folder has no results.json, a damaged one, or one of another schema.
+    """
+    file = folder / "results.json"
+    try:
+        table = read_json(file.read_text(encoding="utf-8"))
+        schema = table.get("schema")
+        if schema != SCHEMA:
+            raise ScoresError(
+                f"{file}: has schema {schema!r}, and this PRISM reads {SCHEMA}; run the benchmarks again with it"
+            )
+        found = [_result_of(table, spec) for spec in table["specs"]]
+        known = ("id", "complete", "partial", "verdict", "reason", "command", "provenance", "title")
+        return Run(results=tuple(found), **{key: table[key] for key in known})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
+        raise ScoresError(f"{folder}: is not a finished run ({error!r}); name a folder of reports/runs") from None
+
+
+def _result_of(table: dict[str, Any], spec: dict[str, Any]) -> Result:
+    def own(row: dict[str, Any]) -> bool:
+        return bool((row["phase"], row["spec"]) == (spec["phase"], spec["spec"]))
+
+    cost = next(row for row in table["cost"] if own(row))
+    cost = {key: value for key, value in cost.items() if key not in ("phase", "spec")}
+    return from_json({**spec, "records": [row for row in table["records"] if own(row)], "cost": cost})
 
 
 def to_json(result: Result) -> dict[str, Any]:
