@@ -111,7 +111,13 @@ def blocks(stage: Stage) -> Any:
                     phase = gr.Dropdown(names, value=first, label="Phase", scale=3, min_width=220, filterable=False)
                     known = list(stage.offers[first].adapters)
                     adapter = gr.Dropdown(
-                        known, value=known[0], label="Adapter", scale=2, min_width=180, filterable=False
+                        known,
+                        value=known[0],
+                        label="Adapter",
+                        scale=2,
+                        min_width=180,
+                        filterable=False,
+                        allow_custom_value=True,
                     )
                 question, picture, reference, place = shown(first, 0)
                 asked = gr.Textbox(
