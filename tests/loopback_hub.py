@@ -103,10 +103,10 @@ class Handler(BaseHTTPRequestHandler):
     def take(self, path: str, body: bytes) -> None:
         """A new repository, a large file, or a question whether a card's metadata are well-formed."""
         hub = self.server
-        hub.tokens.add(self.headers.get("Authorization", ""))
         if path.startswith("/upload/"):
             hub.uploads[path.removeprefix("/upload/")] = body
             return self.send(200)
+        hub.tokens.add(self.headers.get("Authorization", ""))
         asked = json.loads(body)
         if path == "/api/repos/create":
             name = f"{asked['organization']}/{asked['name']}" if asked.get("organization") else asked["name"]

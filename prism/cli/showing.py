@@ -67,11 +67,15 @@ def view(
             }
             for folder, found in zip(folders, runs)
         ]
-        page = browse.render(runs, samples, _readers(runs[-1], root), open_store(home))
-        if not any(samples[0].keys() & side.keys() for side in samples):
+        shared = (
+            set.intersection(*({sample["id"] for sample in side.get(name, ())} for side in samples))
+            for name in samples[-1]
+        )
+        if not any(shared):
             raise ScoresError(
                 f"{run}{f' and {other}' if other else ''}: no samples in common; name runs of the same spec"
             )
+        page = browse.render(runs, samples, _readers(runs[-1], root), open_store(home))
         file = out or root / "reports" / "view.html"
         try:
             write_text(file, page)

@@ -15,7 +15,7 @@ from prism.verdicts.record import Result, Run
 
 TEXT = 8_000  # characters of a question or an answer
 PICTURES = 500  # in one page, each about 10 kB; the samples beyond show none
-LABELS = 30  # distinct references of one spec that can be chosen from; more are no labels
+LABELS, LABEL = 30, 60  # distinct references of one spec that can be chosen from, and characters of one
 FOLDER = Path(__file__).parent
 
 Read = Callable[[str], str | None]  # an answer's label, as the task reads it
@@ -45,7 +45,8 @@ def render(
         left_out += len(set().union(*sides)) - len(both)
         shown = dict(zip(both, without_shared_prefix([sides[-1][name] for name in both])))
         references = sorted({str(sides[-1][name].get("reference")) for name in both})
-        labels = [words.visible(label, 60) for label in references] if len(references) <= LABELS else []
+        short = [words.visible(label) for label in references if len(label) <= LABEL]
+        labels = short if len(references) <= LABELS else []
         for name in both:
             row = _row(result, [side[name] for side in sides], readers.get(result.id))
             row |= {"spec": len(specs), "question": words.visible(shown[name].get("question"), TEXT)}
