@@ -111,13 +111,7 @@ def blocks(stage: Stage) -> Any:
                     phase = gr.Dropdown(names, value=first, label="Phase", scale=3, min_width=220, filterable=False)
                     known = list(stage.offers[first].adapters)
                     adapter = gr.Dropdown(
-                        known,
-                        value=known[0],
-                        label="Adapter",
-                        scale=2,
-                        min_width=180,
-                        filterable=False,
-                        allow_custom_value=True,
+                        known, value=known[0], label="Adapter", scale=2, min_width=180, filterable=False
                     )
                 question, picture, reference, place = shown(first, 0)
                 asked = gr.Textbox(
@@ -180,7 +174,7 @@ def blocks(stage: Stage) -> Any:
             [ask.click, asked.submit],
             answers,
             [phase, adapter, asked, image, kept],
-            said,
+            [*said, gold],
             api_name="ask",
             concurrency_id="model",
             concurrency_limit=1,
@@ -191,8 +185,6 @@ def blocks(stage: Stage) -> Any:
         phase.change(switched, phase, [adapter, examples, *example, *said], api_name="switch", show_progress="hidden")
         phase.change(framed, phase, report, api_name=False, show_progress="minimal")
         examples.click(shown, [phase, examples], example, api_name=False, show_progress="hidden")
-        for edited in (asked.input, image.input):  # the reference belongs to the example as it was
-            edited(None, None, gold, js="() => ''", api_name=False)
     found.queue(max_size=WAITING, default_concurrency_limit=8)
     return found
 

@@ -72,6 +72,13 @@ class Offer:
         messages = (*example.messages[:-1], {**example.messages[-1], "content": before + question.strip() + after})
         return replace(example, messages=messages, images=(picture,) if picture else ())
 
+    def is_example(self, place: int, question: str, upload: str | None) -> bool:
+        """Whether this is the evaluation set's example at `place` as it stands, with its own picture."""
+        example = self.held_out[place]
+        pictures = [Path(upload).read_bytes()] if self.spec.image and upload else []
+        same = pictures == [picture.read_bytes() for picture in example.images]
+        return same and question.strip() == self.typed(example).strip()
+
 
 @dataclass(eq=False)  # so that its reports can be cached
 class Stage:
@@ -96,8 +103,9 @@ class Stage:
             return self._loaded[1]
 
     def answers(self, name: str, adapter: str, question: str, upload: str | None, place: int) -> Iterator[list[Any]]:
-        """The answers of the base and of an adapter as they grow, with what both were asked.
+        """The answers of the base and of an adapter as they grow, what both were asked, and the reference of that.
 
+        `place` is that of the example that was chosen; asked otherwise than it stands there, there is no reference.
         Raises DataError for a question or picture that is refused.
         """
         offer = self.offers[name]
@@ -115,12 +123,13 @@ class Stage:
             picture = _picture(spec, upload, Path(folder)) if spec.image and upload else None
             example = offer.asked(place, question, picture)
             prompt = "\n\n".join(f"{message['role']}: {message['content']}" for message in example.messages)
+            reference = example.reference if offer.is_example(place, question, upload) else ""
             texts, notes = ["", ""], ["", "waits for the base"]
             for side, worn in enumerate((None, offer.adapters[adapter])):
                 notes[side] = "…"
                 for said in voices.ask(spec, example, worn):
                     texts[side], notes[side] = said.text, _spent(said)
-                    yield [texts[0], notes[0], texts[1], notes[1], prompt]
+                    yield [texts[0], notes[0], texts[1], notes[1], prompt, reference]
 
     @lru_cache(maxsize=64)  # noqa: B019  # as long as the server
     def report(self, name: str) -> str:

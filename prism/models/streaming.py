@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from prism.errors import DataError
+from prism.errors import DataError, SpecError
 from prism.models.load import Base
 from prism.rows import Example
 from prism.spec import Spec
@@ -64,8 +64,12 @@ class Voices:
     def ask(self, spec: Spec, example: Example, adapter: Path | None) -> Iterator[Said]:
         """The answer of the base, or of an adapter's folder, to one example, again after each word and once at its end.
 
-        Raises DataError for a question that the model cannot be asked.
+        Raises DataError for a question that the model cannot be asked, SpecError for answers by beam search.
         """
+        if spec.generate.get("num_beams", 1) > 1:
+            raise SpecError(
+                f"{spec.id}.toml [generate] num_beams: a beam's answer is known at its end alone; delete it"
+            )
         base = replace(self.base, spec=spec)
         if adapter is not None:
             base = adapters.asked_with(base, adapter)
