@@ -30,7 +30,7 @@ PATH_OF_THIS_MACHINE = "/home/somebody/models/tiny"
 def measured(**given):
     result = sentiment()
     told = {**result.details, "digests": {"evaluation": "ab" * 32, "adapters": {"42": ADAPTER, "43": "c" * 64}}}
-    return replace(result, details=told, **given)
+    return replace(result, **{"details": told, **given})
 
 
 @pytest.fixture
@@ -108,6 +108,14 @@ def test_the_card_of_a_hub_model_links_base_and_data(shop):
     found = made(shop)
     assert (found.data.base_model, found.data.datasets) == ("owner/base", ["owner/rows"])
     assert 'AutoModelForCausalLM.from_pretrained("owner/base")' in found.text
+
+
+def test_the_base_is_that_of_the_run_whatever_the_spec_names_today(shop):
+    told = measured().details
+    told = {**told, "options": {**told["options"], "model": {"model_name": "owner/former"}}}
+    found = made(shop, measured(details=told))
+    assert found.data.base_model == "owner/former"
+    assert 'AutoModelForCausalLM.from_pretrained("owner/former")' in found.text
 
 
 def test_a_metric_against_a_control_is_told_as_its_gain(shop):

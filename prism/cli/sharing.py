@@ -46,7 +46,7 @@ def push(
     """Upload an adapter and its model card to the hub at HF_ENDPOINT, private unless --public."""
     from prism.errors import StoreError
     from prism.progress import CONSOLE
-    from prism.report.card import card
+    from prism.report.card import base_of, card
     from prism.store import pushing, read_manifest
 
     with exit_on_error():
@@ -62,7 +62,7 @@ def push(
             raise StoreError(f"{folder}: is damaged; run the benchmarks again")
         spec = find_spec(result.id, root)
         text = str(card(run, result, digest, spec, root.resolve(), repo, licence))
-        typer.echo(pushing.push(pushing.contents(folder, spec.model.model_name, text), repo, not public, CONSOLE.say))
+        typer.echo(pushing.push(pushing.contents(folder, base_of(result, spec), text), repo, not public, CONSOLE.say))
 
 
 def _measured(name: str, reports: Path) -> tuple[Run, Result, str]:

@@ -18,11 +18,12 @@ KEPT = 600  # seconds that Gradio keeps an upload, which the page shows
 # Fonts of the system: a theme's own would be fetched from elsewhere.
 FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "Liberation Sans", "sans-serif"]
 MONO = ["ui-monospace", "Menlo", "Consolas", "Liberation Mono", "monospace"]
+# Gradio's page has scripts of its own in it, and gr.HTML makes functions of templates.
 POLICY = b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; form-action 'self'; base-uri 'self'"
 NO_REPORT = "<p class='none'>No run in reports/ has measured this spec yet: <code>pytest benchmarks</code></p>"
 CSS = """
 .gradio-container { width: 100% !important; max-width: 96rem !important; margin: 0 auto !important; }
-.gradio-container input { text-overflow: ellipsis; }
+.choice input { text-overflow: ellipsis; padding-right: 2.2rem !important; }
 .head p { color: var(--body-text-color-subdued); margin: 0; }
 .spent { min-height: 1.6em; color: var(--body-text-color-subdued); font-variant-numeric: tabular-nums; }
 .tuned textarea { border-left: 3px solid var(--color-accent) !important; }
@@ -57,7 +58,7 @@ def blocks(stage: Stage) -> Any:
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read at each start, besides the argument
     import gradio as gr
 
-    names = [(f"{name} · {offer.spec.title}", name) for name, offer in stage.offers.items()]
+    names = [(f"{name} · {offer.spec.title.partition(':')[0]}", name) for name, offer in stage.offers.items()]
     first = next(iter(stage.offers))
 
     def listed(name: str) -> list[list[str]]:
@@ -108,10 +109,24 @@ def blocks(stage: Stage) -> Any:
         with gr.Row():
             with gr.Column(scale=3, min_width=320):
                 with gr.Row():
-                    phase = gr.Dropdown(names, value=first, label="Phase", scale=3, min_width=220, filterable=False)
+                    phase = gr.Dropdown(
+                        names,
+                        value=first,
+                        label="Phase",
+                        scale=3,
+                        min_width=220,
+                        filterable=False,
+                        elem_classes="choice",
+                    )
                     known = list(stage.offers[first].adapters)
                     adapter = gr.Dropdown(
-                        known, value=known[0], label="Adapter", scale=2, min_width=180, filterable=False
+                        known,
+                        value=known[0],
+                        label="Adapter",
+                        scale=2,
+                        min_width=180,
+                        filterable=False,
+                        elem_classes="choice",
                     )
                 question, picture, reference, place = shown(first, 0)
                 asked = gr.Textbox(
@@ -179,6 +194,7 @@ def blocks(stage: Stage) -> Any:
             concurrency_id="model",
             concurrency_limit=1,
             show_progress="minimal",
+            show_progress_on=tuned_spent,
             trigger_mode="once",
         )
         stop.click(None, cancels=[running])

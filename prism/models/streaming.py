@@ -83,8 +83,10 @@ class Voices:
         )
         stops: Sequence[str] = spec.generate.get("stop_strings", [])
         streamer = TextIteratorStreamer(base.tokenizer, skip_prompt=True, skip_special_tokens=True)
-        given_up, produced, failures, started = threading.Event(), [], [], time.perf_counter()
+        given_up, started = threading.Event(), time.perf_counter()
+        produced: list[int] = []
         times: list[float] = []
+        failures: list[BaseException] = []
 
         def observed(ids: torch.Tensor, _: Any) -> torch.Tensor:
             produced[:] = ids[0, width:].tolist()

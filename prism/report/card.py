@@ -31,6 +31,11 @@ def adapters(result: Result) -> dict[str, str]:
     return dict(digests.get("adapters") or ({"": digests["adapter"]} if "adapter" in digests else {}))
 
 
+def base_of(result: Result, spec: Spec) -> str:
+    """The base as the measured spec named it; today's spec may name another."""
+    return str(((result.details.get("options") or {}).get("model") or {}).get("model_name") or spec.model.model_name)
+
+
 def card(run: Run, result: Result, digest: str, spec: Spec, root: Path, repo: str, licence: str | None) -> ModelCard:
     """The card of the adapter `digest`, one of those that `result` was measured with.
 
@@ -38,17 +43,18 @@ def card(run: Run, result: Result, digest: str, spec: Spec, root: Path, repo: st
     """
     from huggingface_hub import ModelCard, ModelCardData
 
-    base, data = spec.model.model_name, spec.data.path
-    known = {"license": licence} if licence else {}
+    base, data = base_of(result, spec), spec.data.path
+    on_hub = not is_local(base, root)
     metadata = ModelCardData(
         model_name=repo,
         library_name="peft",
         pipeline_tag="image-text-to-text" if spec.image else "text-generation",
         tags=["lora", "prism"],
+        license=licence,
+        base_model=base if on_hub else None,
+        base_model_relation="adapter" if on_hub else None,
+        datasets=None if is_local(data, root) else [data],
         eval_results=list(_evaluated(result, spec)),
-        **known,
-        **({} if is_local(base, root) else {"base_model": base, "base_model_relation": "adapter"}),
-        **({} if is_local(data, root) else {"datasets": [data]}),
     )
     return ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{_text(run, result, digest, spec, root, repo, licence)}")
 
@@ -105,7 +111,7 @@ def _known(value: float) -> float | None:
 
 
 def _text(run: Run, result: Result, digest: str, spec: Spec, root: Path, repo: str, licence: str | None) -> str:
-    base, data, details = spec.model.model_name, spec.data.path, result.details
+    base, data, details = base_of(result, spec), spec.data.path, result.details
     rows: Mapping[str, Any] = details.get("data") or {}
     training = words.count(rows["training"], "training row") if "training" in rows else "training rows unknown"
     revision = (details.get("model") or {}).get("revision") or spec.model.revision
