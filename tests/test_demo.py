@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -33,7 +34,7 @@ from prism.spec import load_spec
 from prism.store import Store
 from prism.tasks.financial_sentiment import example
 from tests.conftest import SPEC, examples_of, write_rows, write_spec
-from tests.test_adapters import make_adapter
+from tests.test_adapters import change_weights, make_adapter
 from tests.test_report import CHROMIUM
 from tests.test_vision import pictures, spec_text  # noqa: F401  # a fixture
 
@@ -246,19 +247,30 @@ def test_an_adapter_of_ones_own_answers_beside_those_of_the_store(shop, tiny, tm
     assert first != second
 
 
-def test_an_adapter_of_another_base_is_one_sentence(shop, tiny, tmp_path):
-    import torch
-    from safetensors.torch import load_file, save_file
+def wider(weights):
+    return {name: torch.zeros(4, 64) if "lora_A" in name else weight for name, weight in weights.items()}
 
+
+def fewer(weights):
+    return {name: weight for name, weight in weights.items() if "layers.1" not in name}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (wider, r"theirs: does not fit the base .*; set model_name to the base"),
+        (fewer, r"theirs: lacks 4 of the weights that its adapter_config.json asks for, such as .*; save it again"),
+    ],
+)
+def test_an_adapter_of_another_base_is_one_sentence(shop, tiny, tmp_path, recwarn, change, said):
     own = make_adapter(tiny, tmp_path / "theirs")
-    weights = load_file(own / "adapter_model.safetensors")
-    save_file(
-        {k: torch.zeros(4, 64) if "lora_A" in k else w for k, w in weights.items()}, own / "adapter_model.safetensors"
-    )
+    change_weights(own, change)
     on = stage_of(shop, adapter=own)
-    with pytest.raises(ModelError, match=r"theirs: does not fit the base .*; set model_name to the base") as found:
+    recwarn.clear()
+    with pytest.raises(ModelError, match=said) as found:
         take(on, on.offers["phase1/tiny"], own, tmp_path / "home")
     assert "\n" not in str(found.value)
+    assert not [one for one in recwarn if "adapter" in str(one.message)], "and not PEFT's list of all weights"
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -59,7 +60,8 @@ class Voices:
 
         Only before an adapter is worn: the check loads it on the plain base, and takes it off.
         """
-        self.model = self.base.model = adapters.load_adapter(self.base, folder).unload()
+        with warnings.catch_warnings(action="ignore"):  # PEFT lists every weight that does not fit; the error says it
+            self.model = self.base.model = adapters.load_adapter(self.base, folder).unload()
 
     def ask(self, spec: Spec, example: Example, adapter: Path | None) -> Iterator[Said]:
         """The answer of the base, or of an adapter's folder, to one example, again after each word and once at its end.
