@@ -28,7 +28,7 @@ from prism.verdicts.accepted import FOLDER, RUNS, Acceptance, accepted_at
 from prism.verdicts.drops import Against, against_accepted
 from prism.verdicts.gate import decide
 from prism.verdicts.possible import require_possible
-from prism.verdicts.record import Record, Result, Run, Verdict, read_run
+from prism.verdicts.record import Record, Result, Run, Verdict, parse_run
 from prism.verdicts.scores import DIGITS, Scores, read_scores, write_scores
 
 RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{1,16}")
@@ -90,7 +90,7 @@ def accept(run: Path, root: Path, force: bool = False, store: Store | None = Non
 
 def _read(run: Path) -> Run:
     try:
-        found = read_run((run / "results.json").read_text(encoding="utf-8"))
+        found = parse_run((run / "results.json").read_text(encoding="utf-8"))
         _Provenance.model_validate(found.provenance)
         if not RUN_ID.fullmatch(found.id):
             raise ValueError(f"its id is {found.id[:40]!r}")

@@ -29,7 +29,7 @@ from prism.spec import Spec
 from prism.store import MANIFEST, Store, read_manifest
 from prism.store.provenance import provenance
 from prism.tasks.check import load_checked_spec
-from prism.verdicts.record import Run, read_run
+from prism.verdicts.record import Run, parse_run
 
 RESULTS = "results.json"
 ARTIFACT = re.compile(r"[a-z]+/[0-9a-f]{64}")  # in the store: no path that leads out of it
@@ -112,7 +112,7 @@ def _artifacts(folder: Path) -> set[str]:
 
     Raises ValueError, KeyError, TypeError or AttributeError if they name nothing, or something that lies elsewhere.
     """
-    run = read_run((folder / RESULTS).read_text(encoding="utf-8"))
+    run = parse_run((folder / RESULTS).read_text(encoding="utf-8"))
     found = {artifact for spec in run.results for artifact in spec.details["artifacts"].values()}
     if not found or (wrong := sorted(name for name in found if not ARTIFACT.fullmatch(name))):
         raise ValueError(f"{wrong[0][:80]!r} is no artifact of a store" if found else "it has no specs")

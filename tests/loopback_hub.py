@@ -5,6 +5,7 @@ It speaks to the real huggingface_hub, transformers and datasets, started with H
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import threading
@@ -30,6 +31,9 @@ class Hub(ThreadingHTTPServer):
         self.faults: list[Answer] = []  # of the next requests, one each
         self.down: Answer | None = None  # of every request
         self.gated: Answer | None = None  # of every request for a file, as the real hub does
+        self.made: dict[str, bool] = {}  # repositories that a client made: whether each is private
+        self.uploads: dict[str, bytes] = {}  # large files by their SHA-256, which a commit names
+        self.tokens: set[str] = set()
 
     @property
     def address(self) -> str:
@@ -71,6 +75,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.answer(self.rfile.read(int(self.headers.get("Content-Length", 0))))
 
+    do_PUT = do_POST
+
     def answer(self, body: bytes = b"") -> None:
         hub, path = self.server, unquote(urlsplit(self.path).path)
         hub.log.append(f"{self.command} {path}")
@@ -80,6 +86,12 @@ class Handler(BaseHTTPRequestHandler):
             return self.send(fault[0], b"", fault[1])
         if path.startswith("/api/telemetry/"):
             return self.send(200)
+        if self.command == "PUT" or path in ("/api/repos/create", "/api/validate-yaml"):
+            return self.take(path, body)
+        if path.endswith(".git/info/lfs/objects/batch"):
+            return self.send_json(
+                {"transfer": "basic", "objects": [self.upload(one) for one in json.loads(body)["objects"]]}
+            )
         if path.startswith("/api/"):
             kind, owner, name, *rest = path.removeprefix("/api/").split("/")
             return self.api(f"{kind}/{owner}/{name}", rest, body)
@@ -88,8 +100,48 @@ class Handler(BaseHTTPRequestHandler):
         owner, name, _, revision, *file = parts
         return self.file(f"{kind}/{owner}/{name}", revision, "/".join(file))
 
+    def take(self, path: str, body: bytes) -> None:
+        """A new repository, a large file, or a question whether a card's metadata are well-formed."""
+        hub = self.server
+        if path.startswith("/upload/"):
+            hub.uploads[path.removeprefix("/upload/")] = body
+            return self.send(200)
+        hub.tokens.add(self.headers.get("Authorization", ""))
+        asked = json.loads(body)
+        if path == "/api/repos/create":
+            name = f"{asked['organization']}/{asked['name']}" if asked.get("organization") else asked["name"]
+            hub.made.setdefault(f"models/{name}", asked.get("visibility", "public") == "private")
+            return self.send_json({"url": f"{hub.address}/{name}"})
+        return self.send_json({"errors": [], "warnings": []})
+
+    def upload(self, wanted: dict) -> dict:
+        href = f"{self.server.address}/upload/{wanted['oid']}"
+        return {**wanted, "authenticated": True, "actions": {"upload": {"href": href}}}
+
+    def store(self, repository: str, body: bytes) -> None:
+        """A commit, as lines of JSON: small files in it, large ones by the SHA-256 of what was uploaded before."""
+        files: dict[str, bytes] = {}
+        for line in map(json.loads, body.splitlines()):
+            value = line["value"]
+            if line["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            if line["key"] == "lfsFile":
+                files[value["path"]] = self.server.uploads[value["oid"]]
+        sha = self.server.commit(repository, files)
+        address = f"{self.server.address}/{repository.partition('/')[2]}/commit/{sha}"
+        self.send_json({"commitUrl": address, "commitOid": sha, "success": True})
+
     def api(self, repository: str, rest: list[str], body: bytes) -> None:
         what, revision, *below = rest or ["revision", "main"]
+        if what == "preupload":
+            modes = [
+                ("lfs" if one["path"].endswith(".safetensors") else "regular", one) for one in json.loads(body)["files"]
+            ]
+            return self.send_json(
+                {"files": [{"path": one["path"], "uploadMode": mode, "shouldIgnore": False} for mode, one in modes]}
+            )
+        if what == "commit" and self.command == "POST":
+            return self.store(repository, body)
         found = self.find(repository, revision)
         if found is None:
             return None

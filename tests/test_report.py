@@ -16,12 +16,24 @@ from pathlib import Path
 import pytest
 
 from prism import report
+from prism.errors import ScoresError
 from prism.models import cost
 from prism.report import findings, plots, tables, terminal, vision, words
 from prism.report.markdown import code, prose, render
 from prism.report.samples import changes, without_shared_prefix
 from prism.store import Store
-from prism.verdicts.record import Control, Record, Result, Run, Score, Verdict, from_json, to_json
+from prism.verdicts.record import (
+    Control,
+    Record,
+    Result,
+    Run,
+    Score,
+    Verdict,
+    from_json,
+    read_run,
+    run_to_json,
+    to_json,
+)
 
 HOSTILE = (
     "<script>alert(1)</script> | a `tick` and ```three```\n@someone #12 [x](https://evil.example) \x1b[31m\u202e\ud800"
@@ -275,6 +287,30 @@ def test_results_json_holds_the_records_and_no_nan(folder):
     assert {"key", "threshold", "state", "reason", "p", "detectable", "provisional"} == first["verdicts"][0].keys()
     assert judged["tuned"]["value"] is None, "an unscored metric is null"
     assert json.loads(json.dumps(table)) == table
+
+
+def test_a_run_is_read_back_from_its_folder(folder):
+    run, again = made_up_run(), read_run(folder)
+    assert run_to_json(again) == run_to_json(run)
+    assert [result.id for result in again.results] == ["phase1/nano", "phase2/medical"]
+    assert again.results[0].cost["peak_memory_gib"] == 2.412
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "is not a finished run (FileNotFoundError"),
+        ("{", "is not a finished run (JSONDecodeError"),
+        ("[]", "is not a finished run (TypeError"),
+        ('{"schema": 2}', "has schema 2, but this PRISM reads 1"),
+        ('{"schema": 1}', "is not a finished run (KeyError('specs'))"),
+    ],
+)
+def test_a_folder_that_is_no_run_of_this_schema_is_refused(tmp_path, text, said):
+    if text is not None:
+        (tmp_path / "results.json").write_text(text)
+    with pytest.raises(ScoresError, match=re.escape(said)):
+        read_run(tmp_path)
 
 
 def referenced() -> Result:

@@ -8,10 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
+from prism.errors import ScoresError
 from prism.spec import PathName, Spec, threshold_id
 from prism.store import read_json
 
@@ -193,7 +195,7 @@ def from_json(table: Mapping[str, Any]) -> Result:
     return TypeAdapter(Result).validate_python(table)
 
 
-def read_run(text: str) -> Run:
+def parse_run(text: str) -> Run:
     """The inverse of `run_to_json`. Raises ValueError, KeyError, TypeError or AttributeError if it is no run's."""
     content = read_json(text)
     if content["schema"] != SCHEMA:
@@ -213,3 +215,11 @@ def read_run(text: str) -> Run:
     except ValidationError as error:
         first = error.errors()[0]
         raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def read_run(folder: Path) -> Run:
+    """The run of a report folder. Raises ScoresError if it has no results.json, a damaged one, or one of another schema."""
+    try:
+        return parse_run((folder / "results.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ScoresError(f"{folder}: is not a finished run ({error!r}); name a folder of reports/runs") from None
