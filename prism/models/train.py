@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Any
 
 from prism.errors import ModelError, SpecError
 from prism.models.load import Base, add_adapter, lora_config
+from prism.progress import Advance
 from prism.rows import Example
 from prism.spec import Spec
 from prism.store import disk_fault
@@ -141,15 +142,26 @@ def _tokens_apart(base: Base, example: Example) -> dict[str, list[int]]:
 
 
 class _Progress(TrainerCallback):
-    def __init__(self, advance: Callable[[int], None]) -> None:
+    def __init__(self, advance: Advance) -> None:
         self.advance = advance
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
         self.advance(1)
 
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, Any] | None = None,
+        **_: object,
+    ) -> None:
+        if logs and "loss" in logs:
+            self.advance(0, f"loss {float(logs['loss']):.3f}")
+
 
 def train(
-    base: Base, examples: Sequence[Example], seed: int, folder: Path, advance: Callable[[int], None] = lambda _: None
+    base: Base, examples: Sequence[Example], seed: int, folder: Path, advance: Advance = lambda _, __="": None
 ) -> dict[str, Any]:
     """Train an adapter and save it in `folder`; resume from the last complete checkpoint in it.
 

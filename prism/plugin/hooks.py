@@ -271,7 +271,9 @@ def pytest_report_collectionfinish(config: pytest.Config, items: Sequence[pytest
     lines = []
     running = [spec for spec in specs.values() if not state.lacking(spec)]
     if running:
-        minutes = sum((spec.requires.minutes or 0) * len(state.seeds(spec)) for spec in running)
+        expected = {spec.id: (spec.requires.minutes or 0) * len(state.seeds(spec)) for spec in running}
+        state.screen.expect(expected)
+        minutes = sum(expected.values())
         names = ", ".join(spec.id for spec in running)
         lines.append(f"prism: {names}" + (f"; about {minutes:g} min if nothing is cached" if minutes else ""))
     lines += [f"prism: skipped {spec.id}: {why}" for spec in specs.values() if (why := state.lacking(spec))]

@@ -103,6 +103,7 @@ class Session:
     def experiment(self, spec: Spec) -> Experiment:
         """The experiment of a spec. Raises ResourceError if the machine lacks memory or disk for it."""
         require(spec, self.setting.store.home)
+        self.screen.begin(spec.id)
         return Experiment(spec, self.setting, self.seeds(spec))
 
     def finish(self) -> Run | None:
