@@ -212,7 +212,8 @@ def _objections(run: Run, decided: Sequence[Result]) -> Iterator[str]:
         yield f"it is partial ({run.partial or left})"
     verdict, reason = results.decision(decided, (), ())
     if run.verdict != "pass" or verdict != "pass":
-        yield f"it failed ({run.reason if run.verdict != 'pass' else reason})"
+        said = run.reason if run.verdict != "pass" else reason
+        yield f"it {'was only measured' if 'measured' in (run.verdict, verdict) else 'failed'} ({said})"
 
 
 def _looks(acceptance: Acceptance, store: Store | None) -> dict[str, Any]:

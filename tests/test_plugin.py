@@ -154,6 +154,7 @@ def test_a_run_and_its_cached_repetition(checkout):
         "results.json",
         "samples",
         "scores",
+        "seal.json",
     ]
     page = (folder / "report.html").read_text()
     assert len((folder / "samples" / "phase1-tiny.jsonl").read_text().splitlines()) == 40
@@ -275,8 +276,10 @@ def test_spec_without_gate_is_measured_and_is_no_pass(checkout):
     out.stdout.fnmatch_lines(
         ["*phase1/tiny has no [[]gate]: `prism thresholds phase1/tiny` measures and proposes one*"]
     )
+    out.stdout.fnmatch_lines(["MEASURED: nothing to decide: phase1/tiny has no [[]gate]*"])
+    assert "which is not a pass" not in out.stdout.str(), "the headline says it"
     assert out.ret == pytest.ExitCode.NO_TESTS_COLLECTED
-    assert results(checkout)["records"][0]["n"] == 40
+    assert (results(checkout)["records"][0]["n"], results(checkout)["verdict"]) == (40, "measured")
 
 
 def test_retrain(checkout):

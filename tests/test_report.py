@@ -18,7 +18,8 @@ import pytest
 from prism import report
 from prism.errors import ScoresError
 from prism.models import cost
-from prism.report import findings, plots, tables, terminal, vision, words
+from prism.plugin.results import verdict as verdict_of_run
+from prism.report import findings, head, plots, tables, terminal, vision, words
 from prism.report.markdown import code, prose, render
 from prism.report.samples import changes, without_shared_prefix
 from prism.store import Store
@@ -714,8 +715,31 @@ def test_a_control_that_is_ahead_by_another_metric_is_named():
 
 def test_a_metric_of_some_samples_says_of_how_many():
     few = record("exact_match_count", n=15, groups=12)
-    names = [row[0] for row in tables.metrics([replace(sentiment(), records=(record(), few))]).rows]
+    names = [row[1] for row in tables.metrics([replace(sentiment(), records=(record(), few))]).rows]
     assert names == ["accuracy", "exact_match_count (n = 15)"]
+
+
+def test_metrics_that_decide_come_before_those_that_are_only_measured_and_the_verdict_before_all(tmp_path):
+    gated = record("macro_f1", verdicts=(Verdict("floor", 0.7, "holds", "so"),))
+    controls = {"classical": Control(0.619, (0.58, 0.657), Score(0.1151, (0.071, 0.159)))}
+    result = replace(sentiment(), records=(record(controls=controls), gated))
+    run = made_up_run(results=(result,))
+    assert [row[:3] for row in tables.metrics([result]).rows] == [
+        ["holds", "macro_f1", "floor ≥ .7"],
+        ["", "accuracy", ""],
+    ]
+    assert tables.metrics([result, result]).headers[:3] == ["verdict", "spec", "metric"]
+    report.write(tmp_path, run, {})
+    shown = "\n".join(terminal.lines(run))
+    markdown = (tmp_path / "report.md").read_text(encoding="utf-8")
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    for page in (shown.partition("verdict")[2], markdown.partition("| verdict")[2], html.partition(">Results<")[2]):
+        assert 0 <= page.index("macro_f1") < page.index("accuracy")
+    assert re.search(r"\n✓ holds +macro_f1", shown)
+    assert "(tuned ahead by)" not in markdown.partition("<details>")[0], "the controls are folded"
+    folded = re.search(r"<details>\s*<summary>Controls.*?</details>", html, re.DOTALL)[0]
+    assert ".619" in folded
+    assert "classical" in folded
 
 
 def test_a_reason_that_several_thresholds_share_is_said_once():
@@ -741,11 +765,112 @@ def test_terminal_fits_and_says_what_does_not_hold():
     assert "\x1b" not in text
 
 
+@pytest.mark.parametrize("columns", [72, 80, 120])
+def test_terminal_keeps_verdicts_and_numbers_whole_at_any_width(columns):
+    lines = terminal.lines(made_up_run(), columns)
+    assert max(map(len, lines)) <= columns
+    for state in ("✓ holds ", "✗ fails ", "? inconclusive ", "≠ not comparable ", "– skipped "):
+        assert any(line.startswith(state) for line in lines), "the verdict begins its line"
+    assert any(line.endswith("[+.372, +.471]") for line in lines)
+    assert sum("accuracy" in line and "≥" in line for line in lines) == 2, "thresholds stand beside their metric"
+
+
 def test_terminal_cuts_long_names():
     long = replace(sentiment(), spec="a-spec-with-quite-a-long-name-" * 3)
     lines = terminal.lines(made_up_run(results=(long,)))
     assert max(map(len, lines)) <= 120
     assert "+.422 [+.372, +.471]" in "\n".join(lines), "names are cut, numbers are not"
+
+
+def recipe_of(**options) -> Result:
+    known = {"model": {"model_name": "org/base-1.5B", "load_in_4bit": True}, "lora": {"r": 16, "lora_alpha": 32}}
+    found = sentiment()
+    return replace(found, details=found.details | {"options": known | options})
+
+
+def test_the_head_tells_base_recipe_date_and_commit(tmp_path):
+    sft = {
+        "num_train_epochs": 2,
+        "per_device_train_batch_size": 8,
+        "gradient_accumulation_steps": 4,
+        "learning_rate": 2e-4,
+    }
+    lora = {"r": 16, "lora_alpha": 32, "target_modules": ["q_proj", "v_proj"]}
+    result = recipe_of(sft=sft, lora=lora)
+    line = (
+        "org/base-1.5B in 4 bits · LoRA r = 16, alpha 32 on 2 projections · 2 epochs · learning rate 0.0002 · 32 rows a step "
+        "· seeds 42, 43, 44"
+    )
+    assert head.recipe(result) == line
+    run = made_up_run(results=(result,))
+    report.write(tmp_path, run, {})
+    markdown = (tmp_path / "report.md").read_text(encoding="utf-8").partition("## phase1")[0]
+    html = (tmp_path / "report.html").read_text(encoding="utf-8").partition("<section")[0]
+    for page in (markdown, html, " ".join("\n".join(terminal.lines(run)).split())):
+        assert line in page
+    for page in (markdown, html):
+        assert "2026-01-02 03:04 · commit 01234567, with uncommitted changes" in page
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            {"sft": {"max_steps": 300}, "lora": {"r": 8, "placement": ["language", "projector"]}},
+            "in language, projector · 300 steps",
+        ),
+        ({"model": {"model_name": "org/b", "revision": "abcdef0123456"}}, "org/b@abcdef01 · LoRA r = 16, alpha 32"),
+        ({"sft": {"num_train_epochs": 1}, "lora": {"r": 8, "target_modules": "all-linear"}}, "LoRA r = 8 · 1 epoch ·"),
+    ],
+)
+def test_a_recipe_is_told_by_what_the_spec_says(options, said):
+    assert said in head.recipe(recipe_of(**options))
+
+
+def test_a_finished_adapter_is_named_in_place_of_a_recipe():
+    result = recipe_of()
+    assert head.recipe(replace(result, details=result.details | {"adapter": {"source": "org/theirs"}})) == (
+        "org/base-1.5B in 4 bits · finished adapter org/theirs"
+    )
+    assert head.recipe(flashcards()) == ""
+
+
+def test_the_head_tells_what_changed_since_the_accepted_run(tmp_path):
+    result = referenced()
+    told = head.since(result)
+    assert told.startswith("since the accepted run (")
+    assert "sft.learning" in told
+    assert "41 samples worse and 22 better by accuracy" in told
+    report.write(tmp_path, made_up_run(results=(result,)), {})
+    for name in ("report.md", "report.html"):
+        page = (tmp_path / name).read_text(encoding="utf-8")
+        assert (
+            0 < page.index("41 samples worse and 22 better by accuracy") < page.index("Financial sentiment: nano base")
+        )
+    many = [[f"sft.option{i}", "1", "2"] for i in range(9)]
+    result = replace(
+        result, details=result.details | {"reference": result.details["reference"] | {"differences": many}}
+    )
+    assert "sft.option2 1 → 2; 6 other differences; 41" in head.since(result)
+    assert head.since(sentiment()) == ""
+
+
+def test_a_spec_without_a_gate_is_measured_and_neither_passes_nor_fails(tmp_path):
+    bare = replace(sentiment(), records=(record(),))
+    verdict, reason = verdict_of_run([bare], [], ())
+    run = made_up_run(results=(bare,), verdict=verdict, reason=reason, complete=True, partial="")
+    report.write(tmp_path, run, {})
+    markdown = (tmp_path / "report.md").read_text(encoding="utf-8")
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert markdown.startswith("# 📏 MEASURED: nothing to decide: phase1/nano has no [gate]")
+    assert terminal.lines(run)[0].startswith("MEASURED: nothing to decide: phase1/nano has no [gate]")
+    assert '<div class="banner measured">' in html
+    for page in (markdown, html):
+        assert "Measured, nothing to decide: it has no [gate]" in page
+        assert "FAIL" not in page
+    assert read_run(tmp_path).verdict == "measured"
+    assert verdict_of_run([bare], ["benchmarks/test_x.py::test_y"], ())[0] == "fail", "an item failed"
+    assert verdict_of_run([bare], [], ("tier3",))[0] == "fail", "a decision was required"
 
 
 @pytest.mark.parametrize(

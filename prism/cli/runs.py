@@ -87,7 +87,7 @@ def rescore(
     """Score the answers of bundles with this checkout's code and rows: a new run, without a model."""
     from prism.bundle import rescore as rescore_bundles
     from prism.progress import Console
-    from prism.report.terminal import lines
+    from prism.report.terminal import lines, width
     from prism.setting import Setting
 
     with exit_on_error():
@@ -95,7 +95,7 @@ def rescore(
         setting = Setting(root, open_store(home), Console(), data=data and data.resolve())
         command = "prism rescore " + " ".join(path.name for path in bundles)
         run, folder = rescore_bundles(bundles, setting, (root / reports).resolve(), command)
-    typer.echo(terminal_safe("\n".join([*lines(run), f"report: {folder}/report.md, report.html"])))
+    typer.echo(terminal_safe("\n".join([*lines(run, width()), f"report: {folder}/report.md, report.html"])))
 
 
 @app.command()

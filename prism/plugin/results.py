@@ -15,7 +15,7 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import psutil
 
@@ -26,7 +26,7 @@ from prism.rows.answers import read_json_lines
 from prism.store import Store, unwritable, write_text
 from prism.store.seal import seal
 from prism.verdicts.contenders import passing
-from prism.verdicts.record import Result, Run, Verdict, from_json, to_json
+from prism.verdicts.record import Decision, Result, Run, Verdict, from_json, to_json
 from prism.verdicts.scores import write_scores
 
 OPTION = "--prism-report"
@@ -179,9 +179,7 @@ def partial(results: Sequence[Result], broken: Sequence[str], interrupted: str) 
     return f"{words.count(len(broken), 'item')} failed besides the thresholds" if broken else ""
 
 
-def verdict(
-    results: Sequence[Result], broken: Sequence[str], required: Collection[str]
-) -> tuple[Literal["pass", "fail"], str]:
+def verdict(results: Sequence[Result], broken: Sequence[str], required: Collection[str]) -> tuple[Decision, str]:
     """The run's verdict and its reason; a pass names the gates that a know-nothing contender passes, which fails nothing.
 
     `broken` are items that failed besides the thresholds.
@@ -192,15 +190,17 @@ def verdict(
     return decided, reason + (passed if decided == "pass" else "")
 
 
-def decision(
-    results: Sequence[Result], broken: Sequence[str], required: Collection[str]
-) -> tuple[Literal["pass", "fail"], str]:
+def decision(results: Sequence[Result], broken: Sequence[str], required: Collection[str]) -> tuple[Decision, str]:
     """The run's verdict and its reason, from the thresholds alone."""
     if broken:
         return "fail", f"{words.count(len(broken), 'item')} failed besides the thresholds, first {broken[0]}"
     judged = any(name.startswith("tier3-") for result in results for name in result.decided)
     if "tier3" in required and not judged:
         return "fail", "tier 3 is required, but no selected spec has a tier-3 threshold"
+    if results and not any(result.verdicts() for result in results):
+        names = ", ".join(result.id for result in results)
+        have = "has" if len(results) == 1 else "have"
+        return "measured", f"nothing to decide: {names} {have} no [gate]; `prism thresholds SPEC` proposes one"
     verdicts = decided_verdicts(results)
     all_of = words.count(len(verdicts), "threshold")
     holding = sum(verdict.state == "holds" for verdict in verdicts)

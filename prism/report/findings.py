@@ -26,6 +26,16 @@ def counts(run: Run) -> dict[str, int]:
     return {state: states.count(state) for state in words.MARKS if state in states}
 
 
+def gated_first(records: Sequence[Record]) -> list[Record]:
+    """The records that decide come before those that are only measured."""
+    return sorted(records, key=lambda record: not record.verdicts)
+
+
+def only_measured(result: Result) -> str:
+    """What stands in place of verdicts for a spec without thresholds."""
+    return "" if any(record.verdicts for record in result.records) else "Measured, nothing to decide: it has no [gate]."
+
+
 def open_points(result: Result) -> list[Finding]:
     """Every verdict that does not hold, most severe first; verdicts with the same reason share a line."""
     found: dict[tuple[State, str], list[str]] = {}

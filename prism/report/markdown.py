@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from prism.report import callouts, findings, tables, vision, words
+from prism.report import callouts, findings, head, tables, vision, words
 from prism.report.samples import Change, Sample, without_shared_prefix
 from prism.report.tables import Table
 from prism.untrusted import visible
@@ -22,7 +22,9 @@ STATES = {
     "not_comparable": "⚠️ not comparable",
     "skipped": "⏭️ skipped",
 }
+VERDICTS = {"pass": "✅ PASS", "fail": "❌ FAIL", "measured": "📏 MEASURED"}
 EXAMPLES = 5
+SPECS = 12  # of which the head tells base and recipe
 CHARACTERS = 160
 LONGEST = 60_000  # bytes; GitHub refuses a comment of more than 65,536 characters
 FOLDED = "<details>"
@@ -33,38 +35,46 @@ JOINER = "&#8288;"  # an invisible word joiner: GitHub does not link the name or
 
 def render(run: Run, changes: Mapping[str, Sequence[Change]]) -> str:
     """The whole page."""
-    head = _verdict(run)
+    top = _verdict(run)
     blocks = []
     for phase, results in findings.by_phase(run.results).items():
         blocks += _phase(phase, results, changes, run)
     blocks += _cost(run)
     blocks.append(details("Provenance", [table(tables.provenance(run)), *_facts(run)]))
-    return _fitted(head, blocks)
+    return _fitted(top, blocks)
 
 
-def _fitted(head: Sequence[str], blocks: Sequence[str]) -> str:
+def _fitted(top: Sequence[str], blocks: Sequence[str]) -> str:
     """The page, short enough for a comment: drop the longest collapsed parts first, then blocks from the end."""
     kept = list(blocks)
-    while (page := _page(head, kept, len(blocks) - len(kept))) and len(page.encode()) > LONGEST and kept:
+    while (page := _page(top, kept, len(blocks) - len(kept))) and len(page.encode()) > LONGEST and kept:
         folded = [i for i, block in enumerate(kept) if block.startswith(FOLDED)]
         del kept[max(folded, key=lambda i: len(kept[i])) if folded else -1]
     return page
 
 
-def _page(head: Sequence[str], blocks: Sequence[str], left_out: int) -> str:
+def _page(top: Sequence[str], blocks: Sequence[str], left_out: int) -> str:
     parts = words.count(left_out, "part")
     note = f"✂️ Cut to the length of a GitHub comment: {parts} left out; report.html has everything."
-    return "\n\n".join([*head, *([note] if left_out else []), *blocks]) + "\n"
+    return "\n\n".join([*top, *([note] if left_out else []), *blocks]) + "\n"
 
 
 def _verdict(run: Run) -> list[str]:
-    mark = "✅ PASS" if run.verdict == "pass" else "❌ FAIL"
+    mark = VERDICTS[run.verdict]
     partial = "" if run.complete else f" · ⚠️ PARTIAL: {prose(run.partial)}"
     counted = " · ".join(f"{STATES[state]}: {n}" for state, n in findings.counts(run).items())
     titled = "" if run.title == Run.title else f" · {prose(run.title)}"
-    head = [f"# {mark}{titled}: {prose(run.reason)}{partial}", *([counted] if counted else [])]
-    head += [_list(f"⚠️ {prose(line)}" for line in callouts.of_run(run))]
-    return [*filter(None, head), " · ".join([code(run.command, 300), *filter(None, [prose(findings.commit(run))])])]
+    top = [f"# {mark}{titled}: {prose(run.reason)}{partial}", *([counted] if counted else [])]
+    top += [_list(f"⚠️ {prose(line)}" for line in callouts.of_run(run))]
+    told = [f"**{prose(result.id)}**: {prose(head.recipe(result))}{_since(result)}" for result in run.results[:SPECS]]
+    told += [f"{words.count(len(run.results) - SPECS, 'more spec')} below"] * (len(run.results) > SPECS)
+    top += [" · ".join([*filter(None, [prose(head.when(run))]), code(run.command, 300)]), _list(told)]
+    return [*filter(None, top)]
+
+
+def _since(result: Result) -> str:
+    since = head.since(result)
+    return f"; {prose(since)}" if since else ""
 
 
 def _phase(phase: str, results: Sequence[Result], changes: Mapping[str, Sequence[Change]], run: Run) -> list[str]:
@@ -81,6 +91,8 @@ def _phase(phase: str, results: Sequence[Result], changes: Mapping[str, Sequence
 
 def _spec(result: Result, changes: Sequence[Change], run: Run) -> list[str]:
     blocks = [f"### {prose(result.title or result.spec)}", prose(" · ".join([result.id, *findings.sizes(result)]))]
+    if told := findings.only_measured(result):
+        blocks.append(f"📏 {prose(told)}")
     if met := callouts.contenders(result):
         blocks.append(f"{'⚠️ ' if met[0] else ''}{prose(met[1])}.")
     if worse := callouts.of_spec(result, run):
@@ -158,6 +170,7 @@ def _evidence(result: Result) -> list[str]:
         study
         | dict(vision.by_kind(result))
         | {
+            "Controls, and how far the tuned model is ahead of each": tables.controls(result),
             "Know-nothing contenders, and the thresholds that they would pass": callouts.contenders_table(result),
             "Tuned answers by the published script's rules and by strict ones": vision.published(result),
             "Exact match by type of answer": tables.by_type(result),

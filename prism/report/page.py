@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prism.report import callouts, findings, plots, tables, vision, words
+from prism.report import callouts, findings, head, plots, tables, vision, words
 from prism.report.samples import Change, Sample
 from prism.store import Store
 from prism.untrusted import visible
@@ -41,6 +41,7 @@ def render(run: Run, changes: Mapping[str, Sequence[Change]], store: Store | Non
         provenance=tables.provenance(run),
         counts=findings.counts(run),
         callouts=callouts.of_run(run),
+        when=head.when(run),
         specs=[
             _spec(result, changes.get(result.id, ()), store) | {"callouts": callouts.of_spec(result, run)}
             for result in run.results
@@ -62,7 +63,10 @@ def _spec(result: Result, changes: Sequence[Change], store: Store | None) -> dic
         "result": result,
         "anchor": f"{result.phase}-{result.spec}",
         "states": [verdict.state for record in result.records for verdict in record.verdicts],
-        "head": next((record for record in result.records if record.n), None),
+        "head": next((record for record in findings.gated_first(result.records) if record.n), None),
+        "recipe": head.recipe(result),
+        "since": head.since(result),
+        "only_measured": findings.only_measured(result),
         "sizes": findings.sizes(result),
         "beaten": findings.beaten(result),
         "contenders": callouts.contenders(result),
@@ -71,6 +75,7 @@ def _spec(result: Result, changes: Sequence[Change], store: Store | None) -> dic
         "open": findings.open_points(result),
         "provisional": findings.provisional(result),
         "metrics": _metrics(tables.metrics([result])) if result.records else None,
+        "controls": tables.controls(result),
         "figures": [
             (title, caption, plots.picture(plot, store)) for title, caption, plot in _figures(result, answers) if plot
         ],
@@ -103,12 +108,12 @@ def _spec(result: Result, changes: Sequence[Change], store: Store | None) -> dic
 def _metrics(shown: tables.Table) -> dict[str, Any]:
     """The table of scores with one row per metric; one cell has all its thresholds and verdicts."""
     rows: list[dict[str, Any]] = []
-    for metric, before_and_after, gain, threshold, state, *controls in shown.rows:
+    for state, metric, threshold, *cells in shown.rows:
         if metric:
-            rows.append({"metric": metric, "cells": [before_and_after, gain], "controls": controls, "verdicts": []})
+            rows.append({"metric": metric, "cells": cells, "verdicts": []})
         if state:
             rows[-1]["verdicts"].append((threshold, state))
-    return {"headers": shown.headers[1:3], "controls": shown.headers[5:], "rows": rows}
+    return {"headers": shown.headers[shown.numbers :], "rows": rows}
 
 
 def _against_accepted(result: Result, store: Store | None) -> dict[str, Any] | None:

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from prism.report import words
+from prism.report import findings, words
 from prism.report.samples import Change
-from prism.verdicts.record import Record, Result, Run, Verdict
+from prism.verdicts.record import Record, Result, Run
 
 
 @dataclass(frozen=True)
@@ -23,23 +23,38 @@ class Table:
 
 
 def metrics(results: Sequence[Result]) -> Table:
-    """One row per threshold, or per metric without one; only the first row of a metric has its own cells."""
-    names = list(dict.fromkeys(name for result in results for record in result.records for name in record.controls))
-    controls = [f"{words.control_name(name)} (tuned ahead by)" for name in names]
-    headers = ["metric", "baseline → tuned", "gain [95 %]", "threshold", "verdict", *controls]
+    """One row per threshold, or per metric without one; only the first row of a metric has its own cells.
+
+    Metrics with a threshold come first.
+    """
+    headers = ["metric", "threshold", "baseline → tuned", "gain [95 %]"]
     rows = []
     for result in results:
         whole = max((record.n + record.unscored for record in result.records), default=0)
-        for record in result.records:
-            beside = [_control(record, name) for name in names]
+        for record in findings.gated_first(result.records):
             some = f" (n = {record.n:,})" if record.tier != "cost" and 0 < record.n < whole else ""
-            cells = [words.metric_name(record) + some, words.before_and_after(record), words.gain(record)]
-            first, *others = record.verdicts or (None,)
-            rows.append([result.spec, *cells, *_verdict(first), *beside])
-            rows += [[""] * (len(cells) + 1) + _verdict(verdict) + [""] * len(beside) for verdict in others]
+            scores = [words.before_and_after(record), words.gain(record)]
+            names, values = [result.spec, words.metric_name(record) + some], scores
+            for verdict in record.verdicts or (None,):
+                state, threshold = (verdict.state, words.threshold(verdict)) if verdict else ("", "")
+                rows.append([state, *names, threshold, *values])
+                names, values = ["", ""], ["", ""]
     if len(results) > 1:
-        return Table(["spec", *headers], rows, numbers=2)
-    return Table(headers, [row[1:] for row in rows])
+        return Table(["verdict", "spec", *headers], rows, numbers=4)
+    return Table(["verdict", *headers], [[row[0], *row[2:]] for row in rows], numbers=3)
+
+
+def controls(result: Result) -> Table | None:
+    """The value of each control by each metric, and how far the tuned model is ahead of it."""
+    names = list(dict.fromkeys(name for record in result.records for name in record.controls))
+    if not names:
+        return None
+    rows = [
+        [words.metric_name(record), words.number(record.tuned.value), *(_control(record, name) for name in names)]
+        for record in findings.gated_first(result.records)
+        if record.controls
+    ]
+    return Table(["metric", "tuned", *(f"{words.control_name(name)} (tuned ahead by)" for name in names)], rows)
 
 
 def _control(record: Record, name: str) -> str:
@@ -47,10 +62,6 @@ def _control(record: Record, name: str) -> str:
     if control is None:
         return ""
     return f"{words.number(control.value)} ({words.difference(words.in_favour(control.ahead, record))})"
-
-
-def _verdict(verdict: Verdict | None) -> list[str]:
-    return ["", ""] if verdict is None else [words.threshold(verdict), verdict.state]
 
 
 def flips(changes: Sequence[Change]) -> Table:

@@ -19,6 +19,7 @@ from prism.store import read_json
 
 SCHEMA = 1
 State = Literal["holds", "fails", "inconclusive", "not_comparable", "skipped"]
+Decision = Literal["pass", "fail", "measured"]  # of a whole run; measured: no spec of it has a threshold
 Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]  # null in JSON
 
 
@@ -149,7 +150,7 @@ class Run:
     results: tuple[Result, ...]
     complete: bool
     partial: str  # why it is not complete, in words; empty if it is
-    verdict: Literal["pass", "fail"]
+    verdict: Decision
     reason: str  # the verdict in one sentence
     command: str
     provenance: dict[str, Any]
