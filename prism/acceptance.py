@@ -147,6 +147,8 @@ def _contradiction(record: Record, scores: Scores) -> str:
         )
     here = {"all seeds": record.tuned.value, **record.seeds}
     there = {"all seeds": measure.value, **measure.seeds}
+    if measure.gain is not None:
+        here, there = {"gain": record.gain.value, **here}, {"gain": measure.gain, **there}
     for seed in {**here, **there}:
         told, other = here.get(seed), there.get(seed)
         if told is None or other is None or not numpy.isclose(told, other, rtol=0, atol=10**-DIGITS, equal_nan=True):

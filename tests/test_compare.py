@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy
 import pytest
@@ -10,6 +11,7 @@ from typer.testing import CliRunner
 from prism.cli import app
 from prism.errors import ScoresError
 from prism.metrics import Metric, mean
+from prism.report.comparison import closing_sentence
 from prism.spec import Limit
 from prism.store.seal import seal
 from prism.tasks import metrics_of
@@ -299,16 +301,82 @@ def test_the_command_says_what_was_lost_and_ends_with_exit_code_1(tmp_path, smal
     assert found.exit_code == 1, found.output
     assert "these adapters differ? (1 seed against 1; it speaks of this adapter)" in found.output
     assert re.search(
-        r"accuracy +\.950 +\.800 +\+\.150 \[.*\] +\S+e-05 +\.\d+ +15 +0 +WORSE +exact at the margin, n = 100",
+        r"\nWORSE +accuracy +\.950 +\.800 +\+\.150 \[.*\] +\S+e-05 +\.\d+ +15 +0\n",
         found.output,
     )
+    assert "tests: exact at the margin, n = 100, 15 of them differ (accuracy)" in " ".join(found.output.split())
+    closing = found.output.strip().splitlines()[-1]
+    assert closing.startswith("B is worse than A: a loss is shown in phase1/tiny@abababab accuracy by .150")
     assert "knowledge_gain" not in found.output, "it repeats accuracy"
     assert "rows: cdcdcdcdcdcd → efefefefefef" in found.output
     assert "worse by accuracy: 15 samples, 3 of them" in found.output
     assert "'said' · 'truth'" in found.output
     assert "\x1b" not in found.output
-    assert CliRunner().invoke(app, [*ask, "--drop", "0.2"]).exit_code == 0
-    assert CliRunner().invoke(app, ["compare", ask[2], ask[1], *ask[3:]]).exit_code == 0, "the other way it is a gain"
+    tolerated = CliRunner().invoke(app, [*ask, "--drop", "0.2"])
+    assert tolerated.exit_code == 0
+    closing = tolerated.output.strip().splitlines()[-1]
+    assert re.match(
+        r"B is (not worse than A|neither shown to be worse).* a loss of more than 0\.2 is ruled out in", closing
+    )
+    other_way = CliRunner().invoke(app, ["compare", ask[2], ask[1], *ask[3:]])
+    assert other_way.exit_code == 0, "the other way it is a gain"
+    assert "any loss is ruled out in" in other_way.output
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_a_comparison_fits_the_terminal_and_begins_with_its_verdict(tmp_path, small, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    for name, wrong in {"one": 5, "two": 20}.items():
+        write_scores(scored(small, {42: answers(100, wrong=range(wrong))}), tmp_path / f"{name}.json")
+    ask = ["compare", str(tmp_path / "one.json"), str(tmp_path / "two.json"), "--flips", "0", "--root", str(tmp_path)]
+    table = CliRunner().invoke(app, ask).output.splitlines()[:-2]
+    assert max(map(len, table)) <= columns
+    assert any(re.match(r"WORSE +accuracy +\.950 +\.800 ", line) for line in table)
+
+
+def states(**given: int) -> list:
+    """Comparisons that are in these states, whatever the limit."""
+
+    def one(state):
+        return SimpleNamespace(
+            state=lambda _: state,
+            is_worse=lambda _: state == "fails",
+            metric=SimpleNamespace(name="accuracy"),
+            loss=SimpleNamespace(value=0.05),
+        )
+
+    return [one(state) for state, n in given.items() for _ in range(n)]
+
+
+@pytest.mark.parametrize(
+    ("found", "drop", "said"),
+    [
+        (states(holds=3), 0.02, "B is not worse than A: a loss of more than 0.02 is ruled out in all of 3 metrics."),
+        (
+            states(holds=2, fails=1),
+            0.02,
+            "B is worse than A: a loss of more than 0.02 is shown in p/s accuracy by .050.",
+        ),
+        (
+            states(holds=2, inconclusive=1),
+            0.02,
+            (
+                "B is neither shown to be worse than A nor shown not to be: a loss of more than 0.02 is ruled out in 2 of 3 "
+                "metrics; more rows or seeds decide."
+            ),
+        ),
+        (
+            states(inconclusive=1),
+            0.0,
+            (
+                "B is neither shown to be worse than A nor shown not to be: any loss is ruled out in 0 of 1 metric; --drop "
+                "names a loss that is tolerated, and more rows or seeds decide."
+            ),
+        ),
+    ],
+)
+def test_the_last_sentence_says_what_the_comparison_comes_to(found, drop, said):
+    assert closing_sentence({"p/s": found}, drop) == said
 
 
 def test_two_sides_without_a_spec_in_common(tmp_path, small):

@@ -157,6 +157,10 @@ def test_a_run_and_its_cached_repetition(checkout):
         "seal.json",
     ]
     page = (folder / "report.html").read_text()
+    kept = json.loads((folder / "scores" / "phase1-tiny.json").read_text())["metrics"]
+    knowledge = next(record for record in table["records"] if record["metric"] == "knowledge_gain")
+    assert kept["knowledge_gain"]["gain"] == pytest.approx(knowledge["gain"]["value"], abs=1e-6)
+    assert "gain" not in kept["accuracy"]
     assert len((folder / "samples" / "phase1-tiny.jsonl").read_text().splitlines()) == 40
     junit = ElementTree.parse(checkout.path / "junit.xml")
     gain = {p.get("name"): p.get("value") for p in junit.find(".//testcase[2]/properties").iter("property")}

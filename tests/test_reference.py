@@ -15,14 +15,16 @@ from prism import report
 from prism.acceptance import accept
 from prism.cli import app
 from prism.errors import PrismError, ScoresError, StoreError
+from prism.report.comparison import acceptance_summary, history_table
+from prism.report.words import since_accepted
 from prism.spec import Limit, threshold_id
 from prism.store import digest
 from prism.store.seal import seal
 from prism.tasks import metrics_of
-from prism.verdicts.accepted import FOLDER, ask_git, competing_drops, gather_scores
+from prism.verdicts.accepted import FOLDER, Acceptance, ask_git, competing_drops, gather_scores
 from prism.verdicts.drops import against_accepted, shown
 from prism.verdicts.gate import decide
-from prism.verdicts.history import history
+from prism.verdicts.history import Entry, history
 from prism.verdicts.possible import require_possible
 from prism.verdicts.record import NO_SCORE, Record, Result, Run, Score, Verdict
 from prism.verdicts.scores import Measure, Scores, parse_scores, read_scores, write_scores
@@ -651,10 +653,52 @@ def test_history_shows_each_metric_over_the_accepted_references(committed):
     shown = CliRunner().invoke(app, ["history", "--root", str(committed)]).output
     assert re.search(r"abababab +2 +\.887", shown)
     assert re.search(r"abababab +1 +1\.000", shown)
-    assert re.search(r"not committed +abababab +tiny@abababab\.json: was edited by hand", shown)
+    assert re.search(r"not committed +abababab *\n", shown)
+    assert "\ntiny@abababab.json: was edited by hand" in shown
     none = CliRunner().invoke(app, ["history", "phase9/none", "--root", str(committed)])
     assert none.exit_code == 2
     assert "no accepted run of phase9/none yet" in none.output
+
+
+def gained(scores: Scores, gain: float | None) -> Scores:
+    """The same scores with a metric that is named after its gain over a control."""
+    accuracy = scores.measures["accuracy"]
+    return replace(scores, measures={**scores.measures, "knowledge_gain": replace(accuracy, version=2, gain=gain)})
+
+
+def test_a_metric_that_is_named_after_a_gain_shows_the_gain(tmp_path, scores):
+    """Its own score is the accuracy again; files of before kept that alone, and say so."""
+    path = tmp_path / "scores.json"
+    write_scores(gained(scores, 0.381), path)
+    assert read_scores(path).measures["knowledge_gain"].gain == 0.381
+    assert read_scores(path).measures["accuracy"].gain is None
+    old, new = Entry(path, "a" * 8, "", gained(scores, None)), Entry(path, "b" * 8, "", gained(scores, 0.381))
+    lines = history_table([old, new], {"knowledge_gain"}).splitlines()
+    assert lines[0].endswith("knowledge_gain")
+    assert re.search(r"^aaaaaaaa .* –$", "\n".join(lines), re.MULTILINE)
+    assert re.search(r"^bbbbbbbb .* \.381$", "\n".join(lines), re.MULTILINE)
+    assert lines[-1] == "–: accepted before gains were kept (knowledge_gain)"
+    summary = acceptance_summary(Acceptance(path, gained(scores, 0.381), gained(scores, 0.3)))
+    assert re.search(r"knowledge_gain +\.300 +\.381 +\+\.081", summary)
+
+
+def test_a_drop_of_a_gain_compares_gains(tmp_path, scores):
+    write_scores(gained(scores, 0.381), tmp_path / FOLDER / f"{scores.name}.json")
+    metrics = metrics_of(gained(scores, 0.4), ROOT)
+    against = against_accepted(tmp_path, gained(scores, 0.4), metrics, 1)
+    found = against.beside(replace(record(gain=0.4), metric="knowledge_gain", against="majority_class"))
+    assert found.reference["gain"] == 0.381
+    assert since_accepted(found, found.reference) == (0.381, 0.4)
+    assert since_accepted(found, found.reference | {"gain": None})[0] is None
+
+
+def test_history_fits_the_terminal_in_as_many_tables_as_it_takes(committed, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = CliRunner().invoke(app, ["history", "--root", str(committed)]).output.splitlines()
+    assert max(map(len, lines)) <= 80
+    heads = [line for line in lines if line.startswith("commit")]
+    assert len(heads) > 1
+    assert " ".join(heads).split().count("accuracy") == 1
 
 
 def test_history_names_a_revision_that_is_no_text(committed):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -21,26 +22,22 @@ def specs(
     data: Annotated[Path | None, typer.Option(help="As --prism-data.")] = None,
 ) -> None:
     """List every spec with its profile, its duration and whether it can run here."""
-    from tabulate import tabulate
-
     from prism.plugin.scheduling import choose_profile, lacking
+    from prism.report.tables import Table
+    from prism.report.terminal import drawn, width
     from prism.spec import find_specs
     from prism.tasks.check import load_checked_spec
 
     rows = []
+    lacking_here: dict[str, list[str]] = {}
     with exit_on_error():
         for path in find_specs(root / "benchmarks" / "specs"):
             spec = load_checked_spec(path)
             minutes = f"{spec.requires.minutes:g}" if spec.requires.minutes else ""
-            rows.append(
-                [
-                    spec.id,
-                    spec.profile,
-                    minutes,
-                    spec.title,
-                    lacking(spec, root.resolve(), data) or _without_rows(spec, root.resolve(), data) or "yes",
-                ]
-            )
+            why = lacking(spec, root.resolve(), data) or _without_rows(spec, root.resolve(), data)
+            rows.append(["no" if why else "yes", spec.id, spec.profile, minutes, spec.title])
+            if why:
+                lacking_here.setdefault(why, []).append(spec.id)
     if not rows:
         typer.echo(
             f"prism: {root / 'benchmarks' / 'specs'} has no specs; run this in a checkout, or pass --root", err=True
@@ -48,7 +45,12 @@ def specs(
         raise typer.Exit(2)
     profile, why = choose_profile(None)
     typer.echo(f"profile here: {profile} ({why})\n")
-    typer.echo(terminal_safe(tabulate(rows, ["spec", "profile", "min", "title", "runs here"], tablefmt="simple")))
+    shown = drawn(Table(["runs", "spec", "profile", "min", "title"], rows, numbers=5), width())
+    reasons = [
+        textwrap.fill(f"{', '.join(ids)}: {why}", width(), subsequent_indent="  ", break_on_hyphens=False)
+        for why, ids in lacking_here.items()
+    ]
+    typer.echo(terminal_safe("\n".join([*shown, *([""] if reasons else []), *reasons])))
 
 
 def _without_rows(spec: Spec, root: Path, data: Path | None) -> str:
@@ -167,6 +169,7 @@ def power(
     """Show which losses `drop` can catch, and what rows, groups and seeds a smaller one takes."""
     from prism.errors import SpecError
     from prism.report.planning import Asked, power_table
+    from prism.report.terminal import width
     from prism.tasks import metrics_of
     from prism.verdicts.accepted import competing_drops
     from prism.verdicts.alarms import parts
@@ -185,7 +188,9 @@ def power(
         thresholds *= parts(1) if alarms == "reference" else 1
         asked = Asked(drop, gain, rows, groups, seeds)
         typer.echo(
-            terminal_safe(power_table(scores, metrics_of(scores, root), limits_of(chosen, scores), thresholds, asked))
+            terminal_safe(
+                power_table(scores, metrics_of(scores, root), limits_of(chosen, scores), thresholds, asked, width())
+            )
         )
 
 

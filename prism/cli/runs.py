@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +14,8 @@ from prism.cli.measuring import setting_of
 from prism.untrusted import terminal_safe
 
 if TYPE_CHECKING:
+    from prism.verdicts.compare import Comparison
+    from prism.verdicts.history import Entry
     from prism.verdicts.scores import Scores
 
 
@@ -41,6 +45,7 @@ def accept(
     """Accept a run: `drop` thresholds compare later runs with its scores."""
     from prism.acceptance import accept as accept_run
     from prism.report.comparison import acceptance_summary
+    from prism.report.terminal import width
     from prism.verdicts.accepted import locate
 
     with exit_on_error():
@@ -56,7 +61,7 @@ def accept(
             folder = measure_again(folder.resolve(), setting, root / "reports", command, force)
             typer.echo(f"report: {folder}/report.md, report.html\n")
         for acceptance in accept_run(folder, root, force, open_store(home)):
-            typer.echo(terminal_safe(acceptance_summary(acceptance) + "\n"))
+            typer.echo(terminal_safe(acceptance_summary(acceptance, width()) + "\n"))
     typer.echo("Review the change and commit it: git diff --stat reports/reference")
 
 
@@ -108,14 +113,15 @@ def compare(
 ) -> None:
     """Compare B with A, sample by sample. The exit code is 1 if B is shown to lose more than --drop."""
     from prism.errors import ScoresError
-    from prism.report.comparison import comparison_table, flipped_samples
+    from prism.report.comparison import closing_sentence, comparison_table, flipped_samples
+    from prism.report.terminal import width
     from prism.tasks import metrics_of
     from prism.verdicts.accepted import gather_scores
     from prism.verdicts.compare import compare as compare_scores
     from prism.verdicts.compare import differences
     from prism.verdicts.possible import require_possible
 
-    worse = False
+    found: dict[str, list[Comparison]] = {}
     with exit_on_error():
         pairs = _pairs(gather_scores(before, root), gather_scores(after, root), before, after)
         for old, new in pairs:
@@ -126,15 +132,16 @@ def compare(
             comparisons, without = compare_scores(old, new, metrics, len(metrics))
             if not comparisons:
                 raise ScoresError(f"{new.name}: no metric can be compared ({'; '.join(without.values())})")
-            typer.echo(terminal_safe(comparison_table(new, list(comparisons.values()), drop)))
+            found[new.name] = list(comparisons.values())
+            typer.echo(terminal_safe(comparison_table(new, found[new.name], drop, width())))
             lines = [f"{name}: not comparable: {why}" for name, why in without.items()]
             lines += [f"{key}: {a or '–'} → {b or '–'}" for key, a, b in differences(old, new)]
             samples = _samples(new, root, after)
             typer.echo(
                 terminal_safe("\n".join([*lines, *flipped_samples(list(comparisons.values()), samples, flips), ""]))
             )
-            worse |= any(comparison.is_worse(drop) for comparison in comparisons.values())
-    raise typer.Exit(int(worse))
+        typer.echo(terminal_safe(closing_sentence(found, drop)))
+    raise typer.Exit(int(any(each.is_worse(drop) for of_spec in found.values() for each in of_spec)))
 
 
 def _pairs(old: list[Scores], new: list[Scores], before: str, after: str) -> list[tuple[Scores, Scores]]:
@@ -179,7 +186,7 @@ def history(
     """Show each metric over the accepted runs in git's history."""
     from prism.errors import ScoresError
     from prism.report.comparison import history_table
-    from prism.verdicts.history import Entry
+    from prism.report.terminal import width
     from prism.verdicts.history import history as entries
 
     with exit_on_error():
@@ -193,4 +200,18 @@ def history(
                 f"no accepted run{f' of {spec}' if spec else ''} yet; `prism accept` a run, and commit the file"
             )
     for name, found in specs.items():
-        typer.echo(terminal_safe(f"{name}\n\n{history_table(found)}\n"))
+        typer.echo(terminal_safe(f"{name}\n\n{history_table(found, _gains(found, root), width())}\n"))
+
+
+def _gains(entries: Sequence[Entry], root: Path) -> set[str]:
+    """The metrics that are named after their gain over a control: their score is another metric's."""
+    from prism.errors import ScoresError
+    from prism.tasks import metrics_of
+
+    found = set()
+    for entry in entries:
+        with suppress(ScoresError):  # the task of an old run is gone
+            found |= (
+                {m.name for m in metrics_of(entry.scores, root) if m.against != "baseline"} if entry.scores else set()
+            )
+    return found

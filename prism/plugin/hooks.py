@@ -20,6 +20,7 @@ from prism.plugin import ending, workers
 from prism.plugin.redacting import Redacting
 from prism.plugin.scheduling import training_seeds
 from prism.plugin.session import Session
+from prism.report.words import since_accepted
 from prism.spec import PROFILES, Limit, Spec
 from prism.store import unwritable
 from prism.untrusted import terminal_safe
@@ -299,8 +300,9 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Gener
         ]
         if record.reference:
             loss = record.reference["loss"]
+            accepted, _ = since_accepted(record, record.reference)
+            item.user_properties += [("reference", round(accepted, 6))] if accepted is not None else []
             item.user_properties += [
-                ("reference", round(record.reference["value"], 6)),
                 ("loss_ci", "[{:.6f}, {:.6f}]".format(*loss["ci"])),
                 ("loss_p", f"{loss['p']:.3g}"),
             ]

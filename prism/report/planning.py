@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from prism.errors import ScoresError
 from prism.metrics import Metric
 from prism.report import words
+from prism.report.tables import Table
+from prism.report.terminal import WIDTH, drawn
 from prism.report.words import number
 from prism.verdicts import power
 from prism.verdicts.power import Plan, Variances
@@ -27,11 +30,14 @@ class Asked:
 
 
 def power_table(
-    scores: Scores, metrics: Sequence[Metric], limits: dict[str, float], thresholds: int, asked: Asked
+    scores: Scores,
+    metrics: Sequence[Metric],
+    limits: dict[str, float],
+    thresholds: int,
+    asked: Asked,
+    columns: int = WIDTH,
 ) -> str:
     """One line a metric of `limits`, its `drop`; `thresholds` share the false alarms. Raises ScoresError."""
-    from tabulate import tabulate
-
     alpha = 0.05 / thresholds
     rows, notes = [], list[str]()
     for metric in metrics:
@@ -58,8 +64,16 @@ def power_table(
     seeds = words.count(len(scores.seeds), "accepted seed")
     level = "" if asked.gain is not None else f", α = .05/{thresholds}"
     title = f"{scores.name}: the smallest {kind} that 80 % of runs show ({seeds}, {asked.seeds} of a run{level})"
-    table = tabulate(rows, headers, tablefmt="simple", disable_numparse=True)
-    return "\n".join([title, "", table, *(["", *notes] if notes else []), "", *_how(asked)])
+    return "\n".join(
+        [
+            textwrap.fill(title, columns),
+            "",
+            *drawn(Table(headers, rows), columns),
+            *(["", *notes] if notes else []),
+            "",
+            *_how(asked),
+        ]
+    )
 
 
 def _line(known: Variances, plan: Plan, limit: float, alpha: float, asked: Asked) -> tuple[list[str], list[str]]:

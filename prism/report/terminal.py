@@ -52,6 +52,9 @@ def drawn(shown: Table, columns: int) -> list[str]:
     if max(map(len, _drawn(folded, shown.numbers, 10_000, 2))) <= columns:
         return _drawn(rows, shown.numbers, columns, 2)
     narrow = [[*row[: shown.numbers], *(_in_lines(cell) for cell in row[shown.numbers :])] for row in rows]
+    for number in range(shown.numbers, len(shown.headers)):
+        whole = max((len(line) for row in narrow[1:] for line in row[number].split("\n")), default=1)
+        narrow[0][number] = textwrap.fill(rows[0][number], max(whole, 6), break_long_words=False)
     return _drawn(narrow, shown.numbers, columns, 1)
 
 
@@ -81,10 +84,11 @@ def explain(result: Result, record: Record, verdict: Verdict, worst: str, report
     """Why a threshold's test fails: verdict, scores, one of the worst samples, the path of the report."""
     about = f"{record.metric} {words.threshold(verdict)}"
     accepted = record.reference if verdict.key == "drop" else None
+    before, after = words.since_accepted(record, accepted) if accepted else (None, None)
     lines = (
         f"{result.id} {about} {words.state_name(verdict.state)}: {verdict.reason}",
-        f"accepted {words.number(accepted['value'])} ({accepted['file']}, "
-        f"{words.count(len(accepted['seeds']), 'seed')}) → tuned {words.number(record.tuned.value)} "
+        f"accepted {words.number(before)} ({accepted['file']}, "
+        f"{words.count(len(accepted['seeds']), 'seed')}) → tuned {words.number(after)} "
         f"({len(record.seeds)}); {accepted['worse']} samples worse, {accepted['better']} better"
         if accepted
         else "",
@@ -119,8 +123,8 @@ def _scores(record: Record, cells: list[str], verdict: Verdict) -> list[str]:
     accepted = record.reference
     if verdict.key != "drop" or accepted is None:
         return cells
-    before_and_after = f"accepted {words.number(accepted['value'])} → {words.number(record.tuned.value)}"
-    return [before_and_after, f"loss {words.loss(accepted)}, of {words.SPEAKS_OF[accepted['question']]}"]
+    values = " → ".join(map(words.number, words.since_accepted(record, accepted)))
+    return [f"accepted {values}", f"loss {words.loss(accepted)}, of {words.SPEAKS_OF[accepted['question']]}"]
 
 
 def _wrap(texts: Sequence[str], columns: int) -> list[str]:

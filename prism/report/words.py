@@ -77,6 +77,13 @@ def before_and_after(record: Record) -> str:
     return before + " → ".join(shown)
 
 
+def since_accepted(record: Record, accepted: Mapping[str, Any]) -> tuple[float | None, float | None]:
+    """The accepted value and this run's; of a metric that is named after a gain, the gains."""
+    if record.against == "baseline":
+        return accepted["value"], record.tuned.value
+    return accepted.get("gain"), record.gain.value
+
+
 def gain(record: Record) -> str:
     return NOTHING if record.tier == "cost" else difference(in_favour(record.gain, record))
 

@@ -63,6 +63,7 @@ def _to_json(comparison: Comparison, accepted: Scores) -> dict[str, Any]:
         "question": comparison.question,
         "test": comparison.rule,
         "value": comparison.before,
+        "gain": measure.gain,
         "ci": list(measure.ci),
         "seeds": dict(measure.seeds),
         "n": comparison.n,

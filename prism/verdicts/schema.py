@@ -30,6 +30,7 @@ class MetricTable(_Table):
     family: Annotated[int, Field(ge=0)]
     width: Annotated[int, Field(ge=1)]
     n: Annotated[int, Field(ge=1)] | None = None  # files of before have none
+    gain: float | None = None  # nor this, which only metrics against a control have
 
 
 class Training(_Table):

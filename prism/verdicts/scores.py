@@ -46,6 +46,8 @@ class Measure:
     seeds: Mapping[str, float]
     statistics: numpy.ndarray
     n: int | None = None  # samples that `value` counts: a control may have left some unscored; None in older files
+    # How far `value` is ahead of the control's, of a metric that is named after that; None of others and in older files.
+    gain: float | None = None
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,7 @@ def measured(
                 {seed: round(value, DIGITS) for seed, value in record.seeds.items()},
                 shared[metric.statistics],
                 record.n,
+                None if metric.against == "baseline" else round(record.gain.value, DIGITS),
             )
     ids = tuple(examples[i].id for i in order)
     groups = tuple(examples[i].group for i in order)
@@ -185,6 +188,7 @@ def _to_json(scores: Scores) -> dict[str, Any]:
                 "family": family_of[id(measure.statistics)],
                 "width": measure.statistics.shape[-1],
                 **({} if measure.n is None else {"n": measure.n}),
+                **({} if measure.gain is None else {"gain": _number(measure.gain)}),
             }
             for name, measure in scores.measures.items()
         },
@@ -284,6 +288,7 @@ def _build(content: Mapping[str, Any]) -> Scores:
             {seed: _nan(value) for seed, value in table.seeds.items()},
             arrays[family],
             table.n,
+            table.gain,
         )
     ids = tuple(file.samples)
     return Scores(
