@@ -924,6 +924,8 @@ function look(frame) {
     headings: all("h1, h2, h3").map(e => e.tagName), pictures: all("svg").map(e => e.getBoundingClientRect().width),
     first: focusable[0] === skip, shown, tabs: all("[tabindex]").map(e => e.tabIndex),
     loaded: all("img").map(e => e.naturalWidth),
+    verdicts: all(".scores .badge").map(e => e.getBoundingClientRect()).map(box => [box.left, box.right]),
+    controls: all("details").filter(e => e.textContent.includes("Controls")).map(e => e.open),
     reached: focusable.filter(e => (e.focus(), page.activeElement === e)).length, focusable: focusable.length,
   };
 }
@@ -973,6 +975,11 @@ def test_page_fits_the_screen_and_begins_with_the_verdict(seen, where):
     assert page["content"] == page["width"] == WIDTHS[where], "it scrolls sideways"
     assert seen["broken"]["content"] > 390, "or the measure sees nothing"
     assert page["verdict"] < page["reason"] < HEIGHT
+    assert len(page["verdicts"]) == 8
+    assert all(0 < left < right < min(390, WIDTHS[where]) for left, right in page["verdicts"]), (
+        "first, and on the screen"
+    )
+    assert page["controls"] == [False], "folded"
     assert len(page["pictures"]) == 8
     assert all(250 < width <= WIDTHS[where] for width in page["pictures"])
     pixels = page["pixels"]
