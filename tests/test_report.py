@@ -865,6 +865,8 @@ def test_a_spec_without_a_gate_is_measured_and_neither_passes_nor_fails(tmp_path
     assert markdown.startswith("# 📏 MEASURED: nothing to decide: phase1/nano has no [gate]")
     assert terminal.lines(run)[0].startswith("MEASURED: nothing to decide: phase1/nano has no [gate]")
     assert '<div class="banner measured">' in html
+    assert '<span class="badge skipped">measured</span>' in html
+    assert re.search(r"^measured +phase1/nano$", "\n".join(terminal.lines(run)), re.MULTILINE)
     for page in (markdown, html):
         assert "Measured, nothing to decide: it has no [gate]" in page
         assert "FAIL" not in page

@@ -40,9 +40,11 @@ def recipe(result: Result) -> str:
 
 
 def _base(model: Mapping[str, Any]) -> str:
+    if not model.get("model_name"):
+        return ""
     bits = next((bits for bits in (4, 8) if model.get(f"load_in_{bits}bit")), None)
     revision = f"@{str(model['revision'])[:8]}" if model.get("revision") else ""
-    return f"{_short(model.get('model_name', ''))}{revision}" + (f" in {bits} bits" if bits else "")
+    return f"{_short(model['model_name'])}{revision}" + (f" in {bits} bits" if bits else "")
 
 
 def _lora(lora: Mapping[str, Any]) -> str:

@@ -66,15 +66,17 @@ def _verdict(run: Run) -> list[str]:
     titled = "" if run.title == Run.title else f" · {prose(run.title)}"
     top = [f"# {mark}{titled}: {prose(run.reason)}{partial}", *([counted] if counted else [])]
     top += [_list(f"⚠️ {prose(line)}" for line in callouts.of_run(run))]
-    told = [f"**{prose(result.id)}**: {prose(head.recipe(result))}{_since(result)}" for result in run.results[:SPECS]]
+    told = [
+        f"**{prose(result.id)}**: {prose('; '.join(filter(None, (head.recipe(result), head.since(result)))))}"
+        for result in run.results[:SPECS]
+        if head.recipe(result)
+    ]
     told += [f"{words.count(len(run.results) - SPECS, 'more spec')} below"] * (len(run.results) > SPECS)
-    top += [" · ".join([*filter(None, [prose(head.when(run))]), code(run.command, 300)]), _list(told)]
+    top += [
+        " · ".join([*filter(None, [prose(head.when(run))]), code(run.command, 300)]),
+        *([_list(told)] if told else []),
+    ]
     return [*filter(None, top)]
-
-
-def _since(result: Result) -> str:
-    since = head.since(result)
-    return f"; {prose(since)}" if since else ""
 
 
 def _phase(phase: str, results: Sequence[Result], changes: Mapping[str, Sequence[Change]], run: Run) -> list[str]:
