@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from prism import __version__
 from prism.errors import PrismError
 from prism.store import Store
 
@@ -32,7 +32,7 @@ def exit_on_error() -> Iterator[None]:
 
 def _version(requested: bool) -> None:
     if requested:
-        typer.echo(f"prism {version('prism-bench')}")
+        typer.echo(f"prism {__version__}")
         raise typer.Exit
 
 

@@ -24,7 +24,7 @@ def choose_profile(asked: str | None) -> tuple[str, str]:
     if not cuda_devices():
         return "nano", cuda_fault() or "no CUDA device"
     if importlib.util.find_spec("bitsandbytes") is None:
-        return "nano", "a CUDA device without the gpu extra: pip install 'prism-bench[gpu]'"
+        return "nano", "a CUDA device without the gpu extra: pip install 'pytest-prism[gpu]'"
     return "full", f"{cuda_devices()} CUDA device(s) and the gpu extra"
 
 
@@ -72,6 +72,16 @@ def lacking(spec: Spec, root: Path, data: Path | None, gpus: Sequence[tuple[str,
             f"to download them"
         )
     return ""
+
+
+def limited(spec: Spec, rows: int | None) -> Spec:
+    """The spec of a smoke run, --prism-limit: with at most `rows` held-out and `rows` training rows."""
+    if rows is None:
+        return spec
+    fewer = {"eval_rows": min(rows, spec.data.eval_rows or rows)}
+    if spec.has_training_rows:
+        fewer["train_rows"] = min(rows, spec.data.train_rows or rows)
+    return spec.model_copy(update={"data": spec.data.model_copy(update=fewer)})
 
 
 def training_seeds(asked: str, first: int) -> list[int]:
