@@ -67,6 +67,7 @@ def pytest_in(folder: Path, path: Path, *options: str) -> tuple[int, str]:
         capture_output=True,
         text=True,
         timeout=300,
+        check=False,
     )
     return found.returncode, found.stdout + found.stderr
 

@@ -45,7 +45,7 @@ def specs(
             f"prism: {root / 'benchmarks' / 'specs'} has no specs; run this in a checkout, or pass --root", err=True
         )
         raise typer.Exit(2)
-    profile, why = choose_profile(None)
+    profile, why = choose_profile(None, find_specs(root / "benchmarks" / "specs"))
     typer.echo(f"profile here: {profile} ({why})\n")
     typer.echo(tabulate(rows, ["spec", "profile", "min", "title", "runs here"], tablefmt="simple"))
 

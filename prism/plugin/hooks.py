@@ -23,7 +23,6 @@ from prism.spec import Limit, Spec
 from prism.store import unwritable
 from prism.verdicts.record import Run
 
-
 pytest_plugins = ["prism.plugin.options", "prism.plugin.fixtures"]
 
 

@@ -53,7 +53,7 @@ class Session:
         self.reports = (config.rootpath / Path(option("--prism-report")).expanduser()).resolve()
         self._seeds: str = option("--prism-seeds")
         self.limit: int | None = option("--prism-limit")
-        self.profile, self.why = choose_profile(option("--prism-profile"))
+        self.profile, self.why = choose_profile(option("--prism-profile"), find_specs(self.folder))
         self.chosen: list[str] = option("--prism-spec")
         worker_input = getattr(config, "workerinput", {})
         self.run_id = worker_input.get("prism_run_id") or results.new_id()
