@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prism.errors import DataError
+from prism.report import words
 from prism.rows import Row
 from prism.rows.files import SUFFIXES, columns_of, read_rows
 from prism.rows.values import is_blank
@@ -105,7 +106,7 @@ def infer_columns(
     blank = tuple(name for name in used if len(values[name]) < len(rows))
     if blank:
         left = sum(any(is_blank(row.get(name)) for name in blank) for row in rows)
-        told.append(("left out", f"{left:,} rows without a value in {' or '.join(blank)}"))
+        told.append(("left out", f"{words.count(left, 'row')} without a value in {' or '.join(blank)}"))
     group = next((name for name in groups if name not in used), None)
     return Columns(asked, gold, context, group, tuple(sorted(counts)) if closed else (), blank, min(counts.values()))
 
