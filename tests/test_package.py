@@ -1,5 +1,6 @@
 """The wheel: what it holds, and what its entry point does in a project with specs, in any other, beside a checkout."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -156,3 +157,30 @@ def test_a_wheel_beside_a_package_of_its_name_is_one_sentence(wheel, project, fi
     assert code == 4, out
     (line,) = [line for line in out.splitlines() if line.startswith("ERROR: ")]
     assert said in line
+
+
+@pytest.mark.slow
+def test_a_stranger_gets_from_the_wheel_to_a_verdict(wheel, tmp_path):
+    """In an empty repository, with a base of their own: what `prism init` writes is enough, and nothing else is read."""
+    shutil.copytree(ROOT / "fixtures" / "models" / "nano-text", tmp_path / "base")
+    environment = {**os.environ, "PYTHONPATH": str(wheel)}
+    command = [sys.executable, "-P", "-m", "prism", "init", "--model", "base"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=True
+    )
+    assert "by the tokenizer of base" in done.stdout
+    assert not (tmp_path / "conftest.py").exists(), "pytest finds an installed PRISM by itself"
+    code, out = pytest_in(tmp_path, wheel, "benchmarks")
+    assert code == 0, out
+    found = json.loads((tmp_path / "reports" / "latest" / "results.json").read_text())
+    assert (found["verdict"], found["complete"]) == ("pass", True)
+    held = {(r["metric"], v["key"]): v["state"] for r in found["records"] for v in r["verdicts"]}
+    assert held == dict.fromkeys(
+        [("accuracy", "gain"), ("unparsable_rate", "ceiling"), ("knowledge_gain", "gain")], "holds"
+    )
+    commands = [sys.executable, "-P", "-m", "prism", "calibrate-judge", "--judge", "local:nowhere"]
+    asked = subprocess.run(
+        commands, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert "graded" not in asked.stderr, "its rows are in the wheel: only the judge is missing"
+    assert asked.returncode == 2
