@@ -11,7 +11,9 @@ from email import message_from_string
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from prism.cli import app
 from tests.conftest import ROOT, SPEC, write_rows, write_spec
 
 FAST = ("-p", "no:deepeval", "-p", "no:rerunfailures", "-p", "no:repeat", "-p", "no:asyncio", "-p", "no:anyio")
@@ -157,6 +159,17 @@ def test_a_wheel_beside_a_package_of_its_name_is_one_sentence(wheel, project, fi
     assert code == 4, out
     (line,) = [line for line in out.splitlines() if line.startswith("ERROR: ")]
     assert said in line
+
+
+def test_the_command_refuses_a_checkout_of_another_prism(tmp_path, monkeypatch):
+    (tmp_path / "prism" / "plugin").mkdir(parents=True)
+    (tmp_path / "prism" / "plugin" / "hooks.py").touch()
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["specs"])
+    assert done.exit_code == 2
+    assert done.output.startswith(f"prism: {tmp_path}/prism: is not the package that runs, {ROOT}/prism; run `pip")
+    monkeypatch.chdir(ROOT)
+    assert CliRunner().invoke(app, ["schema"]).exit_code == 0
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from prism import __version__
-from prism.errors import PrismError
+from prism.errors import PrismError, SpecError
 from prism.store import Store
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -41,6 +41,12 @@ def main(
     show: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print version.")] = False,
 ) -> None:
     """PRISM: LoRA fine-tuning benchmarks as pytest items. Run them with `pytest benchmarks`."""
+    own, loaded = Path("prism").resolve(), Path(__file__).resolve().parents[1]
+    if (own / "plugin" / "hooks.py").is_file() and own != loaded:  # as pytest_prism.py refuses it
+        with exit_on_error():
+            raise SpecError(
+                f"{own}: is not the package that runs, {loaded}; run `pip install -e .` here, or python -m prism"
+            )
 
 
 def open_store(home: Path | None) -> Store:
