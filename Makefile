@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: bench test check clean
+.PHONY: bench test check wheel clean
 
 bench: $(READY)
 	@echo "== phase 1 on the embedded model: baseline, LoRA training, gate, report (about 3 minutes on 2 cores)"
@@ -23,6 +23,10 @@ check: $(READY)
 	@$(BIN)/lint-imports --no-logo --no-cache
 	@$(BIN)/mypy
 
+wheel:
+	@echo "== an sdist and a wheel in dist/; the wheel in a fresh environment and an empty repository"
+	@PYTHON="$(PYTHON)" .ci/wheel
+
 $(READY): pyproject.toml constraints.txt
 	@echo "== [1/3] creating .venv with $$($(PYTHON) --version)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "PRISM needs Python 3.11 or newer: make PYTHON=python3.11")'
@@ -34,4 +38,4 @@ $(READY): pyproject.toml constraints.txt
 	@touch $(READY)
 
 clean:
-	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

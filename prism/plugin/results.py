@@ -168,10 +168,12 @@ def new_id() -> str:
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid():x}"
 
 
-def partial(results: Sequence[Result], broken: Sequence[str], interrupted: str) -> str:
-    """Why a run is not complete; empty if it is."""
+def partial(results: Sequence[Result], broken: Sequence[str], interrupted: str, limit: int | None = None) -> str:
+    """Why a run is not complete; empty if it is. `limit` is --prism-limit."""
     if interrupted:
         return interrupted
+    if limit:
+        return f"a smoke run, --prism-limit {limit}: at most {limit} held-out and {limit} training rows per spec"
     for result in results:
         declared = result.verdicts().keys()
         if left := declared - set(result.decided):
