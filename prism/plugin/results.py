@@ -18,7 +18,7 @@ from prism.errors import StoreError
 from prism.experiment import Outcome
 from prism.report import words
 from prism.rows.answers import read_json_lines
-from prism.store import Store, unwritable, write_text
+from prism.store import Store, sync, unwritable, write_text
 from prism.verdicts.contenders import passing
 from prism.verdicts.record import Result, Run, Verdict, from_json, to_json
 from prism.verdicts.scores import write_scores
@@ -87,7 +87,9 @@ class Results:
         report.write(self.folder, run, samples, store)
         shutil.rmtree(self.folder / "results")
         folder = self.reports / "runs" / self.run_id
+        sync(self.folder)
         os.replace(self.folder, folder)
+        sync(folder.parent)
         point_latest(self.reports, folder)
         return folder
 

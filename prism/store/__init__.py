@@ -29,6 +29,7 @@ from filelock import FileLock, Timeout
 from prism.errors import StoreError
 
 MANIFEST = "manifest.json"
+MISSING = (FileNotFoundError, IsADirectoryError, NotADirectoryError)  # no file is there; another OSError is no damage
 
 
 def write_text(path: Path, text: str) -> None:
@@ -37,11 +38,11 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file atomically: a temporary file in the same folder, on the disk, then a rename.
+    """Write a file atomically, so that it survives a power cut: a temporary file on the disk, a rename, the folder.
 
     Removes what a killed process has left of an earlier write of this file on this machine.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     prefix = f".{path.name}.{platform.node().partition('.')[0]}-"
     for leftover in path.parent.glob(glob.escape(prefix) + "*"):
         process = leftover.name.removeprefix(prefix)
@@ -53,6 +54,26 @@ def write_bytes(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+    sync(path.parent)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, and write the names of new ones to the disk."""
+    new = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in new:
+        sync(each.parent)
+
+
+def sync(path: Path) -> None:
+    """Write a file, or a folder's list of names, to the disk. Windows has no such call for folders."""
+    if path.is_dir() and os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def read_json(text: str) -> Any:
@@ -66,7 +87,8 @@ def read_json(text: str) -> Any:
 def digest(identity: object) -> str:
     """SHA-256 of an identity's canonical JSON, in hex."""
     canonical = json.dumps(identity, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
+    # A stranger's text may hold half a surrogate pair.
+    return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def file_digest(path: Path) -> str:
@@ -89,18 +111,27 @@ class Store:
         self.home, self.say = home, say
 
     def find(self, kind: str, identity: Mapping[str, Any]) -> Path | None:
-        """The complete artifact of this identity, or None. A damaged one is set aside with a warning."""
+        """The complete artifact of this identity, or None. A damaged one is set aside with a warning.
+
+        Raises StoreError for one that this user or this machine cannot read: it may be whole.
+        """
         folder = self.home / kind / digest(identity)
-        if not folder.exists():
-            return None
+        damaged = folder.with_name(f"{folder.name}.damaged-{time.time_ns()}")
         try:
-            _verify(folder, kind, folder.name)
-        except StoreError as error:
-            damaged = folder.with_name(f"{folder.name}.damaged-{time.time_ns()}")
-            with contextlib.suppress(FileNotFoundError):  # another process has set it aside already
-                os.replace(folder, damaged)
-            warnings.warn(f"{error}; set aside as {damaged.name} and made again", stacklevel=2)
-            return None
+            if not folder.exists():
+                return None
+            try:
+                _verify(folder, kind, folder.name)
+            except StoreError as error:
+                with contextlib.suppress(FileNotFoundError):  # another process has set it aside already
+                    os.replace(folder, damaged)
+                warnings.warn(f"{error}; set aside as {damaged.name} and made again", stacklevel=2)
+                return None
+        except OSError as error:
+            raise StoreError(
+                f"{error.filename or folder}: cannot be read or set aside ({error.strerror or error}); restore access to "
+                f"it, or set another --prism-home"
+            ) from None
         return folder
 
     def make(
@@ -115,7 +146,7 @@ class Store:
             return existing
         before = _made(folder)
         try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(folder.parent)
             with self._locked(folder.with_suffix(".lock"), f"{kind}/{folder.name[:8]}"):
                 existing = self.find(kind, identity)
                 if existing and not (again and _made(folder) == before):
@@ -131,13 +162,13 @@ class Store:
                     _settle(partial)
                     manifest = {"kind": kind, "identity": identity, "files": checksums, "notes": notes}
                     write_text(partial / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False))
-                _sync(partial)
-                replaced = folder.with_suffix(f".replaced-{os.getpid()}")
+                sync(partial)
                 if existing:  # not deleted in place, where another process would find half of it
-                    os.replace(existing, replaced)
+                    os.replace(existing, folder.with_suffix(f".replaced-{os.getpid()}"))
                 os.replace(partial, folder)
-                _sync(folder.parent)
-                shutil.rmtree(replaced, ignore_errors=True)
+                sync(folder.parent)
+                for replaced in folder.parent.glob(f"{folder.name}.replaced-*"):  # also a killed process's
+                    shutil.rmtree(replaced, ignore_errors=True)
         except OSError as error:
             if error.errno is None:  # a library raised it for a missing file; errors of the system have a number
                 raise
@@ -152,6 +183,8 @@ class Store:
         except Timeout:
             self.say(f"waiting for {what}, which another process makes")
             lock.acquire()
+        except NotImplementedError:
+            raise StoreError(f"{path}: its file system has no locks; set --prism-home to a folder that has") from None
         try:
             yield
         finally:
@@ -173,11 +206,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _verify(folder: Path, kind: str, expected: str) -> None:
-    """Raise StoreError unless the folder has the files of its manifest, and its manifest the identity `expected`."""
+    """Raise StoreError unless the folder has the files of its manifest, and its manifest the identity `expected`.
+
+    Raises OSError where they cannot be read.
+    """
     try:
         manifest = read_manifest(folder)
         files, own, identity = dict(manifest["files"]), manifest["kind"], digest(manifest["identity"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (*MISSING, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise StoreError(f"{folder}: the manifest cannot be read ({error})") from None
     if (own, identity) != (kind, expected):
         raise StoreError(f"{folder}: it is another artifact, {own}/{identity[:8]}")
@@ -221,15 +257,4 @@ def _settle(folder: Path) -> None:
             continue
         with contextlib.suppress(PermissionError):  # a file of another user, who has settled it
             file.chmod((0o777 if file.is_dir() else 0o666) & ~mask)
-        _sync(file)
-
-
-def _sync(path: Path) -> None:
-    """Write a file, or a folder's list of names, to the disk. Windows has no such call for folders."""
-    if path.is_dir() and os.name == "nt":
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync(file)
