@@ -4,9 +4,26 @@ PRISM raises only subclasses of `PrismError` on purpose; the plugin and the comm
 Any other exception is a bug of PRISM and keeps its traceback.
 """
 
+LONGEST = 2_000  # characters of a sentence
+
 
 class PrismError(Exception):
-    """Base class of all errors that PRISM raises on purpose."""
+    """Base class of all errors that PRISM raises on purpose.
+
+    Its text is one line of at most 2,000 characters: the values in it may be a stranger's, and go to a terminal and a log.
+    """
+
+    def __init__(self, sentence: str) -> None:
+        if len(sentence) > LONGEST:  # the place stands first and the remedy last
+            sentence = f"{sentence[: LONGEST // 2]}…{sentence[1 - LONGEST // 2 :]}"
+        super().__init__("".join(map(_visible, sentence)))
+
+
+def _visible(character: str) -> str:
+    """Terminal codes, bidirectional overrides and halves of surrogate pairs as escapes, other white space as a space."""
+    if character.isprintable():
+        return character
+    return " " if character.isspace() else character.encode("unicode_escape").decode("ascii")
 
 
 class SpecError(PrismError):
