@@ -47,7 +47,7 @@ def attempt(reader: Reader, content: bytes, seconds: int = SECONDS) -> BaseExcep
         signal.alarm(0)
         if "\n" in str(error) or len(str(error)) > LONGEST:
             return error
-    except (Exception, TooSlow) as error:
+    except (Exception, TooSlow) as error:  # noqa: BLE001  # whatever it is, it is found
         return error
     finally:
         signal.alarm(0)

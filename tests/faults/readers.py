@@ -5,6 +5,7 @@ A reader either reads an input or raises a PrismError. It gets bytes, so that wh
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import json
@@ -16,6 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
+from prism.errors import PrismError
 from prism.spec import load_spec
 from prism.store import MANIFEST, Store, digest
 from tests.conftest import ROOT, SPEC, make_tiny, write_spec
@@ -229,9 +231,20 @@ def calibration(folder: Path) -> Reader:
 
     choice, store = Choice("endpoint", "m", "http://127.0.0.1:9/v1"), Store(folder)
     table = {
-        "judge": "endpoint:m", "metric": "x", "source": "s", "constructed": True, "n": 3, "unscored": {},
-        "levels": [0, 1], "kappa": {"value": 0.5, "ci": [0.1, 0.9], "p": None, "rule": ""}, "length": None,
-        "repeats": 2, "retest_deviation": 0.1, "retest_changed": 0.0, "kinds": [{"kind": "a", "n": 1}], "made": "",
+        "judge": "endpoint:m",
+        "metric": "x",
+        "source": "s",
+        "constructed": True,
+        "n": 3,
+        "unscored": {},
+        "levels": [0, 1],
+        "kappa": {"value": 0.5, "ci": [0.1, 0.9], "p": None, "rule": ""},
+        "length": None,
+        "repeats": 2,
+        "retest_deviation": 0.1,
+        "retest_changed": 0.0,
+        "kinds": [{"kind": "a", "n": 1}],
+        "made": "",
     }
     file = _path(choice, MEDICAL_CORRECTNESS, store)
     file.parent.mkdir(parents=True)
@@ -473,32 +486,29 @@ def run(folder: Path) -> Reader:
 
     of = folder / "run"
     table = {
-        
-            "schema": 1,
-            "id": "20260102-030405-1f",
-            "title": "PRISM",
-            "command": "pytest",
-            "complete": True,
-            "partial": ""
-        ,
-        "verdict": "pass", "reason": "all hold", "records": [], "cost": [],
+        "schema": 1,
+        "id": "20260102-030405-1f",
+        "title": "PRISM",
+        "command": "pytest",
+        "complete": True,
+        "partial": "",
+        "verdict": "pass",
+        "reason": "all hold",
+        "records": [],
+        "cost": [],
         "specs": [{"phase": "phase1", "spec": "tiny", "details": {"artifacts": {"baseline": "predictions/ab"}}}],
         "provenance": {"commit": "ab" * 20, "dirty": False, "tree": "cd", "machine": {"gpus": []}, "versions": {}},
     }
     write_scores(scored(tiny_spec(folder), {42: answers(12)}), of / "scores" / "phase1-tiny.json")
 
     def read(content: bytes) -> None:
-        from prism.errors import PrismError
-
         (of / "results.json").write_bytes(content)
         try:
             accept(of, folder / "checkout", force=bool(len(content) % 2))
         finally:
             assert {path.name for path in folder.iterdir()} <= {"run", "checkout", "benchmarks", "home"}
-        try:
+        with contextlib.suppress(PrismError):
             pack(of, Store(folder / "home"), folder / "home" / "a.tar.xz")
-        except PrismError:
-            pass
 
     (folder / "home").mkdir()
     return Reader([json.dumps(table).encode()], read)
@@ -520,7 +530,7 @@ def bundle(folder: Path) -> Reader:
             tar.addfile(info, io.BytesIO(text))
         return buffer.getvalue()
 
-    tiny, known = _tiny(folder)
+    _tiny(folder)
     setting = Setting(folder, Store(folder / "home"), Console())
 
     def read(content: bytes) -> None:
