@@ -24,7 +24,7 @@ from prism.judge.spending import Spending
 from prism.rows import Row
 from prism.rows.files import read_rows, require_columns
 from prism.rows.splits import unique_ids
-from prism.store import Store, digest, read_json, write_text
+from prism.store import Store, digest, write_text
 from prism.verdicts.intervals import bca, group_sums, resampled_sums
 from prism.verdicts.record import Score
 
@@ -132,7 +132,7 @@ def load_calibration(choice: Choice, definition: Definition, store: Store) -> Ca
     """Read the latest calibration of this judge on this metric, or None."""
     path = _path(choice, definition, store)
     try:
-        table = read_json(path.read_text(encoding="utf-8"))
+        table = json.loads(path.read_text(encoding="utf-8"))
         for name in ("kappa", "length"):
             if table[name]:
                 table[name] = Score(table[name]["value"], tuple(table[name]["ci"]))

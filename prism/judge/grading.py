@@ -240,7 +240,7 @@ async def _judgement(definition: Definition, model_class: ModelClass, case: Case
         reason = f"{kind}: {reply[:120]!r} ({type(error).__name__})"
     else:
         score, reason = _read(metric, replies[-1])
-    return {"score": score, "reason": clean(reason), "note": note, "judge": clean(replies[-1].model) if replies else ""}
+    return {"score": score, "reason": clean(reason), "note": note, "judge": replies[-1].model if replies else ""}
 
 
 def _read(metric: BaseMetric, reply: Reply) -> tuple[float | None, str]:

@@ -20,7 +20,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from prism.errors import StoreError
-from prism.store import Store, digest, read_json, unwritable, write_bytes, write_text
+from prism.store import Store, digest, unwritable, write_bytes, write_text
 
 
 class Ledger:
@@ -64,7 +64,7 @@ class Ledger:
 
 def _parse_line(line: bytes) -> dict[str, Any] | None:
     try:
-        entry = read_json(line.decode())
+        entry = json.loads(line)
         return entry if entry.pop("check") == digest(entry)[:12] and "key" in entry else None
     except (ValueError, AttributeError, KeyError, TypeError):
         return None

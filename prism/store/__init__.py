@@ -29,7 +29,6 @@ from filelock import FileLock, Timeout
 from prism.errors import StoreError
 
 MANIFEST = "manifest.json"
-MISSING = (FileNotFoundError, IsADirectoryError, NotADirectoryError)  # no file is there; another OSError is no damage
 
 
 def write_text(path: Path, text: str) -> None:
@@ -157,6 +156,8 @@ class Store:
                 partial.mkdir(exist_ok=True)
                 if not _is_whole(partial, kind, folder.name):  # else a process was killed before its last step
                     notes = work(partial)
+                    for leftover in partial.rglob(".*.*-[0-9]*"):  # half a file, also of a process on another machine
+                        leftover.unlink()
                     files = sorted(file for file in partial.rglob("*") if file.is_file())
                     checksums = {file.relative_to(partial).as_posix(): file_digest(file) for file in files}
                     _settle(partial)
@@ -203,6 +204,9 @@ def unwritable(home: Path, error: OSError, option: str = "--prism-home") -> Stor
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Raises ValueError or AttributeError if it is none."""
     return dict(read_json((folder / MANIFEST).read_text(encoding="utf-8")).items())
+
+
+MISSING = (FileNotFoundError, IsADirectoryError, NotADirectoryError)  # no file is there; another OSError is no damage
 
 
 def _verify(folder: Path, kind: str, expected: str) -> None:
