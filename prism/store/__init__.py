@@ -1,7 +1,7 @@
 """A content-addressed store of adapters, predictions and judgements, each under the digest of its inputs.
 
-An artifact is a folder. Its `manifest.json`, written last, contains the identity (the inputs that the digest covers)
-and a checksum of every file. A process works in `<digest>.partial`, under a lock, and one rename makes it the artifact;
+An artifact is a folder. Its `manifest.json`, written last, contains the identity (the inputs that the digest covers),
+notes, a checksum of every file and one of itself. A process works in `<digest>.partial`, under a lock, and one rename makes it the artifact;
 the next process resumes from a partial folder that a killed one left behind. What is stored survives a power cut: files
 and folder reach the disk before the rename.
 """
@@ -162,6 +162,7 @@ class Store:
                     checksums = {file.relative_to(partial).as_posix(): file_digest(file) for file in files}
                     _settle(partial)
                     manifest = {"kind": kind, "identity": identity, "files": checksums, "notes": notes}
+                    manifest["check"] = digest(manifest)
                     write_text(partial / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False))
                 sync(partial)
                 if existing:  # not deleted in place, where another process would find half of it
@@ -206,6 +207,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return dict(read_json((folder / MANIFEST).read_text(encoding="utf-8")).items())
 
 
+KEYS = {"kind", "identity", "files", "notes"}  # of a manifest, besides its checksum
 MISSING = (FileNotFoundError, IsADirectoryError, NotADirectoryError)  # no file is there; another OSError is no damage
 
 
@@ -217,6 +219,9 @@ def _verify(folder: Path, kind: str, expected: str) -> None:
     try:
         manifest = read_manifest(folder)
         files, own, identity = dict(manifest["files"]), manifest["kind"], digest(manifest["identity"])
+        check = manifest.pop("check", None)
+        if manifest.keys() != KEYS or (check is not None and check != digest(manifest)):  # older ones have no checksum
+            raise ValueError("it has changed since it was stored")
     except (*MISSING, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise StoreError(f"{folder}: the manifest cannot be read ({error})") from None
     if (own, identity) != (kind, expected):
