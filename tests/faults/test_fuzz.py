@@ -9,7 +9,17 @@ from tests.faults.mutating import mutated
 from tests.faults.readers import READERS
 
 # By reader: how many inputs `make test` gives it; slow ones load a model, or score every task's metrics.
-QUICK = {"answers": 8, "model": 20, "template": 4, "adapter": 12, "examples": 40, "reply": 60, "bundle": 40, "run": 60}
+QUICK = {
+    "spec": 40,
+    "answers": 6,
+    "model": 20,
+    "template": 4,
+    "adapter": 12,
+    "examples": 15,
+    "reply": 60,
+    "bundle": 40,
+    "run": 60,
+}
 ORDINARY = 150
 
 
