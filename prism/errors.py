@@ -4,16 +4,20 @@ PRISM raises only subclasses of `PrismError` on purpose; the plugin and the comm
 Any other exception is a bug of PRISM and keeps its traceback.
 """
 
+from prism.redaction import redacted
+
 LONGEST = 2_000  # characters of a sentence
 
 
 class PrismError(Exception):
     """Base class of all errors that PRISM raises on purpose.
 
-    Its text is one line of at most 2,000 characters: the values in it may be a stranger's, and go to a terminal and a log.
+    Its text is one line of at most 2,000 characters without known secrets: the values in it may be a stranger's, and go
+    to a terminal and a log.
     """
 
     def __init__(self, sentence: str) -> None:
+        sentence = redacted(sentence)
         if len(sentence) > LONGEST:  # the place stands first and the remedy last
             sentence = f"{sentence[: LONGEST // 2]}…{sentence[1 - LONGEST // 2 :]}"
         super().__init__("".join(map(_visible, sentence)))

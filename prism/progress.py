@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
+from prism.redaction import redacted
+
 
 class Progress(Protocol):
     """Where an experiment reports its progress."""
@@ -23,7 +25,7 @@ class Console:
     """`Progress` on standard error, for commands: a bar on a terminal, else one line a stage."""
 
     def say(self, sentence: str) -> None:
-        print(f"prism: {sentence}", file=sys.stderr, flush=True)
+        print(redacted(f"prism: {sentence}"), file=sys.stderr, flush=True)
 
     @contextmanager
     def progress(self, what: str, total: int = 0) -> Iterator[Callable[[int], None]]:

@@ -81,6 +81,7 @@ class Loopback(ThreadingHTTPServer):
         tokens: Callable[[str], list[dict]] | None = None,
         refuses: str = "",
         finish: str = "stop",
+        instead: Callable[[Handler, str], bool] = lambda *_: False,
         longest_hang: float = 60.0,
         lifetime: float = 300.0,
     ) -> None:
@@ -89,6 +90,7 @@ class Loopback(ThreadingHTTPServer):
         self.spoilt = {BAD_JSON: bad_json, REFUSAL: refuse, OUT_OF_RANGE: out_of_range}
         self.key, self.model, self.grader = key, model, grader
         self.tokens, self.refuses, self.finish, self.refused = tokens, refuses, finish, 0
+        self.instead = instead  # sends a response of its own to a prompt, and says whether it did
         self.longest_hang, self.lifetime = longest_hang, lifetime
         self.stopping = threading.Event()
         self.lock = threading.Lock()
@@ -170,6 +172,9 @@ class Handler(BaseHTTPRequestHandler):
             return None
         if fate != "reply":
             return self.send(int(fate), {"error": {"message": "try again"}})
+        if server.instead(self, prompt):
+            self.close_connection = True
+            return None
         text = server.reply(prompt)
         with server.lock:
             server.answered[prompt] += 1

@@ -102,13 +102,37 @@ def test_a_budget_ends_judging_cleanly(medical):
         (["--prism-judge", "gpt-4o-mini"], "not one of openai:MODEL"),
         (["--prism-judge", "openai:gpt-4o-mini"], "OPENAI_API_KEY is not set"),
         (["--prism-judge", "http://127.0.0.1:9/v1#m", "--prism-judge-budget", "a lot"], "write dollars"),
+        (["--prism-judge", "http://[::1/v1#m"], "its address cannot be read; write http://HOST:PORT/v1#MODEL"),
+        (["--prism-judge", "http://user:pass-word@h/v1#m"], "its address holds a user name or a password; leave that"),
     ],
 )
 def test_mistakes_about_the_judge_end_with_exit_code_4(medical, monkeypatch, options, sentence):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     out = run(medical, *options)
     assert out.ret == pytest.ExitCode.USAGE_ERROR
-    assert sentence in out.stderr.str() + out.stdout.str()
+    said = out.stderr.str() + out.stdout.str()
+    assert sentence in said
+    assert "Traceback" not in said
+    assert "pass-word" not in said
+
+
+@pytest.mark.parametrize("door", ["reason", "400"])
+def test_a_key_that_the_judge_echoes_is_written_nowhere(medical, monkeypatch, door):
+    key = "sk-W4lkTh3D0gn0w"
+    monkeypatch.setenv("PRISM_JUDGE_API_KEY", key)
+
+    def instead(handler, _) -> bool:
+        if door == "400":
+            handler.send(400, {"error": {"message": f"bad {key}"}})
+        return door == "400"
+
+    with Loopback(key=key, grader=lambda _: f'{{"score": 3, "reason": "{key}"}}', instead=instead) as server:
+        out = run(medical, "--prism-judge", server.judge, "--junitxml=reports/junit.xml", "-rA")
+    written = {path: path.read_bytes() for top in ("reports", "home") for path in (medical.path / top).rglob("*.*")}
+    assert not [path for path, content in written.items() if path.is_file() and key.encode() in content]
+    assert key not in out.stdout.str() + out.stderr.str()
+    samples = next(content for path, content in written.items() if path.parent.name == "samples")
+    assert b"[redacted]" in samples
 
 
 def test_a_judge_that_is_not_there_is_one_sentence(medical):

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from prism.errors import PrismError
+from prism.redaction import redact_logs
 from prism.store import Store
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -41,6 +42,7 @@ def main(
     show: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print version.")] = False,
 ) -> None:
     """PRISM: LoRA fine-tuning benchmarks as pytest items. Run them with `pytest benchmarks`."""
+    redact_logs()
 
 
 def open_store(home: Path | None) -> Store:

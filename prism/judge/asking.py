@@ -7,11 +7,10 @@ here, so that `grading` handles only grades.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import math
 import os
 import random
+import re
 import time
 from collections import deque
 from collections.abc import Coroutine, Mapping
@@ -20,16 +19,15 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
-from types import SimpleNamespace
 from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel
 
 from prism.errors import PrismError
+from prism.judge.replies import NotGraded, Reply, Response, detail, read, receive, shown
 from prism.judge.spending import Price, Spending
-from prism.judge.weighing import weigh
-from prism.rows.thoughts import without_thoughts
+from prism.redaction import keep
 
 NOT_CONFIGURED = (
     "no judge is configured: pass --prism-judge openai:gpt-4o-mini, --prism-judge http://HOST:PORT/v1#MODEL or "
@@ -39,20 +37,12 @@ OPENAI = "https://api.openai.com/v1"
 MIN_TIMEOUT = 2.0  # seconds, however fast the other requests are
 CONNECT_TIMEOUT = 10.0  # seconds; an answer may take longer
 TOP_LOGPROBS = 20  # OpenAI's and vLLM's limit
+REDIRECTS = (301, 302, 303, 307, 308)
 KNOWN_AFTER = 10  # answers; after so many, their median sets the timeout
 
 
 class JudgeError(PrismError):
     """The judge cannot be used at all: no key, no endpoint, no such model."""
-
-
-class NotGraded(Exception):
-    """One sample got no grade. `final`: the judge has answered, so asking again would only cost more."""
-
-    def __init__(self, reason: str, *, final: bool) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.final = final
 
 
 @dataclass(frozen=True)
@@ -99,9 +89,9 @@ def choose(text: str | None, environ: Mapping[str, str] = os.environ) -> Choice 
     price = Price.parse(environ["PRISM_JUDGE_PRICE"]) if environ.get("PRISM_JUDGE_PRICE") else None
     if text.startswith("openai:") and text != "openai:":
         model = text.removeprefix("openai:")
-        if not environ.get("OPENAI_API_KEY"):
-            raise JudgeError(f"judge {text}: OPENAI_API_KEY is not set; set it, or name another judge")
-        return Choice("openai", model, OPENAI, environ["OPENAI_API_KEY"], price or Price.published(model))
+        if not (key := _key("OPENAI_API_KEY", environ)):
+            raise JudgeError(f"judge {_masked(text)}: OPENAI_API_KEY is not set; set it, or name another judge")
+        return Choice("openai", model, OPENAI, key, price or Price.published(model))
     if text.startswith("local:") and text != "local:":
         folder = Path(text.removeprefix("local:")).expanduser().resolve()
         if find_spec("llguidance") is None:
@@ -111,33 +101,52 @@ def choose(text: str | None, environ: Mapping[str, str] = os.environ) -> Choice 
             )
         return Choice("local", str(folder), in_flight=1)
     address, _, model = text.partition("#")
-    if text.startswith(("http://", "https://")) and urlsplit(address).netloc and model:
-        return Choice("endpoint", model, address.rstrip("/"), environ.get("PRISM_JUDGE_API_KEY", ""), price)
-    raise JudgeError(f"judge {text!r}: not one of openai:MODEL, http://HOST:PORT/v1#MODEL, local:FOLDER")
+    if address.startswith(("http://", "https://")) and address.partition("://")[2] and model:
+        _check_address(text, address, model)
+        return Choice("endpoint", model, address.rstrip("/"), _key("PRISM_JUDGE_API_KEY", environ), price)
+    raise JudgeError(f"judge {_masked(text)!r}: not one of openai:MODEL, http://HOST:PORT/v1#MODEL, local:FOLDER")
 
 
-@dataclass(frozen=True)
-class Reply:
-    """The judge's reply. `raw` is the chat completion with its fields as attributes, as DeepEval reads it."""
+def _check_address(text: str, address: str, model: str) -> None:
+    """Raise JudgeError if requests cannot be sent to the address, or if it holds what a key's variable is for."""
+    wanted = "leave that out, and set PRISM_JUDGE_API_KEY if the server needs a key"
+    if "@" in address or re.search("@.*[/#]", model):  # a password may hold a "#"
+        raise JudgeError(f"judge {_masked(text)!r}: its address holds a user name or a password; {wanted}")
+    if "?" in address:
+        raise JudgeError(f"judge {_masked(text)!r}: its address has a query, which may hold a key; {wanted}")
+    try:
+        parts = urlsplit(address)
+        readable = bool((parts.hostname or "").encode("idna")) and parts.port != 0
+    except ValueError:  # its own message may quote a password
+        readable = False
+    if not readable or not re.fullmatch(r"[\x21-\x7e]+", address) or not model.isprintable():
+        raise JudgeError(
+            f"judge {_masked(text)!r}: its address cannot be read; write http://HOST:PORT/v1#MODEL with a port from 1 to "
+            f"65535, without spaces, and with [ ] around the address of an IPv6 host"
+        )
 
-    text: str
-    model: str  # as the endpoint names it, because an alias such as gpt-4o-mini can change
-    raw: Any = None
+
+def _masked(text: str) -> str:
+    """The named judge without what may be a password or a key: all before the last @, and a query."""
+    return re.sub(r"\?.*", "?…", re.sub(r"^(\w+:/*)?.*(?:@|%40)", r"\1…@", text, flags=re.DOTALL), flags=re.DOTALL)
+
+
+def _key(variable: str, environ: Mapping[str, str]) -> str:
+    """The key in an environment variable, redacted from now on; empty if there is none."""
+    key = environ.get(variable, "").strip()
+    keep(key)
+    if not re.fullmatch(r"[\x21-\x7e]*", key):
+        raise JudgeError(
+            f"{variable}: holds a space, a line end or a character that is not ASCII, which no key has; set it to the "
+            f"key alone"
+        )
+    return key
 
 
 class Judge(Protocol):
     async def ask(
         self, prompt: str, *, schema: type[BaseModel] | None = None, logprobs: bool = False, **options: Any
     ) -> Reply: ...
-
-
-@dataclass(frozen=True)
-class Response:
-    """An HTTP response."""
-
-    status: int
-    text: str
-    retry_after: float
 
 
 class Endpoint:
@@ -184,7 +193,9 @@ class Endpoint:
                         response.status != 200
                     )  # else something other than the log-probabilities was wrong
             except aiohttp.ClientError as error:
-                problem = f"{self.choice.address} cannot be reached ({error or type(error).__name__})"
+                problem = (
+                    f"{self.choice.address} cannot be reached ({' '.join(str(error).split()) or type(error).__name__})"
+                )
                 if not self.reached and isinstance(error, permanent):
                     raise JudgeError(f"judge {problem}; start the server, or name another judge") from None
             except TimeoutError:
@@ -192,11 +203,13 @@ class Endpoint:
             else:
                 self.reached = True
                 self._raise_if_permanent(response)
-                if response.status == 200 and (reply := self._read(response, prompt)):
-                    self.seconds.append(time.monotonic() - start)
-                    return reply
-                problem = f"HTTP {response.status}" + (" without a chat completion" if response.status == 200 else "")
-                pause = response.retry_after
+                if response.status == 200:
+                    weighed = self.choice.kind == "endpoint"
+                    if reply := read(response, prompt, self.choice.model, self.spending, weighed=weighed):
+                        self.seconds.append(time.monotonic() - start)
+                        return reply
+                without = f" without a chat completion{detail(response)}" if response.status == 200 else ""
+                problem, pause = f"HTTP {response.status}{without}", response.pause
             if attempt + 1 < self.choice.attempts:
                 backoff = min(30.0, 0.5 * 2**attempt) * random.uniform(0.5, 1.0)  # jitter, so 32 do not retry at once
                 await asyncio.sleep(max(backoff, pause))
@@ -221,12 +234,9 @@ class Endpoint:
         return min(self.choice.timeout, max(MIN_TIMEOUT, 5 * median(self.seconds) * 2**attempt))
 
     async def _post(self, body: Mapping[str, Any]) -> Response:
-        async with self.session.post(f"{self.choice.address}/chat/completions", json=body) as response:
-            try:
-                retry_after = min(60.0, float(response.headers.get("Retry-After", 0)))
-            except ValueError:  # it is a date: use the backoff alone
-                retry_after = 0.0
-            return Response(response.status, await response.text(errors="replace"), retry_after)
+        address = f"{self.choice.address}/chat/completions"
+        async with self.session.post(address, json=body, allow_redirects=False) as response:
+            return await receive(response)
 
     async def _with_timeout(self, request: Coroutine[Any, Any, Response], attempt: int) -> Response:
         """Await a request up to its timeout, which may shorten while the request runs."""
@@ -243,63 +253,35 @@ class Endpoint:
 
     def _raise_if_permanent(self, response: Response) -> None:
         """Raise if a retry cannot help. The caller handles the rest (200, 408, 409, 429, 5xx)."""
-        status, detail = response.status, _error_detail(response)
+        status, said = response.status, detail(response)
         at = f"judge {self.choice.address}"
+        if status in REDIRECTS:
+            sentence = f"{at}: redirects to {_place(response.location)} ({status}), and prompts follow no redirect"
+            if self.seconds:  # one server of several, perhaps: the others' grades are on their way
+                raise NotGraded(sentence, final=False)
+            raise JudgeError(f"{sentence}; name the final address if you trust it")
         if status in (401, 403):
             variable = "OPENAI_API_KEY" if self.choice.kind == "openai" else "PRISM_JUDGE_API_KEY"
             state = "the key was refused" if self.choice.key else "it needs a key, and none is set"
-            raise JudgeError(f"{at}: {state} ({status}{detail}); set {variable} to a valid one")
+            raise JudgeError(f"{at}: {state} ({status}{said}); set {variable} to a valid one")
         if status == 404:
             raise JudgeError(
-                f"{at}: has no model {self.choice.model!r} (404{detail}); check the model's name and that the address "
+                f"{at}: has no model {self.choice.model!r} (404{said}); check the model's name and that the address "
                 f"ends as the server expects, usually in /v1"
             )
-        if status == 429 and "insufficient_quota" in response.text:
+        if status == 429 and b"insufficient_quota" in response.body:
             raise JudgeError(
-                f"{at}: the account has no quota left (429{detail}); add quota and run again, the grades are kept"
+                f"{at}: the account has no quota left (429{said}); add quota and run again, the grades are kept"
             )
         if 300 <= status < 500 and status not in (408, 409, 429):
-            raise NotGraded(f"the judge's endpoint refused the request (HTTP {status}{detail})", final=False)
-
-    def _read(self, response: Response, prompt: str) -> Reply | None:
-        """The reply in a response, its tokens counted; None if the response is not a chat completion."""
-        try:
-            raw = json.loads(response.text, object_hook=lambda table: SimpleNamespace(**table))
-            first = raw.choices[0]
-            text = first.message.content
-        except (ValueError, AttributeError, TypeError, LookupError):
-            return None
-        usage = getattr(raw, "usage", None)
-        self.spending.add(
-            getattr(usage, "prompt_tokens", None) or len(prompt) // 4,
-            getattr(usage, "completion_tokens", None) or len(text or "") // 4,
-        )
-        refusal = getattr(first.message, "refusal", None)
-        if refusal or getattr(first, "finish_reason", "") == "content_filter":
-            raise NotGraded(f"refused by the judge: {str(refusal or 'content filter')[:200]}", final=True)
-        if getattr(first, "finish_reason", "") == "length":
-            raise NotGraded("the judge's reply was cut off: finish_reason is length", final=True)
-        text, cut_off = _said(text) if isinstance(text, str) else ("", False)
-        if cut_off:
-            raise NotGraded("the judge's reply was cut off: in its thought, before a grade", final=True)
-        if not text.strip():
-            raise NotGraded("the judge's reply is empty", final=True)
-        first.message.content = text
-        if self.choice.kind == "endpoint":
-            weigh(raw)
-        return Reply(text, str(getattr(raw, "model", "") or self.choice.model), raw)
+            raise NotGraded(f"the judge's endpoint refused the request (HTTP {status}{said})", final=False)
 
 
-def _said(text: str) -> tuple[str, bool]:
-    """A reply without its thoughts, and whether it was cut off in one. JSON may quote an answer that has thoughts."""
-    return (text, False) if text.lstrip().startswith(("{", "[", "```")) else without_thoughts(text)
-
-
-def _error_detail(response: Response) -> str:
-    """The server's error message as part of a sentence; servers differ in where they put it."""
-    with contextlib.suppress(ValueError):
-        message = json.loads(response.text)
-        for name in ("error", "message"):
-            message = message.get(name, message) if isinstance(message, dict) else message
-        return f": {' '.join(str(message).split())[:200]}"
-    return ""
+def _place(location: str) -> str:
+    """Where a redirect leads, without a query or credentials."""
+    try:
+        parts = urlsplit(location)
+        host = parts.hostname or ""
+    except ValueError:
+        return "another address"
+    return shown(f"{parts.scheme}://{host}{parts.path}" if host else parts.path)[:200] or "another address"

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy
+from pydantic import TypeAdapter
 
 from prism.errors import DataError
 from prism.judge import Case, Definition, Grade
@@ -132,15 +133,12 @@ def load_calibration(choice: Choice, definition: Definition, store: Store) -> Ca
     """Read the latest calibration of this judge on this metric, or None."""
     path = _path(choice, definition, store)
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-        for name in ("kappa", "length"):
-            if table[name]:
-                table[name] = Score(table[name]["value"], tuple(table[name]["ci"]))
-        return Calibration(**{**table, "levels": tuple(table["levels"]), "kinds": tuple(table["kinds"])})
+        return TypeAdapter(Calibration).validate_json(path.read_bytes())
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); run `prism calibrate-judge` again") from None
+    except (ValueError, OSError) as error:
+        why = str(error).splitlines()[0]
+        raise DataError(f"{path}: cannot be read ({why}); run `prism calibrate-judge` again") from None
 
 
 def _path(choice: Choice, definition: Definition, store: Store) -> Path:

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from prism.errors import PrismError
 from prism.judge import ANSWER_RELEVANCY, FAITHFULNESS, Case, Definition, Grade, ledger
-from prism.judge.asking import CONNECT_TIMEOUT, Choice, Endpoint, Judge, NotGraded, Reply
+from prism.judge.asking import CONNECT_TIMEOUT, Choice, Endpoint, Judge
 from prism.judge.fencing import (
     FENCE_STEP,
     FENCING,
@@ -30,6 +30,7 @@ from prism.judge.fencing import (
     relevancy_template,
 )
 from prism.judge.ledger import Ledger
+from prism.judge.replies import NotGraded, Reply, shown
 from prism.judge.spending import Spending, Tokens
 from prism.store import Store, digest
 
@@ -134,7 +135,7 @@ def _is_empty(case: Case) -> bool:
 
 
 def _reason(entry: Mapping[str, Any]) -> str:
-    return entry["reason"] + (f" ({entry['note']})" if entry.get("note") else "")
+    return shown(entry["reason"]) + (f" ({entry['note']})" if entry.get("note") else "")  # an older one is as it came
 
 
 def _expected(definition: Definition, case: Case) -> Tokens:
@@ -199,6 +200,7 @@ async def _connect(choice: Choice, spending: Spending) -> AsyncIterator[Judge]:
         headers={"Authorization": f"Bearer {choice.key}"} if choice.key else {},
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT),
         connector=aiohttp.TCPConnector(limit=choice.in_flight),
+        cookie_jar=aiohttp.DummyCookieJar(),
         # Use the environment's proxy for other hosts, but not for a server on this machine.
         trust_env=urlsplit(choice.address).hostname not in ("localhost", "127.0.0.1", "::1"),
     )
@@ -224,6 +226,7 @@ async def _judgement(definition: Definition, model_class: ModelClass, case: Case
     score: float | None = None
     try:
         await metric.a_measure(test, _show_indicator=False)
+        score, reason = _read(metric, replies[-1])
     except PrismError:
         raise
     except ContextWindowExceededError:
@@ -238,9 +241,7 @@ async def _judgement(definition: Definition, model_class: ModelClass, case: Case
         reply = " ".join(replies[-1].text.split())
         kind = "refused by the judge" if REFUSAL.search(reply) and "{" not in reply else "invalid JSON from the judge"
         reason = f"{kind}: {reply[:120]!r} ({type(error).__name__})"
-    else:
-        score, reason = _read(metric, replies[-1])
-    return {"score": score, "reason": clean(reason), "note": note, "judge": replies[-1].model if replies else ""}
+    return {"score": score, "reason": shown(clean(reason)), "note": note, "judge": replies[-1].model if replies else ""}
 
 
 def _read(metric: BaseMetric, reply: Reply) -> tuple[float | None, str]:

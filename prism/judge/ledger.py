@@ -65,15 +65,19 @@ class Ledger:
 def _parse_line(line: bytes) -> dict[str, Any] | None:
     try:
         entry = json.loads(line)
-        return entry if entry.pop("check") == digest(entry)[:12] and "key" in entry else None
-    except (ValueError, AttributeError, KeyError, TypeError):
+        whole = entry.pop("check") == digest(entry)[:12] and {"key", "score", "reason"} <= entry.keys()
+        return entry if whole else None
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
         return None
 
 
 def read(store: Store, identity: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Read the judgements so far without the lock, for an estimate."""
     path = _folder(store, identity) / "judgements.jsonl"
-    lines = path.read_bytes().splitlines() if path.exists() else []
+    try:
+        lines = path.read_bytes().splitlines() if path.exists() else []
+    except OSError as error:
+        raise unwritable(store.home, error) from error
     return {entry["key"]: entry for line in lines if (entry := _parse_line(line))}
 
 

@@ -32,7 +32,8 @@ from transformers import (
 )
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from prism.judge.asking import Choice, JudgeError, NotGraded, Reply
+from prism.judge.asking import Choice, JudgeError
+from prism.judge.replies import NotGraded, Reply
 from prism.judge.spending import Spending
 from prism.judge.weighing import completion
 from prism.store.sources import base_identity

@@ -31,7 +31,13 @@ def weigh(raw: Any) -> None:
     content = getattr(getattr(first, "logprobs", None), "content", None)
     try:
         found = _scores(content) if content else None
-    except (AttributeError, TypeError, ValueError, LookupError):  # a server of another mind about the format
+    except (
+        AttributeError,
+        TypeError,
+        ValueError,
+        LookupError,
+        OverflowError,
+    ):  # a server of another mind about the format
         found = None
     first.logprobs = _one_token(*found) if found else None
 

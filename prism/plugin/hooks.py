@@ -17,6 +17,7 @@ import pytest
 from prism.devices import cuda_memory
 from prism.errors import PrismError
 from prism.plugin import workers
+from prism.plugin.redacting import Redacting
 from prism.plugin.results import decided_verdicts
 from prism.plugin.scheduling import training_seeds
 from prism.plugin.session import Session
@@ -92,6 +93,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for option, given in {"--prism-data": session.setting.data, "--prism-models": session.setting.models}.items():
         if given and not given.is_dir():
             raise pytest.UsageError(f"{option} {given}: no such folder")
+    config.pluginmanager.register(Redacting(), "prism-redacting")
     config.pluginmanager.register(_Watcher(session), "prism-watcher")
     if config.pluginmanager.hasplugin("xdist"):
         config.pluginmanager.register(_Xdist(session), "prism-xdist")

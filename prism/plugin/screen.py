@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from prism.redaction import redacted
+
 
 class Screen:
     """`prism.progress.Progress` for a pytest run: a bar on a terminal, one line elsewhere; also a file for tqdm."""
@@ -38,7 +40,7 @@ class Screen:
     def write(self, text: str) -> None:
         with self._uncaptured():
             if sys.__stderr__ is not None:
-                sys.__stderr__.write(text)
+                sys.__stderr__.write(redacted(text))
                 sys.__stderr__.flush()
 
     def flush(self) -> None:

@@ -27,13 +27,14 @@ import psutil
 from filelock import FileLock, Timeout
 
 from prism.errors import StoreError
+from prism.redaction import redacted
 
 MANIFEST = "manifest.json"
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically, as UTF-8."""
-    write_bytes(path, text.encode())
+    """Write a text file atomically, as UTF-8, without known secrets."""
+    write_bytes(path, redacted(text).encode())
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -163,7 +164,7 @@ class Store:
                     _settle(partial)
                     manifest = {"kind": kind, "identity": identity, "files": checksums, "notes": notes}
                     manifest["check"] = digest(manifest)
-                    write_text(partial / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False))
+                    write_bytes(partial / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False).encode())
                 sync(partial)
                 if existing:  # not deleted in place, where another process would find half of it
                     os.replace(existing, folder.with_suffix(f".replaced-{os.getpid()}"))
