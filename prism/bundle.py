@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import lzma
 import os
+import re
 import tarfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from prism.errors import ScoresError
 from prism.experiment import Experiment
@@ -27,7 +28,7 @@ from prism.models.identity import TRAINING_LIBRARIES, adapter_identity, predicti
 from prism.plugin import results
 from prism.plugin.results import Results
 from prism.setting import Setting
-from prism.spec import Spec
+from prism.spec import PathName, Spec
 from prism.store import MANIFEST, Store, read_manifest, sync
 from prism.store.provenance import provenance
 from prism.tasks.check import load_checked_spec
@@ -35,17 +36,22 @@ from prism.verdicts.record import Run
 
 RESULTS = "results.json"
 LARGEST = 2**31  # bytes of what a bundle holds; answers of 7,600 samples and five seeds take 20 MiB
-Name = Annotated[str, StringConstraints(pattern=r"^\w[\w.-]{0,79}$")]
-Artifact = Annotated[str, StringConstraints(pattern=r"^(adapters|predictions)/[0-9a-f]{64}$")]
+ARTIFACT = re.compile(r"[a-z]+/[0-9a-f]{64}")  # in the store: no path that leads out of it
+
+
+def _in_a_store(name: str) -> str:
+    if not ARTIFACT.fullmatch(name):
+        raise ValueError(f"{name[:80]!r} is no artifact of a store")
+    return name
 
 
 class _Details(BaseModel):
-    artifacts: dict[str, Artifact]
+    artifacts: dict[str, Annotated[str, AfterValidator(_in_a_store)]]
 
 
 class _Measured(BaseModel):
-    phase: Name
-    spec: Name
+    phase: PathName
+    spec: PathName
     details: _Details
 
 
@@ -83,6 +89,9 @@ def pack(run: Path, store: Store, out: Path) -> int:
     """
     try:
         packed = _Packed.model_validate_json((run / RESULTS).read_bytes())
+        named = {artifact for spec in packed.specs for artifact in spec.details.artifacts.values()}
+        if not named:
+            raise ValueError("it has no specs")
     except (OSError, ValueError) as error:
         raise ScoresError(
             f"{run}: names no answers ({_why(error)}); run the benchmarks again and pack that run"
@@ -90,7 +99,7 @@ def pack(run: Path, store: Store, out: Path) -> int:
     partial = out.with_name(f".{out.name}.{os.getpid()}")
     with tarfile.open(partial, "w:xz") as bundle:
         bundle.add(run / RESULTS, RESULTS)
-        for artifact in sorted({artifact for spec in packed.specs for artifact in spec.details.artifacts.values()}):
+        for artifact in sorted(named):
             folder = store.home / artifact
             if not (folder / MANIFEST).is_file():
                 partial.unlink()

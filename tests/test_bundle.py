@@ -1,14 +1,19 @@
 """Answers of runs brought home and scored again: two runs of one seed each become a run of two, without a model."""
 
 import json
+import re
 
 import pytest
 
+from prism.bundle import pack
+from prism.errors import ScoresError
+from prism.store import Store
 from prism.verdicts.accepted import ask_git
 from tests.conftest import results
+from tests.scored import answers, scored, tiny_spec
 from tests.test_drop import prism
 from tests.test_plugin import change, run
-from tests.test_reference import commit
+from tests.test_reference import commit, finished
 
 IGNORED = "home/\nrunpytest-*\nstdout\nstderr\nreports/runs/\nreports/latest\n.pytest_cache/\n__pycache__/\n*.tar.xz\n"
 
@@ -26,6 +31,28 @@ def bundles(checkout):
         packed = prism(checkout, "bundle", "reports/latest", f"{seed}.tar.xz", "--home", str(checkout.path / "home"))
         assert packed.returncode == 0, packed.stderr
     return checkout
+
+
+NOWHERE = "../" * 8 + "etc"
+
+
+@pytest.mark.parametrize(
+    ("told", "sentence"),
+    [
+        ({"artifacts": {"tuned": NOWHERE}}, "is no artifact of a store"),
+        ({"artifacts": {"tuned": "/etc"}}, "'/etc' is no artifact of a store"),
+        ({"artifacts": {"tuned": 5}}, "names no answers"),
+        ({"artifacts": {}}, "it has no specs"),
+        ({"artifacts": [1]}, "names no answers"),
+        ({}, "names no answers"),
+    ],
+)
+def test_a_run_that_names_files_outside_the_store_is_not_packed(tmp_path, told, sentence):
+    """A run's folder may be an artifact of a pull request, and its bundle is passed on."""
+    run = finished(tmp_path, scored(tiny_spec(tmp_path), {42: answers(6)}), details=told)
+    with pytest.raises(ScoresError, match=re.escape(sentence)):
+        pack(run, Store(tmp_path / "home"), tmp_path / "out.tar.xz")
+    assert not list(tmp_path.glob("*out.tar.xz*"))
 
 
 @pytest.mark.slow

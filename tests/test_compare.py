@@ -11,6 +11,7 @@ from prism.cli import app
 from prism.errors import ScoresError
 from prism.metrics import Metric, mean
 from prism.spec import Limit
+from prism.store.seal import seal
 from prism.tasks import metrics_of
 from prism.verdicts import losses, margins
 from prism.verdicts.accepted import FOLDER
@@ -290,6 +291,7 @@ def test_the_command_says_what_was_lost_and_ends_with_exit_code_1(tmp_path, smal
     )
     (run / "samples").mkdir()
     (run / "samples" / "phase1-tiny.jsonl").write_text("".join(lines))
+    seal(run)
     good = scored(small, {42: answers(100, wrong=range(5))})
     write_scores(good, tmp_path / "good.json")
     ask = ["compare", str(tmp_path / "good.json"), run.name, "--root", str(tmp_path), "--flips", "3"]

@@ -9,6 +9,7 @@ import numpy
 import pytest
 from typer.testing import CliRunner
 
+from prism.acceptance import accept
 from prism.cli import app
 from prism.cli.fresh import draw, new_seeds
 from prism.errors import ScoresError, SpecError, StoreError
@@ -18,8 +19,9 @@ from prism.report import findings
 from prism.report.comparison import acceptance_summary
 from prism.setting import Setting
 from prism.store import Store
+from prism.store.seal import seal
 from prism.verdicts import alarms, looks
-from prism.verdicts.accepted import FOLDER, accept, ask_git
+from prism.verdicts.accepted import FOLDER, ask_git
 from prism.verdicts.record import Result
 from prism.verdicts.scores import read_scores, write_scores
 from tests.scored import answers, scored, tiny_spec
@@ -203,6 +205,7 @@ def test_fresh_is_refused_before_anything_is_trained(tmp_path):
     spec.write_text(text.replace('profile  = "nano"', 'profile  = "nano"\nadapter = "mine"'))
     assert "no new seed trains again; accept its run without --fresh" in refused("--force").output
     next((run / "scores").iterdir()).unlink()
+    seal(run)
     assert "contains no scores" in refused("--force").output
 
 
@@ -273,3 +276,15 @@ def test_a_reference_without_a_date_is_refused_and_none_costs_nothing(tmp_path, 
     write_scores(measured_with(tmp_path, 42), tmp_path / FOLDER / f"{new.name}.json")
     with pytest.raises(ScoresError, match="does not say when it was accepted"):
         alarms.share(tmp_path, "nano", new, "reference", store)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "5", "[]", "{}", '{"seeds": [' + "9" * 5_000 + "]}", "\0"])
+def test_a_look_that_is_none_is_named_with_its_remedy(tmp_path, store, text):
+    scores = measured_with(tmp_path, 42)
+    looks.record(scores, store)
+    [file] = (tmp_path / "home" / "evaluations").rglob("*.json")
+    file.write_text(text)
+    with pytest.raises(StoreError, match=r"cannot be read \(.*\); delete it, and run that measurement again") as fault:
+        accept(finished(tmp_path, scores), tmp_path, store=store)
+    assert "\n" not in str(fault.value)
+    assert not (tmp_path / FOLDER).exists()

@@ -1,5 +1,6 @@
 """Tier-1 metrics against scikit-learn's, unparsable answers included."""
 
+import re
 from dataclasses import replace
 
 import numpy
@@ -7,7 +8,7 @@ import pytest
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 
 from prism.errors import MetricError
-from prism.metrics import Metric, classification, mean
+from prism.metrics import Metric, classification, mean, per_sample
 from prism.rows import Example
 from prism.tasks.financial_sentiment import LABELS, METRICS
 from prism.verdicts import controls
@@ -131,3 +132,23 @@ def test_an_infinite_score_is_named_and_never_summed(tmp_path):
     broken = Metric("depth", "tier3", lambda examples, answers: numpy.full((len(examples), 2), numpy.inf), mean)
     with pytest.raises(MetricError, match=r"depth: gives sample 0+ \(baseline\) an infinite score; fix the metric"):
         score(spec, [broken], made(10), "ab" * 32, answers(10), {42: answers(10)}, {})
+
+
+@pytest.mark.parametrize(
+    ("score_of", "declared", "sentence"),
+    [
+        (37.5, {}, "statistics outside [0, 1]"),
+        (0.5, {"sample": "right or wrong"}, "a score of 0.5, which is neither right (1) nor wrong (0)"),
+        (-2.0, {"range": (-1.0, 1.0)}, "statistics outside [-1, 1]"),
+        (2.0, {"bounds": (0.0, 9.0)}, "a score of 2, outside its range [0, 1]"),
+    ],
+)
+def test_a_score_that_its_metric_declares_impossible_is_named(tmp_path, score_of, declared, sentence):
+    """Its intervals and tests would be wrong, and a reference with it would be refused."""
+    spec = tiny_spec(tmp_path)
+    broken = per_sample("depth", "tier1", lambda example, answer: score_of, **declared)
+    with pytest.raises(MetricError, match=r"depth: gives sample 0+ \(baseline\) " + re.escape(sentence)):
+        score(spec, [broken], made(10), "ab" * 32, answers(10), {42: answers(10)}, {})
+    wide = per_sample("depth", "tier1", lambda example, answer: 37.5, range=(0.0, 100.0))
+    [found] = score(spec, [wide], made(10), "ab" * 32, answers(10), {42: answers(10)}, {})
+    assert found.tuned.value == 37.5

@@ -3,7 +3,7 @@
 import pytest
 
 from prism.errors import SpecError
-from prism.spec import find_specs
+from prism.spec import find_specs, load_spec
 from prism.tasks.check import load_checked_spec
 from tests.conftest import ROOT, SPEC, write_spec
 
@@ -97,6 +97,15 @@ def test_bad_spec_is_refused_in_one_sentence(tmp_path, good, bad, sentence):
     assert sentence in str(error.value)
     assert str(error.value).startswith("phase1/tiny.toml")
     assert "\n" not in str(error.value).replace("not valid TOML", "")
+
+
+@pytest.mark.parametrize("name", ["a@b", "a:b", "a[1]", "a\\b", "line\nend", "x" * 81, " lead"])
+def test_a_name_that_is_no_part_of_a_path_is_refused_before_anything_is_spent(tmp_path, name):
+    """It names the files of the run and of the accepted scores."""
+    spec = write_spec(tmp_path, SPEC.format(data="rows.jsonl", model="model"), name)
+    with pytest.raises(SpecError, match="must be a plain name of at most 80 characters"):
+        load_spec(spec)
+    assert load_spec(write_spec(tmp_path, spec.read_text(), "größe 1.5-b_2")).name == "größe 1.5-b_2"
 
 
 def test_missing_spec(tmp_path):

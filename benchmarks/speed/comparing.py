@@ -23,6 +23,7 @@ from prism.metrics import Metric, mean
 from prism.models.cost import peak_memory_gib
 from prism.tasks.financial_sentiment import METRICS
 from prism.verdicts.compare import compare
+from prism.verdicts.possible import require_possible
 from prism.verdicts.scores import Measure, Scores, read_scores, write_scores
 
 MEANS = [Metric(f"score {n}", "tier2", lambda *_: numpy.empty(0), mean) for n in range(16)]
@@ -34,7 +35,7 @@ def made_up(samples: int, loss: float, random: numpy.random.Generator) -> Scores
     ids = tuple(f"{n:012x}" for n in range(samples))
     measures = {}
     for metric in MEANS:
-        scores = random.beta(1, 4, samples).round(6) - loss
+        scores = (random.beta(1, 4, samples).round(6) - loss).clip(0)
         measures[metric.name] = measure(metric, numpy.stack([scores, numpy.ones(samples)], -1))
     truth = numpy.arange(samples) % 3
     answered = numpy.where(random.random(samples) < 0.75 - loss, truth, (truth + 1) % 3)
@@ -46,7 +47,7 @@ def made_up(samples: int, loss: float, random: numpy.random.Generator) -> Scores
 
 def measure(metric: Metric, statistics: numpy.ndarray) -> Measure:
     value = float(metric.value(statistics.sum(0)))
-    return Measure(metric.tier, 1, "", value, (value, value), {"42": value}, statistics[None])
+    return Measure(metric.tier, 1, "", value, (value, value), {"42": value}, statistics[None], len(statistics))
 
 
 def main() -> None:
@@ -62,6 +63,8 @@ def main() -> None:
         before, start, start_cpu = peak_memory_gib(), time.perf_counter(), time.process_time()
         old, new = map(read_scores, paths)
         loaded = time.perf_counter()
+        for scores in (old, new):
+            require_possible(scores, [*MEANS, *LABELLED])
         found, _ = compare(old, new, [*MEANS, *LABELLED], thresholds=20)
         for comparison in found.values():
             comparison.detectable(0.01)

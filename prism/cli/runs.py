@@ -38,8 +38,8 @@ def accept(
     root: Root = Path("."),
 ) -> None:
     """Accept a run: `drop` thresholds compare later runs with its scores."""
+    from prism.acceptance import accept as accept_run
     from prism.report.comparison import acceptance_summary
-    from prism.verdicts.accepted import accept as accept_run
     from prism.verdicts.accepted import locate
 
     with exit_on_error():
@@ -112,6 +112,7 @@ def compare(
     from prism.verdicts.accepted import gather_scores
     from prism.verdicts.compare import compare as compare_scores
     from prism.verdicts.compare import differences
+    from prism.verdicts.possible import require_possible
 
     worse = False
     with exit_on_error():
@@ -119,6 +120,8 @@ def compare(
         for old, new in pairs:
             # A metric against a control repeats another metric's scores and would count the same loss twice.
             metrics = [metric for metric in metrics_of(new, root) if metric.against == "baseline"]
+            for scores in (old, new):
+                require_possible(scores, metrics)
             comparisons, without = compare_scores(old, new, metrics, len(metrics))
             if not comparisons:
                 raise ScoresError(f"{new.name}: no metric can be compared ({'; '.join(without.values())})")
@@ -148,13 +151,22 @@ def _pairs(old: list[Scores], new: list[Scores], before: str, after: str) -> lis
 
 def _samples(scores: Scores, root: Path, run: str) -> dict[str, dict[str, str]]:
     """Question and answers by sample id, if the scores come from a run's folder."""
+    from prism.errors import ScoresError
     from prism.rows.answers import read_json_lines
     from prism.verdicts.accepted import locate
 
     if run.startswith("git:"):
         return {}
     file = locate(run, root) / "samples" / f"{scores.phase}-{scores.spec}.jsonl"
-    return {line["id"]: line for line in read_json_lines(file)} if file.is_file() else {}
+    if not file.is_file():
+        return {}
+    try:
+        lines = {line["id"]: line.items() for line in read_json_lines(file)}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ScoresError(
+            f"{file}: is not a file of samples ({error!r:.200}); delete it, or compare another run"
+        ) from None
+    return {name: {key: value for key, value in line if isinstance(value, str)} for name, line in lines.items()}
 
 
 @app.command()

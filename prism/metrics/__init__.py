@@ -8,6 +8,7 @@ separately and never averaged in as 0.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -18,6 +19,7 @@ from prism.rows import Example
 
 HARDEST = "hardest control"  # in `Metric.against`: whichever control scores best by the metric
 Statistics = Callable[[Sequence[Example], Sequence[str]], numpy.ndarray]
+ROUNDING = 1e-4  # of a range: files keep six decimals, and a ratio of rounded sums is off by more
 
 
 def mean(sums: numpy.ndarray) -> numpy.ndarray:
@@ -44,6 +46,7 @@ class Metric:
     value: Callable[[numpy.ndarray], numpy.ndarray] = mean
     direction: Literal["higher", "lower"] = "higher"
     range: tuple[float, float] = (0.0, 1.0)
+    bounds: tuple[float, float] = (-math.inf, math.inf)  # of each statistic of a sample
     sample: Literal["right or wrong", "score", "part", "nothing"] = "score"
     beside: Literal["nothing", "controls", "controls and shuffled references"] = "controls"  # other answers to score
     # Whose answers the tuned ones are compared with: the untuned model's, a control's, HARDEST, or of several controls
@@ -60,6 +63,24 @@ class Metric:
     def loses_by_flips(self) -> bool:
         """Whether a loss takes flips of samples, of which its variance grows: also F1 of a set counts right and wrong."""
         return self.sample != "score"
+
+    def impossible(self, statistics: numpy.ndarray) -> tuple[int, str] | None:
+        """The first of some scored samples' statistics (n, d) that no answer can have, by number, and why; or None."""
+        (low, high), (least, most) = self.range, self.bounds
+        room = ROUNDING * (high - low)
+        bad = ((statistics < least - room) | (statistics > most + room)).any(-1)
+        if bad.any():
+            return int(bad.argmax()), f"statistics outside [{least:g}, {most:g}]"
+        if self.sample == "nothing" or not len(statistics):
+            return None
+        values = self.value(statistics)
+        bad = (values < low - room) | (values > high + room)
+        if bad.any():
+            return int(bad.argmax()), f"a score of {values[bad.argmax()]:g}, outside its range [{low:g}, {high:g}]"
+        bad = (values != 0) & (values != 1)
+        if self.right_or_wrong and bad.any():
+            return int(bad.argmax()), f"a score of {values[bad.argmax()]:g}, which is neither right (1) nor wrong (0)"
+        return None
 
     @property
     def lists_samples(self) -> bool:
@@ -88,6 +109,8 @@ def per_sample(
         rows[numpy.isnan(rows[:, 0])] = numpy.nan
         return rows
 
+    low, high = options.get("range", Metric.range)
+    options = {"bounds": (min(low, 0.0), max(high, 1.0)), **options}  # a score and a count of 1
     return Metric(name, tier, statistics, applies=applies, **options)
 
 

@@ -15,6 +15,7 @@ from prism.metrics import Metric, Statistics
 from prism.rows import Example
 
 Parse = Callable[[str], str | None]
+CELL = (0.0, 1.0)  # a sample counts once in a cell, or not at all
 # The controls of `prism.verdicts.controls.untaught`. An untuned model's likeliest label alone is no measure of what it
 # knows: on both bundled sets it is right less often than the most frequent label.
 UNTAUGHT = ("label_likelihood", "prior_corrected", "majority_class")
@@ -44,7 +45,9 @@ def metrics(labels: Sequence[str], parse: Parse) -> tuple[Metric, ...]:
     def macro_f1(sums: numpy.ndarray) -> numpy.ndarray:
         return counts(sums).f1().mean(-1)
 
-    return _metrics(statistics, counts, Metric("macro_f1", "tier1", statistics, macro_f1, sample="nothing"))
+    return _metrics(
+        statistics, counts, Metric("macro_f1", "tier1", statistics, macro_f1, bounds=CELL, sample="nothing")
+    )
 
 
 def counted(labels: Sequence[str], parse: Parse) -> tuple[Metric, ...]:
@@ -76,7 +79,9 @@ def counted(labels: Sequence[str], parse: Parse) -> tuple[Metric, ...]:
         found = counts(sums)
         return _ratio(found.f1().sum(-1), (found.present + found.predicted > 0).sum(-1))
 
-    return _metrics(statistics, counts, Metric("macro_f1", "tier1", statistics, macro_f1, sample="nothing", version=2))
+    return _metrics(
+        statistics, counts, Metric("macro_f1", "tier1", statistics, macro_f1, bounds=CELL, sample="nothing", version=2)
+    )
 
 
 @dataclass(frozen=True)
@@ -115,12 +120,29 @@ def _metrics(
         return _ratio(found.unparsable, found.present.sum(-1))
 
     return (
-        Metric("accuracy", "tier1", statistics, accuracy, sample="right or wrong"),
-        Metric("weighted_f1", "tier1", statistics, weighted_f1, sample="nothing"),
+        Metric("accuracy", "tier1", statistics, accuracy, bounds=CELL, sample="right or wrong"),
+        Metric("weighted_f1", "tier1", statistics, weighted_f1, bounds=CELL, sample="nothing"),
         macro_f1,
-        Metric("unparsable_rate", "tier1", statistics, unparsable_rate, direction="lower", sample="right or wrong"),
-        Metric("knowledge_gain", "tier1", statistics, accuracy, against=UNTAUGHT, sample="right or wrong", version=2),
-        Metric("worst_class_recall", "tier1", statistics, worst_class_recall, sample="nothing"),
+        Metric(
+            "unparsable_rate",
+            "tier1",
+            statistics,
+            unparsable_rate,
+            direction="lower",
+            bounds=CELL,
+            sample="right or wrong",
+        ),
+        Metric(
+            "knowledge_gain",
+            "tier1",
+            statistics,
+            accuracy,
+            bounds=CELL,
+            against=UNTAUGHT,
+            sample="right or wrong",
+            version=2,
+        ),
+        Metric("worst_class_recall", "tier1", statistics, worst_class_recall, bounds=CELL, sample="nothing"),
     )
 
 

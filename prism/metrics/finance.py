@@ -117,7 +117,7 @@ def _abstention_f1(sums: numpy.ndarray) -> numpy.ndarray:
 _RIGHT: dict[str, Any] = {"sample": "right or wrong", "version": READING}
 # Repeats exact_match's result of a sample; a separate table lists it by type and with all controls.
 _PART: dict[str, Any] = {"sample": "part", "beside": "nothing", "version": READING}
-_SET: dict[str, Any] = {"sample": "nothing", "beside": "nothing", "version": READING}
+_SET: dict[str, Any] = {"bounds": (0.0, 1.0), "sample": "nothing", "beside": "nothing", "version": READING}
 
 TIER1 = (
     per_sample("exact_match", "tier1", _exact, **_RIGHT),
@@ -298,7 +298,15 @@ def _is_numeric(example: Example) -> bool:
 
 TIER2 = (
     per_sample("evidence_overlap", "tier2", evidence_overlap, applies=_needs_evidence, version=READING + 1),
-    Metric("number_grounding", "tier2", _grounding, applies=_is_numeric, sample="nothing", version=READING + 1),
+    Metric(
+        "number_grounding",
+        "tier2",
+        _grounding,
+        bounds=(0.0, math.inf),
+        applies=_is_numeric,
+        sample="nothing",
+        version=READING + 1,
+    ),
 )
 
 

@@ -199,5 +199,5 @@ METRICS = (
     _metric("rouge1"),
     _metric("rouge2"),
     ROUGE_L,
-    Metric("content_gain", "tier2", _content, range=(-1.0, 1.0), version=3),
+    Metric("content_gain", "tier2", _content, range=(-1.0, 1.0), bounds=(-1.0, 1.0), version=3),
 )

@@ -81,6 +81,7 @@ def metrics(path: Path) -> tuple[Metric, ...]:
             "tier2",
             partial(_matches, path, column),
             direction="lower",
+            bounds=(0.0, 1.0),
             sample="right or wrong",
             beside="nothing",  # a control's answers are no better for not failing in these ways
             version=version,

@@ -19,6 +19,7 @@ from prism.experiment import Outcome
 from prism.report import words
 from prism.rows.answers import read_json_lines
 from prism.store import Store, sync, unwritable, write_text
+from prism.store.seal import seal
 from prism.verdicts.contenders import passing
 from prism.verdicts.record import Result, Run, Verdict, from_json, to_json
 from prism.verdicts.scores import write_scores
@@ -86,6 +87,7 @@ class Results:
         }
         report.write(self.folder, run, samples, store)
         shutil.rmtree(self.folder / "results")
+        seal(self.folder)
         folder = self.reports / "runs" / self.run_id
         sync(self.folder)
         os.replace(self.folder, folder)
@@ -139,15 +141,16 @@ def verdict(
 
     `broken` are items that failed besides the thresholds.
     """
-    decision, reason = _verdict(results, broken, required)
+    decided, reason = decision(results, broken, required)
     open_to_all = [result.id for result in results if passing(result.details.get("contenders") or {})]
     passed = f"; answers that know nothing would pass the gate of {', '.join(open_to_all)}" if open_to_all else ""
-    return decision, reason + (passed if decision == "pass" else "")
+    return decided, reason + (passed if decided == "pass" else "")
 
 
-def _verdict(
+def decision(
     results: Sequence[Result], broken: Sequence[str], required: Collection[str]
 ) -> tuple[Literal["pass", "fail"], str]:
+    """The run's verdict and its reason, from the thresholds alone."""
     if broken:
         return "fail", f"{words.count(len(broken), 'item')} failed besides the thresholds, first {broken[0]}"
     judged = any(name.startswith("tier3-") for result in results for name in result.decided)

@@ -1,7 +1,7 @@
 """Spec files, one experiment each: their schema, and how they are read."""
 
 from prism.spec.files import find_phases, find_specs, load_spec
-from prism.spec.schema import PROFILES, Data, Image, Limit, Model, Spec, Split, threshold_id
+from prism.spec.schema import PROFILES, Data, Image, Limit, Model, PathName, Spec, Split, threshold_id
 
 __all__ = [
     "PROFILES",
@@ -9,6 +9,7 @@ __all__ = [
     "Image",
     "Limit",
     "Model",
+    "PathName",
     "Spec",
     "Split",
     "find_phases",

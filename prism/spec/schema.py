@@ -12,11 +12,25 @@ import posixpath
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 PROFILES = ("nano", "small", "full")
+# A name that becomes a folder or a part of a file's name, on any system, and of a pattern that finds it; "@" ends it in
+# the names of accepted files.
+PATH_NAME = re.compile(r"(?![ .])[^\x00-\x1f\x7f-\xa0\u2028\u2029\ud800-\udfff/\\:*?\"<>|@\[\]]{1,80}(?<![ .])")
+
+
+def _path_name(name: str) -> str:
+    if not PATH_NAME.fullmatch(name):
+        raise ValueError(
+            f'{name[:80]!r} must be a plain name of at most 80 characters, without / \\ : * ? " < > | @ [ ]'
+        )
+    return name
+
+
+PathName = Annotated[str, AfterValidator(_path_name)]
 
 
 class Table(BaseModel):
@@ -208,8 +222,8 @@ class Spec(Table):
     semantic: Semantic | None = None
     judge: Judge = Judge()
     gate: dict[Literal["tier1", "tier2", "tier3", "cost"], dict[str, Threshold]] = {}
-    phase: str = ""  # from the folder: "phase1"
-    name: str = ""  # from the file: "qwen3-4b"
+    phase: PathName = ""  # from the folder: "phase1"
+    name: PathName = ""  # from the file: "qwen3-4b"
     folder: Path = Path()  # of the file
 
     @model_validator(mode="after")

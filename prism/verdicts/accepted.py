@@ -1,24 +1,18 @@
-"""Find, read and write accepted scores: those that later runs are compared with.
+"""Find and read accepted scores: those that later runs are compared with.
 
 They are files under reports/reference that people review and commit, one per spec and evaluation.
 """
 
 from __future__ import annotations
 
-import json
-import math
 import subprocess
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from prism.errors import ScoresError
 from prism.spec import find_specs, load_spec
-from prism.store import Store
-from prism.store.provenance import provenance
-from prism.verdicts import looks
-from prism.verdicts.scores import Scores, parse_scores, read_scores, write_scores
+from prism.store.seal import SEAL, require_sealed
+from prism.verdicts.scores import Scores, parse_scores, read_scores
 
 FOLDER = Path("reports/reference")  # from the root: accepted scores are committed, wherever reports are written
 RUNS = Path("reports/runs")
@@ -46,10 +40,15 @@ def competing_drops(root: Path, profile: str, besides: str = "") -> int:
 
 
 def gather_scores(where: str, root: Path) -> list[Scores]:
-    """Read the scores that `where` names: a run's folder or id, an accepted file, a folder of them, or git:REV."""
+    """Read the scores that `where` names: a run's folder or id, an accepted file, a folder of them, or git:REV.
+
+    Raises PrismError if there are none, or if those of a run were changed since.
+    """
     if where.startswith("git:"):
         return _scores_at_revision(where.removeprefix("git:"), root)
     path = locate(where, root)
+    if (path / SEAL).is_file():
+        require_sealed(path, "scores", "samples")
     files = [path] if path.is_file() else sorted((path / "scores").glob("*.json")) or sorted(path.rglob("*@*.json"))
     if not files:
         raise ScoresError(f"{where}: contains no scores; name the folder of a run or of accepted scores")
@@ -66,7 +65,8 @@ def locate(where: str, root: Path) -> Path:
 
 
 def _scores_at_revision(revision: str, root: Path) -> list[Scores]:
-    paths = ask_git(root, "ls-tree", "-r", "--name-only", revision, "--", FOLDER.as_posix()).split()
+    listed = ask_git(root, "ls-tree", "-r", "-z", "--name-only", revision, "--", FOLDER.as_posix())
+    paths = listed.split("\0")[:-1]
     if not paths:
         raise ScoresError(f"git:{revision}: contains no file under {FOLDER}; name a revision with accepted scores")
     return [
@@ -77,7 +77,15 @@ def _scores_at_revision(revision: str, root: Path) -> list[Scores]:
 def ask_git(root: Path, *arguments: str) -> str:
     """Return git's output. Raises ScoresError with the first line of git's error message."""
     try:
-        process = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, timeout=60, check=True)
+        process = subprocess.run(
+            ["git", *arguments],
+            cwd=root,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",  # a damaged file is reported by whoever reads it
+            timeout=60,
+            check=True,
+        )
     except subprocess.CalledProcessError as error:
         message = (error.stderr.strip().splitlines() or ["no reason given"])[0]
         raise ScoresError(
@@ -98,92 +106,7 @@ class Acceptance:
     damage: str = ""
 
 
-def accept(run: Path, root: Path, force: bool = False, store: Store | None = None) -> list[Acceptance]:
-    """Save a run's scores as those that later runs are compared with.
-
-    Their `origin` says among how many measurements of `store` they could be picked ("looks", null if unknown). Unless
-    `force`, raises ScoresError if the run is partial, failed, has fewer seeds or no clean commit.
-    """
-    try:
-        results = json.loads((run / "results.json").read_text(encoding="utf-8"))
-        commit, objection = _commit(results["provenance"], root)
-        objections = [*_objections(results), *filter(None, [objection])]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ScoresError(f"{run}: is not a finished run ({error}); name a folder of {RUNS}") from None
-    scores = sorted((run / "scores").glob("*.json"))
-    if not scores:
-        raise ScoresError(f"{run}: contains no scores; run the benchmarks again and accept that run")
-    accepted = [_acceptance(read_scores(path), root) for path in scores]
-    objections += [
-        f"it has {len(each.new.seeds)} of the {len(each.old.seeds)} seeds of the accepted run that it would replace"
-        for each in accepted
-        if each.old and len(each.new.seeds) < len(each.old.seeds)
-    ]
-    if objections and not force:
-        raise ScoresError(f"{results['id']}: not accepted, because {'; '.join(objections)}; fix that, or pass --force")
-    origin = {
-        "run": results["id"],
-        "date": "{}-{}-{}".format(results["id"][:4], results["id"][4:6], results["id"][6:8]),
-        "command": results["command"],
-        "commit": commit,
-        **{key: results["provenance"][key] for key in ("answered",) if key in results["provenance"]},
-        "machine": results["provenance"]["machine"],
-        **({"forced": objections} if objections else {}),
-    }
-    accepted = [replace(each, new=replace(each.new, origin=origin | _looks(each, store))) for each in accepted]
-    for acceptance in accepted:
-        try:
-            write_scores(acceptance.new, acceptance.path)
-        except OSError as error:
-            raise ScoresError(
-                f"{acceptance.path}: cannot be written ({error.strerror or error}); make {FOLDER} writable"
-            ) from None
-    return accepted
-
-
-def _looks(acceptance: Acceptance, store: Store | None) -> dict[str, Any]:
-    """When scores are accepted, and among how many they could be picked; both stay if the same ones were accepted."""
-    new, old = acceptance.new, acceptance.old
-    since = accepted_at(old) if old else ""
-    seen = looks.count(new, store, since) if store else None
-    if old and looks.measurement(old) == looks.measurement(new):
-        return {"accepted": since or looks.now(), "looks": old.origin.get("looks", seen)}
-    return {"accepted": looks.now(), "looks": seen}
-
-
 def accepted_at(scores: Scores) -> str:
     """When scores were accepted, in UTC; of a file that does not say so, the day of its run; empty if not even that."""
     day = scores.origin.get("date")
     return str(scores.origin.get("accepted") or (f"{day}T00:00:00+00:00" if day else ""))
-
-
-def _objections(results: Mapping[str, Any]) -> Iterable[str]:
-    if not results["complete"]:
-        yield f"it is partial ({results['partial']})"
-    if results["verdict"] != "pass":
-        yield f"it failed ({results['reason']})"
-
-
-def _commit(known: Mapping[str, Any], root: Path) -> tuple[str | None, str]:
-    """The commit that a run can be repeated from, and what speaks against it.
-
-    A run of a machine without git has none: its source tree must be that of the commit checked out here.
-    """
-    if known["commit"]:
-        why = "git could not say whether its working tree had uncommitted changes" if known["dirty"] is None else ""
-        return known["commit"], "its working tree had uncommitted changes" if known["dirty"] else why
-    here = provenance(root, ())
-    if here["commit"] and here["dirty"] is False and known.get("tree") == here["tree"]:
-        return here["commit"], ""
-    return None, "no commit is known to repeat it from, and its source tree is not that of a clean commit here"
-
-
-def _acceptance(new: Scores, root: Path) -> Acceptance:
-    for name, measure in new.measures.items():
-        if not math.isfinite(measure.value):
-            raise ScoresError(f"{new.id}: {name} is not a number, so nothing could be compared with it; fix the metric")
-    path = root / FOLDER / f"{new.name}.json"
-    try:
-        return Acceptance(path, new, read_scores(path) if path.exists() else None)
-    except ScoresError as damage:
-        return Acceptance(path, new, None, str(damage))

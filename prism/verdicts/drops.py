@@ -12,6 +12,7 @@ from prism.errors import ScoresError
 from prism.metrics import Metric
 from prism.verdicts.accepted import accepted_for
 from prism.verdicts.compare import Comparison, compare, differences, first_flipped
+from prism.verdicts.possible import require_possible
 from prism.verdicts.record import Record
 from prism.verdicts.scores import Scores
 
@@ -45,7 +46,10 @@ def against_accepted(root: Path, new: Scores, metrics: Sequence[Metric], thresho
     """
     try:
         accepted = accepted_for(new, root)
-        return Against(accepted, *compare(accepted, new, metrics, thresholds)) if accepted else None
+        if accepted is None:
+            return None
+        require_possible(accepted, metrics)
+        return Against(accepted, *compare(accepted, new, metrics, thresholds))
     except ScoresError as error:
         return Against(fault=str(error))
 

@@ -33,9 +33,12 @@ def history(root: Path) -> list[Entry]:
 
 
 def _committed(root: Path) -> Iterator[Entry]:
-    log = ask_git(root, "log", "--reverse", "--format=>%h %cs", "--name-status", "--relative", "--", FOLDER.as_posix())
+    unquoted = ("-c", "core.quotePath=off")  # else a name in another alphabet comes in escapes
+    log = ask_git(
+        root, *unquoted, "log", "--reverse", "--format=>%h %cs", "--name-status", "--relative", "--", FOLDER.as_posix()
+    )
     commit = date = ""
-    for line in log.splitlines():
+    for line in log.split("\n"):
         if line.startswith(">"):
             commit, date = line[1:].split()
         elif line:

@@ -6,14 +6,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from prism.spec import Spec, threshold_id
+from pydantic import BeforeValidator, TypeAdapter, ValidationError
+
+from prism.spec import PathName, Spec, threshold_id
+from prism.store import read_json
 
 SCHEMA = 1
 State = Literal["holds", "fails", "inconclusive", "not_comparable", "skipped"]
+Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]  # null in JSON
 
 
 @dataclass(frozen=True)
@@ -23,8 +27,8 @@ class Score:
     `rule` is how the interval was made, or why it is unknown: "Tango", "unknown: 6 effective groups".
     """
 
-    value: float
-    ci: tuple[float, float]
+    value: Number
+    ci: tuple[Number, Number]
     p: float | None = None
     rule: str = ""
 
@@ -37,8 +41,8 @@ NO_SCORE = Score(math.nan, (math.nan, math.nan))
 class Control:
     """The same metric of a control's answers, and how far the tuned model is ahead of it (paired)."""
 
-    value: float
-    ci: tuple[float, float]
+    value: Number
+    ci: tuple[Number, Number]
     ahead: Score
     rule: str = ""
 
@@ -71,7 +75,7 @@ class Record:
     n: int
     groups: int
     unscored: int
-    seeds: dict[str, float]  # training seed: tuned value
+    seeds: dict[str, Number]  # training seed: tuned value
     baseline: Score
     tuned: Score
     gain: Score
@@ -103,8 +107,8 @@ def empty_record(spec: Spec, evaluation: str, tier: str, metric: str, unscored: 
 class Result:
     """Everything that the run of one spec found: its records, and details that only the reports show."""
 
-    phase: str
-    spec: str
+    phase: PathName
+    spec: PathName
     title: str
     profile: str
     records: tuple[Record, ...]
@@ -184,25 +188,28 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def from_json(table: dict[str, Any]) -> Result:
-    """The inverse of `to_json`: null comes back as NaN."""
+def from_json(table: Mapping[str, Any]) -> Result:
+    """The inverse of `to_json`: null comes back as NaN. Raises ValueError if a key is missing or has another type."""
+    return TypeAdapter(Result).validate_python(table)
 
-    def number(value: float | None) -> float:
-        return math.nan if value is None else value
 
-    def interval(value: list[float | None]) -> tuple[float, float]:
-        return number(value[0]), number(value[1])
+def read_run(text: str) -> Run:
+    """The inverse of `run_to_json`. Raises ValueError, KeyError, TypeError or AttributeError if it is no run's."""
+    content = read_json(text)
+    if content["schema"] != SCHEMA:
+        raise ValueError(f"it has schema {content['schema']!r}, but this PRISM reads {SCHEMA}")
 
-    def score(value: dict[str, Any]) -> Score:
-        return Score(number(value["value"]), interval(value["ci"]), value["p"], value.get("rule", ""))
+    def own(rows: Sequence[Mapping[str, Any]], spec: Mapping[str, Any]) -> list[dict[str, Any]]:
+        return [dict(row) for row in rows if (row["phase"], row["spec"]) == (spec["phase"], spec["spec"])]
 
-    def control(value: dict[str, Any]) -> Control:
-        return Control(number(value["value"]), interval(value["ci"]), score(value["ahead"]), value.get("rule", ""))
-
-    records = []
-    for row in table["records"]:
-        verdicts = tuple(Verdict(**verdict) for verdict in row["verdicts"])
-        scores = {name: score(row[name]) for name in ("baseline", "tuned", "gain")}
-        controls = {name: control(value) for name, value in row["controls"].items()}
-        records.append(Record(**{**row, **scores, "controls": controls, "verdicts": verdicts}))
-    return Result(**{**table, "records": tuple(records), "decided": tuple(table["decided"])})
+    results = []
+    for spec in content["specs"]:
+        [cost] = own(content["cost"], spec)
+        results.append({**spec, "records": own(content["records"], spec), "cost": cost})
+    if sum(len(result["records"]) for result in results) != len(content["records"]):
+        raise ValueError("it has records of no spec, or a spec twice")
+    try:
+        return TypeAdapter(Run).validate_python({**content, "results": results})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None

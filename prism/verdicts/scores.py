@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy
+from pydantic import ValidationError
 
 from prism.errors import ScoresError
 from prism.metrics import Metric
@@ -27,6 +28,7 @@ from prism.rows.images import image_digests
 from prism.spec import Spec
 from prism.store import digest, write_text
 from prism.verdicts.record import Record
+from prism.verdicts.schema import ScoresFile
 
 SCHEMA = 1
 DIGITS = 6  # decimals of a value or statistic: more would be noise in git, and both sides of a comparison are rounded
@@ -43,6 +45,7 @@ class Measure:
     ci: tuple[float, float]
     seeds: Mapping[str, float]
     statistics: numpy.ndarray
+    n: int | None = None  # samples that `value` counts: a control may have left some unscored; None in older files
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,7 @@ def measured(
                 (round(record.tuned.ci[0], DIGITS), round(record.tuned.ci[1], DIGITS)),
                 {seed: round(value, DIGITS) for seed, value in record.seeds.items()},
                 shared[metric.statistics],
+                record.n,
             )
     ids = tuple(examples[i].id for i in order)
     groups = tuple(examples[i].group for i in order)
@@ -180,6 +184,7 @@ def _to_json(scores: Scores) -> dict[str, Any]:
                 "seeds": {seed: _number(value) for seed, value in measure.seeds.items()},
                 "family": family_of[id(measure.statistics)],
                 "width": measure.statistics.shape[-1],
+                **({} if measure.n is None else {"n": measure.n}),
             }
             for name, measure in scores.measures.items()
         },
@@ -222,20 +227,24 @@ def parse_scores(text: str, name: str) -> Scores:
     """Parse a file's text; `name` is the file's name, for error messages and to check the evaluation in it."""
     try:
         content = json.loads(text, parse_constant=_reject_constant)
-        schema, checksum = content["schema"], content.pop("checksum")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        schema, checksum, real = content["schema"], content.pop("checksum"), digest(content)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ScoresError(f"{name}: is not a file of scores ({error!r}); restore it from git") from None
     if schema != SCHEMA:
         raise ScoresError(
             f"{name}: has schema {schema!r}, but this PRISM reads {SCHEMA}; measure again and `prism accept` that run"
         )
-    if checksum != digest(content):
+    if checksum != real:
         raise ScoresError(
             f"{name}: was edited by hand or damaged, its checksum differs; restore it from git, or `prism accept` a run"
         )
     try:
         scores = _build(content)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+    except ValidationError as error:
+        problem = error.errors(include_input=False)[0]
+        why = f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
+        raise ScoresError(f"{name}: is an incomplete file of scores ({why}); restore it from git") from None
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
         raise ScoresError(f"{name}: is an incomplete file of scores ({error!r}); restore it from git") from None
     expected = f"{scores.spec}@{scores.evaluation_digest[:8]}.json"
     if "@" in name and name != expected:
@@ -243,8 +252,6 @@ def parse_scores(text: str, name: str) -> Scores:
             f"{name}: the file contains {scores.name} but is named differently; rename it to {expected}, or "
             f"`prism accept` a run"
         )
-    if not scores.ids or not scores.measures:
-        raise ScoresError(f"{name}: contains no scores; restore it from git")
     return scores
 
 
@@ -253,42 +260,56 @@ def _reject_constant(constant: str) -> None:
 
 
 def _build(content: Mapping[str, Any]) -> Scores:
-    ids = tuple(content["samples"])
-    lines = list(content["samples"].values())
-    families = len(content["rows"])
-    grouped = bool(lines) and len(lines[0]) > families
+    file = ScoresFile.model_validate(content)
+    lines = list(file.samples.values())
+    families = len(file.rows)
+    grouped = len(lines[0]) > families
+    for id, line in file.samples.items():
+        if len(line) != grouped + families or (grouped and not isinstance(line[0], str)):
+            raise ValueError(f"sample {id} has no number a family of metrics")
     arrays: dict[int, numpy.ndarray] = {}
     measures = {}
-    for name, table in content["metrics"].items():
-        family = table["family"]
+    for name, table in file.metrics.items():
+        family = table.family
         if family not in arrays:
-            arrays[family] = _unpack(
-                content["rows"][family], [line[grouped + family] for line in lines], table["width"]
-            )
-        if len(arrays[family]) != len(table["seeds"]):
-            raise ValueError(f"{name} has {len(table['seeds'])} seeds and {len(arrays[family])} scores a sample")
-        numbers = [math.nan if value is None else float(value) for value in (table["value"], *table["ci"])]
+            arrays[family] = _unpack(file.rows[family], [line[grouped + family] for line in lines], table.width)
+        if arrays[family].shape[::2] != (len(table.seeds), table.width):
+            raise ValueError(f"{name} has {len(table.seeds)} seeds and {len(arrays[family])} scores a sample")
         measures[name] = Measure(
-            table["tier"],
-            table["version"],
-            table["judge"],
-            numbers[0],
-            (numbers[1], numbers[2]),
-            {seed: math.nan if value is None else float(value) for seed, value in table["seeds"].items()},
+            table.tier,
+            table.version,
+            table.judge,
+            _nan(table.value),
+            (_nan(table.ci[0]), _nan(table.ci[1])),
+            {seed: _nan(value) for seed, value in table.seeds.items()},
             arrays[family],
+            table.n,
         )
+    ids = tuple(file.samples)
     return Scores(
-        **{
-            key: content[key] for key in ("phase", "spec", "profile", "task", "evaluation_digest", "training", "origin")
-        },
+        phase=file.phase,
+        spec=file.spec,
+        profile=file.profile,
+        task=file.task,
+        evaluation_digest=file.evaluation_digest,
         ids=ids,
         groups=tuple(line[0] for line in lines) if grouped else ids,
         measures=measures,
+        training=content["training"],
+        origin=content["origin"],
     )
 
 
-def _unpack(rows: Sequence[Sequence[float]], index: Sequence[Sequence[int | None]], width: int) -> numpy.ndarray:
-    table = numpy.array([*rows, [math.nan] * width], dtype=float)
-    if not numpy.isfinite(table[:-1]).all():
-        raise ValueError("a score is infinite")
-    return table[[[-1 if number is None else number for number in line] for line in zip(*index, strict=True)]]
+def _nan(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _unpack(rows: Sequence[Any], index: Sequence[Sequence[int | None]], width: int) -> numpy.ndarray:
+    table = numpy.array(rows)
+    if table.ndim != 2 or table.shape[1] != width or table.dtype.kind not in "iuf" or not numpy.isfinite(table).all():
+        raise ValueError(f"a row of statistics is not {width} finite numbers")
+    unscored = len(table)
+    numbers = numpy.array([[unscored if n is None else n for n in line] for line in zip(*index, strict=True)])
+    if numbers.dtype.kind != "i" or numbers.min() < 0 or numbers.max() > unscored:
+        raise ValueError("a sample names a row of statistics that is not there")
+    return numpy.vstack([table, numpy.full(width, numpy.nan)])[numbers]

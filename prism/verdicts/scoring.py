@@ -171,6 +171,12 @@ def _table(metrics: Sequence[Metric], examples: Sequence[Example], answers: Mapp
                     raise MetricError(
                         f"{metric.name}: gives sample {sample} ({name}) an infinite score; fix the metric"
                     )
+                scored_by = ~numpy.isnan(part).any(1)
+                if found := metric.impossible(part[scored_by]):
+                    sample = numpy.array([example.id for example in examples])[scored_by][found[0]]
+                    raise MetricError(
+                        f"{metric.name}: gives sample {sample} ({name}) {found[1]}; fix the metric, or what it declares"
+                    )
         counts = ~numpy.any([numpy.isnan(part).any(1) for parts in block.values() for part in parts], axis=0)
         if _is_shuffled(metric):
             # The tuned answers are scored against other rows' references, which they can match only in style.

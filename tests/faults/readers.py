@@ -478,40 +478,32 @@ def image(folder: Path) -> Reader:
 
 
 def run(folder: Path) -> Reader:
-    """The folder of a run that came as an artifact: results.json, up to `prism accept` and `prism bundle`."""
+    """The folder of a run that came as an artifact, sealed as a forger would: up to `prism accept` and `prism bundle`."""
+    from prism.acceptance import accept
     from prism.bundle import pack
-    from prism.verdicts.accepted import accept
-    from prism.verdicts.scores import write_scores
+    from prism.store.seal import seal
     from tests.scored import answers, scored, tiny_spec
+    from tests.test_reference import finished
 
-    of = folder / "run"
-    table = {
-        "schema": 1,
-        "id": "20260102-030405-1f",
-        "title": "PRISM",
-        "command": "pytest",
-        "complete": True,
-        "partial": "",
-        "verdict": "pass",
-        "reason": "all hold",
-        "records": [],
-        "cost": [],
-        "specs": [{"phase": "phase1", "spec": "tiny", "details": {"artifacts": {"baseline": "predictions/ab"}}}],
-        "provenance": {"commit": "ab" * 20, "dirty": False, "tree": "cd", "machine": {"gpus": []}, "versions": {}},
-    }
-    write_scores(scored(tiny_spec(folder), {42: answers(12)}), of / "scores" / "phase1-tiny.json")
+    own = scored(tiny_spec(folder), {42: answers(12)})
+    of = finished(folder / "checkout", own, details={"artifacts": {"baseline": "predictions/" + "ab" * 32}})
+    seeds = [(of / "results.json").read_bytes()]
+    allowed = {"checkout", "benchmarks", "home"}
+    (folder / "home").mkdir()
 
     def read(content: bytes) -> None:
         (of / "results.json").write_bytes(content)
+        seal(of)
         try:
             accept(of, folder / "checkout", force=bool(len(content) % 2))
         finally:
-            assert {path.name for path in folder.iterdir()} <= {"run", "checkout", "benchmarks", "home"}
+            assert {path.name for path in folder.iterdir()} <= allowed, "written outside the checkout"
+            assert {path.name for path in (folder / "checkout").iterdir()} == {"reports"}
+            shutil.rmtree(folder / "checkout" / "reports" / "reference", ignore_errors=True)
         with contextlib.suppress(PrismError):
             pack(of, Store(folder / "home"), folder / "home" / "a.tar.xz")
 
-    (folder / "home").mkdir()
-    return Reader([json.dumps(table).encode()], read)
+    return Reader(seeds, read)
 
 
 def bundle(folder: Path) -> Reader:
@@ -520,7 +512,17 @@ def bundle(folder: Path) -> Reader:
     from prism.progress import Console
     from prism.setting import Setting
 
-    table = {"specs": [{"phase": "phase1", "spec": "tiny", "details": {"artifacts": {"baseline": "predictions/ab"}}}]}
+    known = {
+        "id": "20260102-030405-1f",
+        "complete": True,
+        "partial": "",
+        "provenance": {"machine": {"gpus": []}, "versions": {}, "python": "3.11"},
+    }
+    stages = {"baseline": "ab", "training, seed 42": "cd", "tuned, seed 42": "ef"}
+    artifacts = {
+        stage: f"{'adapters' if 'training' in stage else 'predictions'}/{n * 32}" for stage, n in stages.items()
+    }
+    table = known | {"specs": [{"phase": "phase1", "spec": "tiny", "details": {"artifacts": artifacts}}]}
 
     def packed(text: bytes) -> bytes:
         buffer = io.BytesIO()

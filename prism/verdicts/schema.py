@@ -1,0 +1,60 @@
+"""What a file of scores may say: its keys, their types, and names that are safe in a path.
+
+`prism.verdicts.scores` writes and reads it. The numbers of its rows are many and are checked there, by NumPy.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from prism.spec import PathName
+
+Seed = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,10}$")]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+
+class MetricTable(_Table):
+    """One metric; its statistics are those of its family."""
+
+    tier: str
+    version: int
+    judge: str
+    value: float | None
+    ci: Annotated[list[float | None], Field(min_length=2, max_length=2)]
+    seeds: Annotated[dict[Seed, float | None], Field(min_length=1)]
+    family: Annotated[int, Field(ge=0)]
+    width: Annotated[int, Field(ge=1)]
+    n: Annotated[int, Field(ge=1)] | None = None  # files of before have none
+
+
+class Training(_Table):
+    """What code reads of it; the rest is shown."""
+
+    adapters: dict[str, str] = {}
+
+
+class Origin(_Table):
+    """What code reads of it; the rest is shown."""
+
+    date: str = ""
+    accepted: str = ""
+    commit: str | None = None
+    looks: int | None = None
+
+
+class ScoresFile(_Table):
+    phase: PathName
+    spec: PathName
+    profile: str
+    task: Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f]{1,300}$")]
+    evaluation_digest: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    metrics: Annotated[dict[str, MetricTable], Field(min_length=1)]
+    training: Training
+    origin: Origin
+    rows: list[list[Any]]
+    samples: Annotated[dict[str, list[Any]], Field(min_length=1)]
