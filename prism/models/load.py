@@ -102,7 +102,7 @@ def load(spec: Spec, root: Path, say: Say = CONSOLE.say, name: str | None = None
                     bnb_4bit_compute_dtype=dtype,
                 )
             auto = AutoModelForImageTextToText if spec.image else AutoModelForCausalLM
-            model, found = auto.from_pretrained(
+            loaded: Any = auto.from_pretrained(
                 source,
                 dtype=dtype,
                 quantization_config=quantization,
@@ -111,6 +111,7 @@ def load(spec: Spec, root: Path, say: Say = CONSOLE.say, name: str | None = None
                 trust_remote_code=False,
                 output_loading_info=True,
             )
+            model, found = loaded
             if missing := sorted(found["missing_keys"]):  # transformers draws them by chance, and only logs it
                 raise ModelError(
                     f"{name}: lacks {len(missing)} of the weights that its config.json asks for, such as {missing[0]}; "
