@@ -750,6 +750,12 @@ class TestCalibration:
         assert said.exit_code == 2
         assert re.search(r"pass --judge openai:gpt-4o-mini, --judge http://HOST:PORT/v1#MODEL", said.output)
 
+    def test_an_address_with_a_password_is_refused_in_one_line_without_it(self):
+        said = CliRunner().invoke(app, ["calibrate-judge", "--judge", "http://user:pass-word@[::1/v1#m"])
+        assert said.exit_code == 2
+        assert said.output.count("\n") == 1
+        assert "pass-word" not in said.output
+
 
 def test_the_loopback_ends_by_itself():
     with Loopback(lifetime=0.2) as server:

@@ -1,5 +1,6 @@
 """A judge's server that is broken, hostile or somebody else's: bounded, in one sentence, its neighbours kept."""
 
+import copy
 import gzip
 import json
 import os
@@ -155,7 +156,7 @@ class TestMalformedReplies:
             table = json.loads(json.dumps(whole))
             for _ in range(chance.choice([0, 1, 1, 2, 5])):
                 found = chance.choice(places(table) or [({}, "")])
-                found[0][found[1]] = chance.choice(odd)
+                found[0][found[1]] = copy.deepcopy(chance.choice(odd))
             body = bytearray(json.dumps(table).encode())
             for _ in range(chance.choice([0, 0, 1, 3])):
                 at, to = sorted((chance.randrange(len(body)), chance.randrange(len(body))))
@@ -391,7 +392,8 @@ class TestAddresses:
             "http:/h/v1#m",
             "#m",
             "#",
-            " ",
+            "openai:m\x1b[31m",
+            "local:/models\x00/judge",
         ],
     )
     def test_what_is_no_address_is_one_sentence(self, text):
@@ -433,6 +435,16 @@ class TestAddresses:
     def test_what_is_an_address_stays_one(self, text):
         choice = choose(text, {})
         assert f"{choice.address}#{choice.model}" == text
+
+    def test_a_line_end_after_it_is_nothing(self):
+        assert choose(None, {"PRISM_JUDGE": "http://h/v1#m\r\n"}) == choose("http://h/v1#m", {})
+        assert choose(None, {"PRISM_JUDGE": " \n"}) is None
+
+    @pytest.mark.parametrize("where", ["~nobody-of-this-name/judge", "{}/circle/judge"])
+    def test_a_folder_that_cannot_be_found(self, tmp_path, where):
+        (tmp_path / "circle").symlink_to(tmp_path / "circle")
+        with pytest.raises(JudgeError, match=r"the folder cannot be found \(.*\); name another"):
+            choose(f"local:{where.format(tmp_path)}", {})
 
     @pytest.mark.parametrize("key", [" k3y-of-mine\r\n", "k3y-of-mine\n", "\tk3y-of-mine"])
     def test_a_keys_ends_are_stripped(self, key):

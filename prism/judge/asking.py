@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel
 
 from prism.errors import PrismError
-from prism.judge.replies import NotGraded, Reply, Response, detail, read, receive, shown
+from prism.judge.replies import NotGraded, Reply, Response, detail, part, read, receive
 from prism.judge.spending import Price, Spending
 from prism.redaction import keep
 
@@ -83,9 +83,14 @@ def choose(text: str | None, environ: Mapping[str, str] = os.environ) -> Choice 
     `openai:MODEL` takes its key from OPENAI_API_KEY, `http://HOST:PORT/v1#MODEL` from PRISM_JUDGE_API_KEY (if the
     server needs one), `local:FOLDER` needs no key. PRISM_JUDGE_PRICE sets a price.
     """
-    text = text or environ.get("PRISM_JUDGE")
+    text = (text or environ.get("PRISM_JUDGE") or "").strip()
     if not text:
         return None
+    if re.search(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e]", text):
+        raise JudgeError(
+            f"judge {_masked(text)!r}: holds a line end or a control character; write openai:MODEL, "
+            f"http://HOST:PORT/v1#MODEL or local:FOLDER without"
+        )
     price = Price.parse(environ["PRISM_JUDGE_PRICE"]) if environ.get("PRISM_JUDGE_PRICE") else None
     if text.startswith("openai:") and text != "openai:":
         model = text.removeprefix("openai:")
@@ -93,7 +98,10 @@ def choose(text: str | None, environ: Mapping[str, str] = os.environ) -> Choice 
             raise JudgeError(f"judge {_masked(text)}: OPENAI_API_KEY is not set; set it, or name another judge")
         return Choice("openai", model, OPENAI, key, price or Price.published(model))
     if text.startswith("local:") and text != "local:":
-        folder = Path(text.removeprefix("local:")).expanduser().resolve()
+        try:
+            folder = Path(text.removeprefix("local:")).expanduser().resolve()
+        except (OSError, RuntimeError) as error:  # of an unknown user's home, or of links in a circle
+            raise JudgeError(f"judge {text}: the folder cannot be found ({error}); name another") from None
         if find_spec("llguidance") is None:
             raise JudgeError(
                 f"judge {text}: llguidance is not installed, and without it small models seldom write JSON; "
@@ -193,9 +201,7 @@ class Endpoint:
                         response.status != 200
                     )  # else something other than the log-probabilities was wrong
             except aiohttp.ClientError as error:
-                problem = (
-                    f"{self.choice.address} cannot be reached ({' '.join(str(error).split()) or type(error).__name__})"
-                )
+                problem = f"{self.choice.address} cannot be reached ({part(str(error)) or type(error).__name__})"
                 if not self.reached and isinstance(error, permanent):
                     raise JudgeError(f"judge {problem}; start the server, or name another judge") from None
             except TimeoutError:
@@ -284,4 +290,4 @@ def _place(location: str) -> str:
         host = parts.hostname or ""
     except ValueError:
         return "another address"
-    return shown(f"{parts.scheme}://{host}{parts.path}" if host else parts.path)[:200] or "another address"
+    return part(f"{parts.scheme}://{host}{parts.path}" if host else parts.path) or "another address"

@@ -141,8 +141,7 @@ def read(response: Response, prompt: str, model: str, spending: Spending, *, wei
     said = redacted(content) if isinstance(content, str) else ""
     spending.add(usage.prompt_tokens or len(prompt) // 4, usage.completion_tokens or len(said) // 4)
     if first.message.refusal or first.finish_reason == "content_filter":
-        refusal = redacted(str(first.message.refusal or "content filter"))
-        raise NotGraded(f"refused by the judge: {refusal[:DETAIL]}", final=True)
+        raise NotGraded(f"refused by the judge: {part(str(first.message.refusal or 'content filter'))}", final=True)
     if first.finish_reason == "length":
         raise NotGraded("the judge's reply was cut off: finish_reason is length", final=True)
     if not isinstance(content, str | None):
@@ -172,7 +171,12 @@ def detail(response: Response) -> str:
     for name in ("error", "message"):
         message = message.get(name, message) if isinstance(message, dict) else message
     text = message if isinstance(message, str) else response.body.decode(errors="replace")
-    return f": {shown(' '.join(redacted(text).split()))[:DETAIL]}"
+    return f": {part(text)}"
+
+
+def part(text: str) -> str:
+    """Text from outside as a part of a sentence: in one line and not long. Cut last, else half a key could remain."""
+    return shown(" ".join(text.split()))[:DETAIL]
 
 
 def shown(text: str) -> str:
