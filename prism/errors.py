@@ -5,6 +5,7 @@ Any other exception is a bug of PRISM and keeps its traceback.
 """
 
 from prism.redaction import redacted
+from prism.untrusted import terminal_safe
 
 LONGEST = 2_000  # characters of a sentence
 
@@ -12,22 +13,15 @@ LONGEST = 2_000  # characters of a sentence
 class PrismError(Exception):
     """Base class of all errors that PRISM raises on purpose.
 
-    Its text is one line of at most 2,000 characters without known secrets: the values in it may be a stranger's, and go
-    to a terminal and a log.
+    Its text is one line of at most 2,000 characters without known secrets, safe to print: the values in it may be a
+    stranger's.
     """
 
     def __init__(self, sentence: str) -> None:
         sentence = redacted(sentence)
         if len(sentence) > LONGEST:  # the place stands first and the remedy last
             sentence = f"{sentence[: LONGEST // 2]}…{sentence[1 - LONGEST // 2 :]}"
-        super().__init__("".join(map(_visible, sentence)))
-
-
-def _visible(character: str) -> str:
-    """Terminal codes, bidirectional overrides and halves of surrogate pairs as escapes, other white space as a space."""
-    if character.isprintable():
-        return character
-    return " " if character.isspace() else character.encode("unicode_escape").decode("ascii")
+        super().__init__(terminal_safe(sentence).replace("\n", " "))
 
 
 class SpecError(PrismError):

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 from prism.redaction import redacted
+from prism.untrusted import terminal_safe
 
 
 class Progress(Protocol):
@@ -25,14 +26,16 @@ class Console:
     """`Progress` on standard error, for commands: a bar on a terminal, else one line a stage."""
 
     def say(self, sentence: str) -> None:
-        print(redacted(f"prism: {sentence}"), file=sys.stderr, flush=True)
+        print(redacted(f"prism: {terminal_safe(sentence)}"), file=sys.stderr, flush=True)
 
     @contextmanager
     def progress(self, what: str, total: int = 0) -> Iterator[Callable[[int], None]]:
         from tqdm import tqdm
 
         start = time.perf_counter()
-        with tqdm(total=total, desc=what, disable=None if total else True, leave=False, dynamic_ncols=True) as bar:
+        with tqdm(
+            total=total, desc=terminal_safe(what), disable=None if total else True, leave=False, dynamic_ncols=True
+        ) as bar:
             yield bar.update
         self.say(f"{what}: {time.perf_counter() - start:.1f} s")
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from prism.cli.app import Root, app, exit_on_error, open_store
+from prism.untrusted import terminal_safe
 
 if TYPE_CHECKING:
     from prism.setting import Setting
@@ -47,7 +48,7 @@ def specs(
         raise typer.Exit(2)
     profile, why = choose_profile(None)
     typer.echo(f"profile here: {profile} ({why})\n")
-    typer.echo(tabulate(rows, ["spec", "profile", "min", "title", "runs here"], tablefmt="simple"))
+    typer.echo(terminal_safe(tabulate(rows, ["spec", "profile", "min", "title", "runs here"], tablefmt="simple")))
 
 
 def _without_rows(spec: Spec, root: Path, data: Path | None) -> str:
@@ -98,7 +99,7 @@ def calibrate_judge(
                 raise asking.JudgeError(f"metric {name!r}: not one of {', '.join(known)}")
             graded_rows = [row for row in rows if row["metric"] == name]
             cost = estimate(choice, known[name], calibration.cases_of(graded_rows), store, repeats)
-            typer.echo(f"{name}: about {cost.sentence(choice.price)}", err=True)
+            typer.echo(terminal_safe(f"{name}: about {cost.sentence(choice.price)}"), err=True)
             with tqdm(total=len(graded_rows) * repeats, disable=None, leave=False) as bar:
                 found = calibration.calibrate(
                     choice,
@@ -111,9 +112,9 @@ def calibrate_judge(
                     spending=spending,
                     advance=bar.update,
                 )
-            typer.echo(f"{choice.name}, {name}: {found.sentence()}")
-            typer.echo(tabulate(found.kinds, headers="keys", tablefmt="simple", floatfmt=".2f") + "\n")
-        typer.echo(f"spent: {spending.spent.sentence(choice.price)}")
+            typer.echo(terminal_safe(f"{choice.name}, {name}: {found.sentence()}"))
+            typer.echo(terminal_safe(tabulate(found.kinds, headers="keys", tablefmt="simple", floatfmt=".2f") + "\n"))
+        typer.echo(terminal_safe(f"spent: {spending.spent.sentence(choice.price)}"))
 
 
 @app.command()
@@ -145,7 +146,11 @@ def thresholds(
         require(chosen, setting.store.home)
         outcome = Experiment(chosen, setting, training).outcome
         others = competing_drops(root, chosen.profile, besides=chosen.id)
-        typer.echo(propose(chosen, outcome.result.records, outcome.scores, metrics_of(outcome.scores, root), others))
+        typer.echo(
+            terminal_safe(
+                propose(chosen, outcome.result.records, outcome.scores, metrics_of(outcome.scores, root), others)
+            )
+        )
 
 
 @app.command()
@@ -179,7 +184,9 @@ def power(
         thresholds = competing_drops(root, chosen.profile) + (not declared)
         thresholds *= parts(1) if alarms == "reference" else 1
         asked = Asked(drop, gain, rows, groups, seeds)
-        typer.echo(power_table(scores, metrics_of(scores, root), limits_of(chosen, scores), thresholds, asked))
+        typer.echo(
+            terminal_safe(power_table(scores, metrics_of(scores, root), limits_of(chosen, scores), thresholds, asked))
+        )
 
 
 def setting_of(root: Path, home: Path | None, data: Path | None, models: Path | None, judge: str | None) -> Setting:

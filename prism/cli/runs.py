@@ -9,6 +9,7 @@ import typer
 
 from prism.cli.app import Root, app, exit_on_error, open_store
 from prism.cli.measuring import setting_of
+from prism.untrusted import terminal_safe
 
 if TYPE_CHECKING:
     from prism.verdicts.scores import Scores
@@ -55,7 +56,7 @@ def accept(
             folder = measure_again(folder.resolve(), setting, root / "reports", command, force)
             typer.echo(f"report: {folder}/report.md, report.html\n")
         for acceptance in accept_run(folder, root, force, open_store(home)):
-            typer.echo(acceptance_summary(acceptance) + "\n")
+            typer.echo(terminal_safe(acceptance_summary(acceptance) + "\n"))
     typer.echo("Review the change and commit it: git diff --stat reports/reference")
 
 
@@ -72,7 +73,7 @@ def bundle(
 
     with exit_on_error():
         size = pack(locate(run, root), open_store(home), out)
-    typer.echo(f"{out}: {size / 2**20:.1f} MiB; score it with `prism rescore {out.name}`")
+    typer.echo(terminal_safe(f"{out}: {size / 2**20:.1f} MiB; score it with `prism rescore {out.name}`"))
 
 
 @app.command()
@@ -94,7 +95,7 @@ def rescore(
         setting = Setting(root, open_store(home), Console(), data=data and data.resolve())
         command = "prism rescore " + " ".join(path.name for path in bundles)
         run, folder = rescore_bundles(bundles, setting, (root / reports).resolve(), command)
-    typer.echo("\n".join([*lines(run), f"report: {folder}/report.md, report.html"]))
+    typer.echo(terminal_safe("\n".join([*lines(run), f"report: {folder}/report.md, report.html"])))
 
 
 @app.command()
@@ -125,11 +126,13 @@ def compare(
             comparisons, without = compare_scores(old, new, metrics, len(metrics))
             if not comparisons:
                 raise ScoresError(f"{new.name}: no metric can be compared ({'; '.join(without.values())})")
-            typer.echo(comparison_table(new, list(comparisons.values()), drop))
+            typer.echo(terminal_safe(comparison_table(new, list(comparisons.values()), drop)))
             lines = [f"{name}: not comparable: {why}" for name, why in without.items()]
             lines += [f"{key}: {a or '–'} → {b or '–'}" for key, a, b in differences(old, new)]
             samples = _samples(new, root, after)
-            typer.echo("\n".join([*lines, *flipped_samples(list(comparisons.values()), samples, flips), ""]))
+            typer.echo(
+                terminal_safe("\n".join([*lines, *flipped_samples(list(comparisons.values()), samples, flips), ""]))
+            )
             worse |= any(comparison.is_worse(drop) for comparison in comparisons.values())
     raise typer.Exit(int(worse))
 
@@ -190,4 +193,4 @@ def history(
                 f"no accepted run{f' of {spec}' if spec else ''} yet; `prism accept` a run, and commit the file"
             )
     for name, found in specs.items():
-        typer.echo(f"{name}\n\n{history_table(found)}\n")
+        typer.echo(terminal_safe(f"{name}\n\n{history_table(found)}\n"))

@@ -13,7 +13,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -101,9 +101,10 @@ def locked(store: Store, identity: Mapping[str, Any], what: str) -> Iterator[Led
     except NotImplementedError:
         raise StoreError(f"{folder}: its file system has no locks; set --prism-home to a folder that has") from None
     try:
-        with ledger.file:
-            yield ledger
+        yield ledger
     finally:
+        with suppress(OSError):  # it tries again to write what `add` has said that it cannot
+            ledger.file.close()
         lock.release()
 
 

@@ -21,15 +21,26 @@ def accepted(example: Example) -> tuple[str, ...]:
 
 
 def levenshtein(left: str, right: str) -> int:
-    """The edit distance of two strings: insertions, deletions and substitutions of one code point cost 1 each."""
-    if len(left) > len(right):
-        left, right = right, left
-    row = list(range(len(left) + 1))
-    for i, char in enumerate(right, 1):
-        diagonal, row[0] = row[0], i
-        for j, other in enumerate(left, 1):
-            diagonal, row[j] = row[j], min(diagonal + (char != other), row[j] + 1, row[j - 1] + 1)
-    return row[-1]
+    """The edit distance of two strings: insertions, deletions and substitutions of one code point cost 1 each.
+
+    A row of the table is two integers, whose bits say where it rises and falls (Myers 1999, as Hyyrö 2003 writes it): two
+    texts of 20,000 characters take no minutes.
+    """
+    if not left:
+        return len(right)
+    places: dict[str, int] = {}
+    for i, char in enumerate(left):
+        places[char] = places.get(char, 0) | 1 << i
+    every, last, distance = (1 << len(left)) - 1, 1 << len(left) - 1, len(left)
+    rises, falls = every, 0
+    for char in right:
+        same = places.get(char, 0)
+        across = (((same & rises) + rises) ^ rises) | same
+        higher, lower = falls | (every & ~(across | rises)), rises & across
+        distance += bool(higher & last) - bool(lower & last)
+        higher, lower, down = (higher << 1 | 1) & every, (lower << 1) & every, same | falls
+        rises, falls = lower | (every & ~(down | higher)), higher & down
+    return distance
 
 
 def anls_score(answers: Sequence[str], said: str) -> float:

@@ -249,8 +249,9 @@ def _context_values(context: str, scale: float, decimals: int) -> frozenset[floa
     values = [n.value * n.factor / scale for n in written if n.factor != 1]
     values += [n.value * other / scale for n in unscaled for other in (1, scale, *tatqa.SCALES.values())]
     values += [n.value for n in written if scale == 1 or n.year]
-    step = 10**-decimals
-    halves_up = (math.floor(value / step + 0.5) for value in values)  # as people round; Python rounds .25 to .2
+    step = 10.0**-decimals
+    steps = (value / step for value in values) if step else ()  # of a number of hundreds of digits, which has none
+    halves_up = (math.floor(n + 0.5) for n in steps if math.isfinite(n))  # as people round; Python rounds .25 to .2
     rounded = frozenset(round(value, decimals) for value in (*values, *(step * n for n in halves_up)))
     return rounded if 0 in values else rounded - {0}
 

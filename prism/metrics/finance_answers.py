@@ -25,14 +25,15 @@ READING = 3  # raise it if the same answers are read differently
 CACHE_SIZE = 1 << 16  # every metric reads every answer, of the baseline, each seed and each control
 
 _PLAIN_SIGNS = str.maketrans("−’", "-'", "`")
-_BOLD = re.compile(r"\*\*(\S|\S.*?\S)\*\*")  # "9 ** 9" is a power
+_BOLD = re.compile(r"\*\*(\S|\S.{0,999}?\S)\*\*")  # "9 ** 9" is a power
 _CURRENCY = re.compile(r"\bUS(?=\$)|\b(?:USD|EUR)\s?(?=\d)|(?<=\d)\s(?:US\s)?dollars\b(?=\W*$)|(?<=\()\$\s?(?=\d)")
 _MINUS = re.compile(r"(?:^|(?<=[;\n]\s)|(?<=\n))(?:[–—]|minus\s)(?=\$?\d)", re.IGNORECASE)
-_SPACED = re.compile(r"(?:^|(?<=[-$(]))\d{1,3}(?:[ \u00a0\u202f\u2009]\d{3})+(?![\d ]*\d)(?=[^-+*/=]*$)")
+_SPACED = re.compile(r"(?:^|(?<=[-$(]))\d{1,3}(?:[ \u00a0\u202f\u2009]\d{3})+(?![\d ]*\d)")
+_OPERATORS = "-+*/="
 _NEGATIVE_SCALED = re.compile(r"^\(\$?([\d.,]+)\s?(thousand|million|billion|mn|bn)\)")
 _BASIS_POINTS = re.compile(r"^(-?[\d,.]*\d)\s?(?:bps|basis points?)\b")
-_LABEL = re.compile(r"(?:^|\s)_*(?:the |final )*(answer|evidence|quote)_*(?:\s*:| is:?(?=\s))_*\s*", re.IGNORECASE)
-_QUOTED = re.compile(r"[\"“](.+)[\"”]\W*$")
+_LABEL = re.compile(r"(?:^|\s)_*(?:the |final ){0,9}(answer|evidence|quote)_*(?:\s*:| is:?(?=\s))_*\s*", re.IGNORECASE)
+_QUOTED = re.compile(r"[\"“](.+)[\"”][^\w\"”]*")
 _QUOTED_FIRST = re.compile(r"[\"“]([^\"“”]+)[\"”]\s*[-–:,]?\s*(\S.*)$")
 _NOT = r"(?:not|isn't|aren't|wasn't|weren't|hasn't\s+been|haven't\s+been)"
 _SAID = (
@@ -86,6 +87,7 @@ _FALL = re.compile(
     r"^(?:an?\s)?(?:decrease|decline|drop|fall|loss)\sof\s(?=[$\d])|(?<=[\d%])\s(?:decrease|decline|drop|fall|loss)$",
     re.IGNORECASE,
 )
+_SEPARATOR = re.compile(r",\s+(?:and\s+)?|(?:(?<!\s)\s+)?[;\n]\s*")
 _BULLET = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+(?=\D)")
 
 
@@ -118,7 +120,7 @@ class Reading(NamedTuple):
         if word := _LAST_WORD.search(self.unscaled):
             found.append((_spans(self.unscaled[: word.start()]), self.scale or word[1]))
         if several and "," in self.whole:
-            found.append((tuple(filter(None, re.split(r",\s+(?:and\s+)?|\s*[;\n]\s*", self.whole))), ""))
+            found.append((tuple(filter(None, _SEPARATOR.split(self.whole))), ""))
         for change, sign in ((_RISE, ""), (_FALL, "-"), (_FALL, "")):  # a loss of 12.6 is -12.6, or asked for as 12.6
             amount = change.sub("", self.unscaled)
             if amount != self.unscaled and any(map(str.isdigit, amount)):
@@ -166,7 +168,8 @@ def _figure(text: str) -> str:
     """A figure as TAT-QA writes it: "1 234" as 1234, "(12.6 million)" as (12.6) million, "25 bps" as 0.25 percent."""
     if not text[-1:].isalnum() and not text[:1].isdigit() and "(" not in text:
         return text
-    text = _SPACED.sub(lambda found: re.sub(r"\s", "", found[0]), text)
+    last = max(map(text.rfind, _OPERATORS))
+    text = _SPACED.sub(lambda found: found[0] if found.end() <= last else re.sub(r"\s", "", found[0]), text)
     text = _NEGATIVE_SCALED.sub(r"(\1) \2", text)
     points = _BASIS_POINTS.match(text)
     return f"{float(points[1].replace(',', '')) / 100:.6g} percent" if points and points[1].count(".") < 2 else text

@@ -13,7 +13,7 @@ EVENTS = r"""
       |mentioned|expressed|provided|indicated|implied|offered|named)
     | no\ (?:doubt|question|wonder) | without\ (?:a\ |any\ )?(?:doubt|question) | not\ (?:only|just|merely)
     | nothing\ but | (?:can'?t|cannot|could\ ?n[o']?t)\ (?:help\ but|be\ more) | not\ to\ mention)\b
-| (?P<unknown>(?:not|\w+n't|never)\ (?:\w+\ )?(?:sure|certain|clear|know) | unsure | uncertain | unclear | ambiguous
+| (?P<unknown>(?:not|\w{1,30}n't|never)\ (?:\w+\ )?(?:sure|certain|clear|know) | unsure | uncertain | unclear | ambiguous
     | no\ (?:\w+\ )?(?:idea|way\ to|answer|information) | (?:not\ enough|insufficient)\ (?:information|context|data)
     | depend(?:s|ing)?
     | (?:hard|difficult|impossible|tough|too\ \w+)\ to\ (?:say|tell|know|judge|decide|determine|classify|call|label|exclude
@@ -22,12 +22,12 @@ EVENTS = r"""
       (?:say|said|tell|told|know|judge|decide|determine|classif|assess|be\ sure|exclud|ruled?\ out)\w*)
 | (?P<asked>whether | if | while | (?:even\ )?(?:al)?though | despite)\b
 | (?P<turn>but | however | yet | so | therefore | thus | hence | overall | instead(?!\ of)
-    | (?:in\ )?conclusion | i(?:'d|\ would)?\ (?:say|go|guess|lean|choose|pick))(?!\w) | (?P<arrow>=> | -+> | →)
+    | (?:in\ )?conclusion | i(?:'d|\ would)?\ (?:say|go|guess|lean|choose|pick))(?!\w) | (?P<arrow>=> | (?<!-)-+> | →)
 | (?P<neither>neither | nor | (?<!\w\ )(?:ruled\ out|excluded|absent)\s*:\W*)\b
 | (?P<phrase>(?:with\ no | without | lack(?:s|ing|\ of)? | absence\ of
     | negative\ for(?!\ (?:(?:the|its|their)\ (?!presence)|\w*holders|investors)) | (?:free|clear)\ (?:of|from))
     (?P<onward>\ (?:\w+ing | (?:\w+\ )?(?:signs?|evidence|reason|indication|hint|proof|basis)))?)\b
-| (?P<denial>not | \w+n't | (?:is|are|was|were|do|does|did|would|could|should|ca|wo)nt | cannot | never
+| (?P<denial>not | \w{1,30}n't | (?:is|are|was|were|do|does|did|would|could|should|ca|wo)nt | cannot | never
     | (?:non|anti)(?=\W)
     | none | nothing | nobody | no(?!\ (?:it|this|that|the|i|it's|not)\b) | hardly | barely | scarcely
     | far\ from | anything\ but | rather\ than | instead\ of | opposed\ to | (?:opposite|reverse)\ of | other\ than

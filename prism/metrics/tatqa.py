@@ -33,8 +33,8 @@ _AROUND_NUMBERS = str.maketrans("", "", "'\"\\$€£¥%(),[]")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _NUMBER = re.compile(r"([+-]?\d+(?:\.\d+)?)|[+-]?\.\d+")
 _NEGATIVE = re.compile(r"\([\d.\s]+\)")
-_PERCENT = re.compile(r"[\d.\s]+%")
-_SCALED = re.compile(r"[\d.]+\s?[a-zA-Z]+")
+_PERCENT = re.compile(r"[\d.\s]%")  # the published [\d.\s]+%, without its start, whose search is quadratic
+_SCALED = re.compile(r"[\d.]\s?[a-zA-Z]+")  # as well: its letters are what is read
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 

@@ -40,7 +40,7 @@ def is_open(example: Example) -> bool:
 # --- strict -------------------------------------------------------------------------------------------------------
 
 _TOKEN = re.compile(r"[^\W_]+")
-_CHOICE = re.compile(r"\w+(?:(?:, or |, | or )(?:(?:just|the|an?) )*\w+)+")
+_CHOICE = re.compile(r"\b\w+(?:(?:, or |, | or )(?:(?:just|the|an?) )*\w+)+")
 _LINKS = frozenset({"or", "just", "the", "a", "an"})
 _DENIALS = frozenset({"not", "no", "neither", "nor"})
 _PUNCTUATION = str.maketrans("", "", string.punctuation)

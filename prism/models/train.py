@@ -23,6 +23,7 @@ from prism.errors import ModelError, SpecError
 from prism.models.load import Base, add_adapter, lora_config
 from prism.rows import Example
 from prism.spec import Spec
+from prism.store import disk_fault
 from prism.store.hub import recorded
 
 # ruff: isort: split
@@ -171,6 +172,8 @@ def train(
             callbacks=[_Progress(advance)],
         )
     except (OSError, TypeError, ValueError) as error:
+        if disk_fault(error):
+            raise
         raise SpecError(
             f"{base.spec.id}.toml [sft]: {str(error).splitlines()[0]}; correct or delete that option"
         ) from error

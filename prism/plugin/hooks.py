@@ -1,12 +1,12 @@
-"""The hooks of the pytest plugin: options, one item per threshold, the report at the end of the run.
+"""The hooks of the pytest plugin: options, one item per threshold, what is told of each; `ending` ends the run.
 
 The hooks delegate to one `Session`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
+import signal
 import tempfile
 from collections.abc import Generator, Sequence
 from pathlib import Path
@@ -16,14 +16,13 @@ import pytest
 
 from prism.devices import cuda_memory
 from prism.errors import PrismError
-from prism.plugin import workers
+from prism.plugin import ending, workers
 from prism.plugin.redacting import Redacting
-from prism.plugin.results import decided_verdicts
 from prism.plugin.scheduling import training_seeds
 from prism.plugin.session import Session
 from prism.spec import PROFILES, Limit, Spec
 from prism.store import unwritable
-from prism.verdicts.record import Run
+from prism.untrusted import terminal_safe
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -74,6 +73,21 @@ def pytest_xdist_auto_num_workers() -> int:
     return workers.automatic()
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_cmdline_main(config: pytest.Config) -> Generator[None, Any, Any]:
+    """Ctrl-C has exit code 2 at any time. SIGTERM, which ends a cancelled CI job, is a Ctrl-C."""
+    ours = not hasattr(config, "workerinput") and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if ours:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return (yield)
+    except KeyboardInterrupt:  # as the last lines were printed: pytest catches it until then
+        return pytest.ExitCode.INTERRUPTED
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     workers.pin(config)
     session = Session(config)
@@ -95,6 +109,7 @@ def pytest_configure(config: pytest.Config) -> None:
             raise pytest.UsageError(f"{option} {given}: no such folder")
     config.pluginmanager.register(Redacting(), "prism-redacting")
     config.pluginmanager.register(_Watcher(session), "prism-watcher")
+    config.pluginmanager.register(ending, "prism-ending")
     if config.pluginmanager.hasplugin("xdist"):
         config.pluginmanager.register(_Xdist(session), "prism-xdist")
 
@@ -173,8 +188,8 @@ def _check_writable(folder: Path) -> None:
     """Check before hours of training that the report can be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(4096))
     except OSError as error:
         raise pytest.UsageError(str(unwritable(folder, error, "--prism-report"))) from None
 
@@ -290,59 +305,15 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Gener
     report = yield
     if call.excinfo is not None and isinstance(call.excinfo.value, PrismError):
         report.longrepr = f"{type(call.excinfo.value).__name__}: {call.excinfo.value}"
+    _disarm(report)
     return report
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    state = session.config.stash[Session.key]
-    if state.worker or session.config.option.collectonly:
-        return
-    state.config.stash[_RUN] = None
-    try:
-        state.config.stash[_RUN] = state.finish()
-    except (PrismError, OSError) as error:
-        sentence = error if isinstance(error, PrismError) else unwritable(state.reports, error, "--prism-report")
-        state.config.stash[_ERROR] = f"no report was written: {sentence}"
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
-    run = state.config.stash[_RUN]
-    decided = any(verdict.state != "skipped" for verdict in decided_verdicts(run.results if run else ()))
-    if run is not None and run.verdict == "fail" and session.exitstatus == pytest.ExitCode.OK and decided:
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
-    if state.broken and run is None:
-        latest = state.reports / "latest"
-        older = f"; {_short(latest)} is older" if latest.exists() else ""
-        unreported = f"no report was written, because no spec was fully measured{older}"
-        state.config.stash.setdefault(_ERROR, unreported)
-    if state.has_spec_items and not decided and session.exitstatus == pytest.ExitCode.OK:
-        session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
-        state.config.stash[_ERROR] = "no threshold was decided: all were skipped, which is not a pass"
-
-
-_RUN = pytest.StashKey[Run | None]()
-_ERROR = pytest.StashKey[str]()
-
-
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    state = config.stash[Session.key]
-    run = config.stash.get(_RUN, None)
-    error = config.stash.get(_ERROR, "")
-    if run is not None:
-        from prism.report.terminal import lines
-
-        terminalreporter.section("prism")
-        for line in lines(run):
-            terminalreporter.write_line(line)
-        terminalreporter.write_line(f"report: {_short(state.reports / 'latest')}/report.md, report.html")
-    if error:
-        terminalreporter.write_line(f"prism: {error}", red=True)
-    if state.interrupted:
-        terminalreporter.write_line(
-            f"prism: {state.interrupted}; the next run reuses the finished work in {state.setting.store.home}"
-        )
-
-
-def _short(path: Path) -> str:
-    with contextlib.suppress(ValueError):
-        return str(path.relative_to(Path.cwd()))
-    return str(path)
+def _disarm(report: pytest.TestReport) -> None:
+    """Escape what commands a terminal, or a CI job's log, in the texts that pytest shows of an item."""
+    if isinstance(report.longrepr, tuple):  # of a skipped item
+        path, line, reason = report.longrepr
+        report.longrepr = path, line, terminal_safe(reason)
+    elif (shown := terminal_safe(report.longreprtext)) != report.longreprtext.expandtabs(1):
+        report.longrepr = shown  # loses the colours of a traceback
+    report.sections = [(title, terminal_safe(text)) for title, text in report.sections]

@@ -5,14 +5,19 @@ Under xdist each worker writes its specs to the run's folder, and the controller
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import json
 import os
+import platform
 import shutil
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
+
+import psutil
 
 from prism.errors import StoreError
 from prism.experiment import Outcome
@@ -25,6 +30,7 @@ from prism.verdicts.record import Result, Run, Verdict, from_json, to_json
 from prism.verdicts.scores import write_scores
 
 OPTION = "--prism-report"
+MACHINE = platform.node().partition(".")[0]  # whose process ids are meant, where machines share a folder
 
 
 class Results:
@@ -37,19 +43,22 @@ class Results:
     @property
     def folder(self) -> Path:
         """The folder of measured specs until the report is complete; hidden, because it is not a report yet."""
-        return self.reports / "runs" / f".{self.run_id}"
+        return self.reports / "runs" / f".{self.run_id}@{MACHINE}"
+
+    @property
+    def published(self) -> Path:
+        """The folder of the whole report."""
+        return self.reports / "runs" / self.run_id
 
     def save(self, outcome: Outcome) -> None:
         """Write a measured spec to disk at once, not at the end of the run."""
         result = outcome.result
         name = f"{result.phase}-{result.spec}"
-        try:
+        with self._writing():
             lines = (json.dumps(sample, ensure_ascii=False) + "\n" for sample in outcome.samples)
             write_text(self.folder / "samples" / f"{name}.jsonl", "".join(lines))
             write_scores(outcome.scores, self.folder / "scores" / f"{name}.json")
-            self._write(result)
-        except OSError as error:
-            raise unwritable(self.reports, error, OPTION) from error
+        self._write(result)
 
     def mark_decided(self, result: Result, threshold: str) -> None:
         """Record that a threshold of a saved result was selected and reached."""
@@ -63,9 +72,16 @@ class Results:
 
     def _write(self, result: Result) -> None:
         self.saved[result.id] = result
-        write_text(
-            self.folder / "results" / f"{result.phase}-{result.spec}.{self.writer}.json", json.dumps(to_json(result))
-        )
+        path = self.folder / "results" / f"{result.phase}-{result.spec}.{self.writer}.json"
+        with self._writing():
+            write_text(path, json.dumps(to_json(result)))
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise unwritable(self.reports, error, OPTION) from error
 
     def gather(self) -> tuple[Result, ...]:
         """The results of all processes, with verdicts on the thresholds that any process decided."""
@@ -78,27 +94,58 @@ class Results:
         return tuple(found[name].as_decided(decided[name]) for name in sorted(found))
 
     def publish(self, run: Run, store: Store) -> Path:
-        """Write the report of the saved results, move it into place in one step, and point `latest` at it."""
+        """Write the report of the saved results, move it into place in one step, and point `latest` at it.
+
+        An interruption or a full disk leaves the whole report, or nothing of it: the store has all that it is made of.
+        """
         from prism import report
 
-        samples = {
-            result.id: list(read_json_lines(self.folder / "samples" / f"{result.phase}-{result.spec}.jsonl"))
-            for result in run.results
-        }
-        report.write(self.folder, run, samples, store)
-        shutil.rmtree(self.folder / "results")
-        seal(self.folder)
-        folder = self.reports / "runs" / self.run_id
-        sync(self.folder)
-        os.replace(self.folder, folder)
-        sync(folder.parent)
-        point_latest(self.reports, folder)
-        return folder
+        try:
+            clear_leftovers(self.reports)
+            samples = {
+                result.id: list(read_json_lines(self.folder / "samples" / f"{result.phase}-{result.spec}.jsonl"))
+                for result in run.results
+            }
+            report.write(self.folder, run, samples, store)
+            shutil.rmtree(self.folder / "results")
+            seal(self.folder)
+            sync(self.folder)
+            os.replace(self.folder, self.published)
+            sync(self.published.parent)
+        except BaseException:
+            self.discard()
+            raise
+        finally:
+            if self.published.is_dir():
+                point_latest(self.reports, self.published)
+        return self.published
+
+    def discard(self) -> None:
+        """Delete what was saved and is no report."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def clear_leftovers(reports: Path) -> None:
+    """Delete what killed runs of this machine left: folders that are no reports yet, links that were to be `latest`."""
+    for folder in (reports / "runs").glob(f".*@{glob.escape(MACHINE)}"):
+        if _is_dead(folder.name.partition("@")[0].rpartition("-")[2], 16):
+            shutil.rmtree(folder, ignore_errors=True)
+    for link in reports.glob(f".latest-{glob.escape(MACHINE)}-*"):
+        if _is_dead(link.name.rpartition("-")[2], 10):
+            link.unlink(missing_ok=True)
+
+
+def _is_dead(process: str, base: int) -> bool:
+    """Whether no process has this id, in the digits of its base."""
+    try:
+        return not psutil.pid_exists(int(process, base))
+    except ValueError:
+        return False
 
 
 def point_latest(reports: Path, folder: Path) -> None:
     """Point the link reports/latest at this run, in one step."""
-    link, latest = reports / f".latest-{os.getpid()}", reports / "latest"
+    link, latest = reports / f".latest-{MACHINE}-{os.getpid()}", reports / "latest"
     if latest.is_dir() and not latest.is_symlink():
         raise StoreError(f"{latest}: must be a link, but is a folder; move it away. This run is in {folder}")
     link.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from prism.redaction import redacted
+from prism.untrusted import terminal_safe
 
 
 class Screen:
@@ -21,12 +22,13 @@ class Screen:
 
     def say(self, sentence: str) -> None:
         self.start_line()
-        self.write(f"prism: {sentence}\n")
+        self.write(f"prism: {terminal_safe(sentence)}\n")
 
     @contextlib.contextmanager
     def progress(self, what: str, total: int = 0) -> Iterator[Callable[[int], None]]:
         from tqdm import tqdm
 
+        what = terminal_safe(what)
         bar = total and sys.__stderr__ is not None and sys.__stderr__.isatty() and self.draws
         start = time.perf_counter()
         self.start_line()

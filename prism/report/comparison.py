@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prism.report import words
+from prism.untrusted import visible
 from prism.verdicts.accepted import Acceptance
 from prism.verdicts.compare import Comparison, differences, first_flipped
 from prism.verdicts.history import Entry
@@ -102,7 +103,7 @@ def flipped_samples(
         for name in ids[:limit]:
             sample = samples.get(name, {})
             texts = (
-                f"{words.visible(sample[key], 80).replace(chr(10), ' ')!r}"
+                f"{visible(sample[key], 80).replace(chr(10), ' ')!r}"
                 for key in ("question", "tuned", "reference")
                 if key in sample
             )

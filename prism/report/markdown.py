@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from prism.report import callouts, findings, tables, vision, words
 from prism.report.samples import Change, Sample, without_shared_prefix
 from prism.report.tables import Table
+from prism.untrusted import visible
 from prism.verdicts.record import Result, Run
 
 STATES = {
@@ -183,7 +184,7 @@ def _worst(result: Result) -> list[str]:
     if not rows:
         return []
     headers = ("pattern", "question", "reference", "baseline", "tuned")
-    cells = [[words.visible(row[key], 200) for key in headers] + [findings.missing(row)] for row in rows]
+    cells = [[visible(row[key], 200) for key in headers] + [findings.missing(row)] for row in rows]
     shown = Table((*headers, MISSING), cells, numbers=6)
     return [details("The worst answer of each pattern, by ROUGE-L", [table(shown, escape=code)])]
 
@@ -212,7 +213,7 @@ def _facts(run: Run) -> list[str]:
 def details(summary: str, blocks: Sequence[str]) -> str:
     """A collapsed part. The blank lines make GitHub render Markdown inside HTML."""
     inside = "\n\n".join(blocks)
-    return f"{FOLDED}<summary>{inert(words.visible(summary))}</summary>\n\n{inside}\n\n</details>"
+    return f"{FOLDED}<summary>{inert(visible(summary))}</summary>\n\n{inside}\n\n</details>"
 
 
 def table(shown: Table, escape: Callable[[str], str] | None = None) -> str:
@@ -247,7 +248,7 @@ def _cell(text: str) -> str:
 
 def code(text: object, limit: int = CHARACTERS) -> str:
     """Untrusted text in a code span, where nothing renders; the fence is longer than any run of backticks in it."""
-    shown = words.visible(text, limit).replace("\n", "↵")
+    shown = visible(text, limit).replace("\n", "↵")
     if not shown.strip():
         return "_empty_"
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", shown)), default=0))
@@ -258,11 +259,11 @@ def code(text: object, limit: int = CHARACTERS) -> str:
 def prose(text: object) -> str:
     """One line of text in which nothing renders: no emphasis, HTML, mention, issue number or link."""
     special = r"([\\`*~]|\[(?=\^)|\](?=[(\[:])|(?<![^\W_])_|_(?![^\W_]))"
-    return inert(re.sub(special, r"\\\1", words.visible(text, 1000).replace("\n", " ")))
+    return inert(re.sub(special, r"\\\1", visible(text, 1000).replace("\n", " ")))
 
 
 def inert(text: str) -> str:
     """The same for places where GitHub renders HTML but not Markdown, such as a summary."""
     shown = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    shown = re.sub(r"([@#])(?=\w)", rf"\1{JOINER}", shown)
-    return re.sub(r"(?i)(https?:|www)(?=[/.])", rf"\1{JOINER}", shown)
+    shown = re.sub(r"(?i)([@#]|\bgh-)(?=\w)", rf"\1{JOINER}", shown)
+    return re.sub(r"(?i)(?:(?:https?|ftp):|www)(?=[/.])|(?:mailto|xmpp):", rf"\g<0>{JOINER}", shown)

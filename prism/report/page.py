@@ -9,6 +9,7 @@ from typing import Any
 from prism.report import callouts, findings, plots, tables, vision, words
 from prism.report.samples import Change, Sample
 from prism.store import Store
+from prism.untrusted import visible
 from prism.verdicts.record import Result, Run
 
 SHOWN = 20  # samples that became better, and as many that became worse
@@ -51,7 +52,7 @@ def render(run: Run, changes: Mapping[str, Sequence[Change]], store: Store | Non
 
 def _visible(value: Any) -> Any:
     """Escape invisible characters in every text that the template prints, but not in Markup (our SVG and macros)."""
-    return words.visible(value) if type(value) is str else value
+    return visible(value) if type(value) is str else value
 
 
 def _spec(result: Result, changes: Sequence[Change], store: Store | None) -> dict[str, Any]:
@@ -166,7 +167,7 @@ def _lists(change: Change, store: Store | None) -> list[dict[str, Any]]:
             "metric": change.metric,
             "total": len(samples),
             "samples": [_sample(sample, store) for sample in samples[:limit]],
-            "notes": [words.visible(findings.missing(sample), QUESTION) for sample in samples[:limit]],
+            "notes": [visible(findings.missing(sample), QUESTION) for sample in samples[:limit]],
         }
         for name, samples, limit in lists
         if samples
@@ -195,7 +196,7 @@ def _why(sample: Sample) -> str:
     parts += [f"{name}: {', '.join(values)}" for name, values in extras.items() if values]
     if sample["confused_with"]:
         parts.append(f"closer to the answer of: {sample['confused_with']}")
-    return words.visible(" · ".join(parts), QUESTION)
+    return visible(" · ".join(parts), QUESTION)
 
 
 def _sample(sample: Sample, store: Store | None) -> dict[str, Any]:
@@ -205,10 +206,10 @@ def _sample(sample: Sample, store: Store | None) -> dict[str, Any]:
         if pair and any(value not in (0, 1, None) for value in pair)
     }
     return {
-        "id": words.visible(sample.get("id"), 80),
-        "question": words.visible(sample.get("question"), QUESTION),
+        "id": visible(sample.get("id"), 80),
+        "question": visible(sample.get("question"), QUESTION),
         "answers": [
-            (key, words.visible(sample.get(key), ANSWER)) for key in ("reference", "baseline", "tuned") if key in sample
+            (key, visible(sample.get(key), ANSWER)) for key in ("reference", "baseline", "tuned") if key in sample
         ],
         "scores": scores,
         "pictures": vision.pictures(sample.get("images") or (), store),

@@ -18,6 +18,7 @@ from prism.errors import StoreError
 from prism.report import words
 from prism.store import Store, file_digest, write_text
 from prism.store.provenance import versions
+from prism.untrusted import visible
 from prism.verdicts.record import Record, Result
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def _inline(svg: str, name: str, description: str) -> str:
     for variable, colour in COLOURS.items():
         body = re.sub(rf"(fill|stroke): {colour}", rf"\1: var(--{variable})", body)
     box = re.search(r'viewBox="[^"]+"', body)
-    alt = escape(words.visible(description))
+    alt = escape(visible(description))
     head = f'<svg role="img" aria-label="{alt}" {box[0] if box else ""} xmlns:xlink="{XLINK}">'
     return head + f"<title>{alt}</title>" + body[body.index(">") + 1 :]
 
@@ -138,7 +139,7 @@ def gains(result: Result) -> Plot | None:
     scores = [words.in_favour(record.gain, record) for record in shown]
     rows = [
         {
-            "name": words.visible(words.metric_name(record), 24),
+            "name": visible(words.metric_name(record), 24),
             "value": score.value,
             "ci": score.ci,
             "required": [verdict.threshold for verdict in record.verdicts if verdict.key == "gain"],
@@ -173,10 +174,10 @@ def controls(result: Result) -> Plot | None:
     if record is None or not rows:
         return None
     data = {
-        "metric": words.visible(record.metric, 40),
+        "metric": visible(record.metric, 40),
         "limits": [verdict.threshold for verdict in record.verdicts if verdict.key in ("floor", "ceiling")],
         "rows": [
-            {"name": words.visible(name, 24), "value": value, "label": words.number(value), "ci": ends}
+            {"name": visible(name, 24), "value": value, "label": words.number(value), "ci": ends}
             for name, value, ends in rows
         ],
     }
@@ -217,7 +218,7 @@ def confusion(result: Result, name: str, answers: Mapping[str, Any]) -> Plot:
         f"{truth}: {row[i]:,} of {sum(row):,} right" for i, (truth, row) in enumerate(zip(truths, counts))
     )
     alt = f"Confusion matrix, {words.control_name(name)}: {right}"
-    data = {"counts": counts, "labels": [words.visible(label, 14) for label in columns]}
+    data = {"counts": counts, "labels": [visible(label, 14) for label in columns]}
     height = 0.9 + 0.62 * min(len(truths), 8)
     return Plot(_name(result, f"confusion-{name}"), alt, height, _confusion, data)
 

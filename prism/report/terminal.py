@@ -6,6 +6,7 @@ import textwrap
 from pathlib import Path
 
 from prism.report import callouts, findings, words
+from prism.untrusted import terminal_safe, visible
 from prism.verdicts.record import Record, Result, Run, Verdict
 
 WIDTH = 120
@@ -13,7 +14,7 @@ NAMES = 2  # the first columns, spec and metric, may be cut
 
 
 def lines(run: Run) -> list[str]:
-    """The summary as lines of at most 120 columns."""
+    """The summary as lines of at most 120 columns, whatever others wrote in it."""
     shown = _wrap(f"{run.verdict.upper()}: {run.reason}")
     if not run.complete:
         shown += _wrap(f"PARTIAL: {run.partial}")
@@ -29,7 +30,7 @@ def lines(run: Run) -> list[str]:
             shown += _wrap(f"{result.id}: {sentence}")
         for point in findings.open_points(result):
             shown += _wrap(f"{result.id} {point.about} {words.state_name(point.state)}: {point.text}")
-    return shown
+    return terminal_safe("\n".join(shown)).split("\n")
 
 
 def explain(result: Result, record: Record, verdict: Verdict, worst: str, report: Path) -> str:
@@ -47,7 +48,7 @@ def explain(result: Result, record: Record, verdict: Verdict, worst: str, report
         worst,
         f"report: {report}",
     )
-    return "\n".join(filter(None, lines))
+    return terminal_safe("\n".join(filter(None, lines)))
 
 
 def _rows(run: Run) -> list[list[str]]:
@@ -64,7 +65,7 @@ def _rows(run: Run) -> list[list[str]]:
                 ]
                 for verdict in record.verdicts
             ] or [[*cells, "", ""]]
-    return [[words.visible(cell, WIDTH).replace("\n", " ") for cell in row] for row in rows]
+    return [[visible(cell, WIDTH).replace("\n", " ") for cell in row] for row in rows]
 
 
 def _scores(record: Record, cells: list[str], verdict: Verdict) -> list[str]:
@@ -88,11 +89,9 @@ def _table(rows: list[list[str]]) -> list[str]:
         if over <= 0 or longest[0] <= 8:
             return [line[:WIDTH].rstrip() for line in table]
         limit = max(8, longest[0] - over)
-        rows = [
-            [words.visible(cell, limit) if i == -longest[1] else cell for i, cell in enumerate(row)] for row in rows
-        ]
+        rows = [[visible(cell, limit) if i == -longest[1] else cell for i, cell in enumerate(row)] for row in rows]
 
 
 def _wrap(text: str) -> list[str]:
-    shown = words.visible(text, 1000).replace("\n", " ")
+    shown = visible(text, 1000).replace("\n", " ")
     return textwrap.wrap(shown, WIDTH, subsequent_indent="  ")

@@ -131,23 +131,6 @@ def count(number: int, one: str, many: str | None = None) -> str:
     return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
-def visible(text: Any, limit: int | None = None) -> str:
-    """Untrusted text cut to `limit` characters, with invisible ones except newlines shown as escapes.
-
-    Terminal codes, bidirectional overrides and lone surrogates would change what the reader sees, or break the file.
-    """
-    whole = "" if text is None else str(text).replace("\r\n", "\n")
-    if limit is not None and len(whole) > limit:
-        whole = whole[: limit - 1] + "…"
-    return "".join(map(_visible, whole))
-
-
-def _visible(character: str) -> str:
-    if character == "\n" or character.isprintable():
-        return character
-    return " " if character.isspace() else character.encode("unicode_escape").decode("ascii")
-
-
 def flat(table: Any, prefix: str = "") -> list[tuple[str, str]]:
     """A nested table as (dotted key, value) pairs, without None and empty values."""
     if isinstance(table, dict):

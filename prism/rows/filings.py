@@ -38,7 +38,8 @@ def render(table: Sequence[Sequence[Any]], paragraphs: Sequence[str], question: 
             f"raise [model].max_seq_length, or exclude the context with [data].without"
         )
     units = [*rows, *(sentence for _, sentence in sentences)]
-    shared = [_words(question) & _words(unit) for unit in units]
+    asked = _words(question)
+    shared = [asked & _words(unit) for unit in units]
     unit_counts = Counter(word for words in shared for word in words)
     # fsum: a plain sum depends on the order of the set, which differs between processes
     order = sorted(range(len(units)), key=lambda i: (-math.fsum(1 / unit_counts[word] for word in shared[i]), i))
@@ -128,12 +129,12 @@ def evidence(report: str, question: str, needed: Sequence[str]) -> str:
 
     Empty if none contains any of them.
     """
-    best_rank, best_unit = (0, 0), ""
+    best_rank, best_unit, asked = (0, 0), "", _words(question)
     for line in report.split("\n"):
         row = line.startswith("| ")
         for unit in [line.strip("| ")] if row else _sentences(line):
             matches = sum(text in unit for text in needed)
-            rank = matches, len(_words(question) & _words(unit))
+            rank = matches, len(asked & _words(unit))
             if matches and rank > best_rank:
                 best_rank, best_unit = rank, unit
     return best_unit

@@ -15,8 +15,8 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -26,10 +26,22 @@ from typing import Any
 import psutil
 from filelock import FileLock, Timeout
 
-from prism.errors import StoreError
+from prism.errors import PrismError, StoreError
+from prism.progress import CONSOLE
 from prism.redaction import redacted
 
 MANIFEST = "manifest.json"
+# Why a file cannot be written: a full disk or quota, no permission, a file system that is read-only, gone or broken.
+FAULTS = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ESTALE,
+    errno.EIO,
+)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -105,9 +117,7 @@ def folder_digest(folder: Path) -> str:
 class Store:
     """Artifacts under one home folder (PRISM_HOME, by default ~/.cache/prism)."""
 
-    def __init__(
-        self, home: Path, say: Callable[[str], object] = lambda sentence: print(f"prism: {sentence}", file=sys.stderr)
-    ) -> None:
+    def __init__(self, home: Path, say: Callable[[str], object] = CONSOLE.say) -> None:
         self.home, self.say = home, say
 
     def find(self, kind: str, identity: Mapping[str, Any]) -> Path | None:
@@ -172,10 +182,10 @@ class Store:
                 sync(folder.parent)
                 for replaced in folder.parent.glob(f"{folder.name}.replaced-*"):  # also a killed process's
                     shutil.rmtree(replaced, ignore_errors=True)
-        except OSError as error:
-            if error.errno is None:  # a library raised it for a missing file; errors of the system have a number
-                raise
-            raise unwritable(self.home, error) from error
+        except Exception as error:
+            if fault := disk_fault(error):
+                raise unwritable(self.home, fault) from error
+            raise
         return folder
 
     @contextlib.contextmanager
@@ -192,6 +202,30 @@ class Store:
             yield
         finally:
             lock.release()
+
+
+def disk_fault(error: BaseException) -> OSError | None:
+    """The error of the system behind an exception, also where a library hides it; None if there is none.
+
+    An OSError without a number is a library's, for a missing file. safetensors gives the number in its text; torch gives
+    none ("iostream error"), nor does it say that the disk is full, the one cause that it has in practice.
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        return error
+    if isinstance(error, OSError | PrismError):
+        return None
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in FAULTS:
+            return cause
+        if (numbered := re.search(r"\(os error (\d+)\)", str(cause))) and int(numbered[1]) in FAULTS:
+            return OSError(int(numbered[1]), os.strerror(int(numbered[1])))
+        if re.search(
+            r"iostream error|PytorchStreamWriter failed|failed with No space left|file write failed", str(cause)
+        ):
+            return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        cause = cause.__cause__ or cause.__context__
+    return None
 
 
 def unwritable(home: Path, error: OSError, option: str = "--prism-home") -> StoreError:
