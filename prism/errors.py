@@ -4,6 +4,8 @@ PRISM raises only subclasses of `PrismError` on purpose; the plugin and the comm
 Any other exception is a bug of PRISM and keeps its traceback.
 """
 
+from typing import Any
+
 from prism.redaction import redacted
 from prism.untrusted import terminal_safe
 
@@ -17,11 +19,15 @@ class PrismError(Exception):
     stranger's.
     """
 
-    def __init__(self, sentence: str) -> None:
-        sentence = redacted(sentence)
-        if len(sentence) > LONGEST:  # the place stands first and the remedy last
-            sentence = f"{sentence[: LONGEST // 2]}…{sentence[1 - LONGEST // 2 :]}"
-        super().__init__(terminal_safe(sentence).replace("\n", " "))
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*(_one_line(each) if isinstance(each, str) else each for each in args))
+
+
+def _one_line(text: str) -> str:
+    text = redacted(text)
+    if len(text) > LONGEST:  # the place stands first and the remedy last
+        text = f"{text[: LONGEST // 2]}…{text[1 - LONGEST // 2 :]}"
+    return terminal_safe(text).replace("\n", " ")
 
 
 class SpecError(PrismError):

@@ -99,8 +99,7 @@ def read_json(text: str) -> Any:
 def digest(identity: object) -> str:
     """SHA-256 of an identity's canonical JSON, in hex."""
     canonical = json.dumps(identity, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    # A stranger's text may hold half a surrogate pair.
-    return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
+    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def file_digest(path: Path) -> str:
