@@ -97,18 +97,20 @@ def pack(run: Path, store: Store, out: Path) -> int:
             f"{run}: names no answers ({_why(error)}); run the benchmarks again and pack that run"
         ) from None
     partial = out.with_name(f".{out.name}.{os.getpid()}")
-    with tarfile.open(partial, "w:xz") as bundle:
-        bundle.add(run / RESULTS, RESULTS)
-        for artifact in sorted(named):
-            folder = store.home / artifact
-            if not (folder / MANIFEST).is_file():
-                partial.unlink()
-                raise ScoresError(f"{artifact}: is not in the store {store.home}; pass the --home of that run")
-            for file in (MANIFEST, *sorted(path.name for path in folder.glob("*.jsonl"))):
-                bundle.add(folder / file, f"{artifact}/{file}")
-    sync(partial)
-    os.replace(partial, out)
-    sync(out.parent)
+    try:
+        with tarfile.open(partial, "w:xz") as bundle:
+            bundle.add(run / RESULTS, RESULTS)
+            for artifact in sorted(named):
+                folder = store.home / artifact
+                if not (folder / MANIFEST).is_file():
+                    raise ScoresError(f"{artifact}: is not in the store {store.home}; pass the --home of that run")
+                for file in (MANIFEST, *sorted(path.name for path in folder.glob("*.jsonl"))):
+                    bundle.add(folder / file, f"{artifact}/{file}")
+        sync(partial)
+        os.replace(partial, out)
+        sync(out.parent)
+    finally:  # an interruption or a full disk leaves no half
+        partial.unlink(missing_ok=True)
     return out.stat().st_size
 
 

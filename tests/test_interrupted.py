@@ -1,12 +1,15 @@
 """Ctrl-C and SIGTERM at any stage: exit code 2, one sentence, no traceback, a whole report or none, nothing left over."""
 
+import errno
 import os
 import re
 import shutil
 from xml.etree import ElementTree
 
 import pytest
+from typer.testing import CliRunner
 
+from prism.cli import app
 from tests.conftest import results
 from tests.test_plugin import run, start
 
@@ -37,7 +40,6 @@ STAGES = {  # in the order of a run, so that each is reached after what came bef
     "judging": "prism.judge.grading._judgement = interrupt_judging",
     "scoring": "prism.experiment.score = interrupt",
     "report": "prism.report.write = interrupt",
-    "figures": "prism.report.plots.picture = interrupt",
     "JUnit": "_pytest.junitxml.LogXML.pytest_sessionfinish = interrupt",
     "summary": "prism.report.terminal.lines = interrupt",
 }
@@ -125,3 +127,25 @@ def test_what_a_killed_run_left_is_cleared(checkout):
     assert not link.is_symlink()
     assert all(folder.exists() for folder in others)
     shutil.rmtree(runs)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (KeyboardInterrupt(), "prism: interrupted; what was finished is in the store"),
+        (
+            OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "a/b"),
+            "prism: a/b: No space left on device; free some space",
+        ),
+    ],
+)
+def test_a_command_that_is_interrupted_or_cannot_write_has_exit_code_2(tmp_path, monkeypatch, error, said):
+    """And not 1, which `prism compare` has for a loss."""
+
+    def stop(*_):
+        raise error
+
+    monkeypatch.setattr("prism.verdicts.accepted.gather_scores", stop)
+    shown = CliRunner().invoke(app, ["compare", "a", "b", "--root", str(tmp_path)])
+    assert shown.exit_code == 2
+    assert said in shown.output

@@ -13,7 +13,8 @@ import typer
 
 from prism.errors import PrismError
 from prism.redaction import redact_logs
-from prism.store import Store
+from prism.store import FAULTS, Store
+from prism.untrusted import terminal_safe
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -23,12 +24,24 @@ Root = Annotated[Path, typer.Option(help="The checkout.")]
 
 @contextmanager
 def exit_on_error() -> Iterator[None]:
-    """Print a `PrismError` as one sentence and exit with code 2."""
+    """Print a `PrismError`, a disk that cannot be written, or Ctrl-C as one sentence and exit with code 2.
+
+    Click would give 1 for Ctrl-C, which `prism compare` gives for a loss.
+    """
     try:
         yield
     except PrismError as error:
-        typer.echo(f"prism: {error}", err=True)
-        raise typer.Exit(2) from None
+        said = str(error)
+    except KeyboardInterrupt:
+        said = "interrupted; what was finished is in the store, and the next call reuses it"
+    except OSError as error:
+        if error.errno not in FAULTS:
+            raise
+        said = f"{error.filename or 'a file'}: {error.strerror}; free some space, or name a folder that can be written"
+    else:
+        return
+    typer.echo(f"prism: {terminal_safe(said)}", err=True)
+    raise typer.Exit(2)
 
 
 def _version(requested: bool) -> None:

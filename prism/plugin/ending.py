@@ -38,6 +38,7 @@ def pytest_sessionfinish(session: pytest.Session) -> Generator[None, Any, Any]:
             raise
         run = session.config.stash[_RUN] = _finish(state, session, errors)
     except KeyboardInterrupt:
+        state.results.discard()
         state.interrupted = "the run was interrupted as its report was written"
         session.exitstatus = pytest.ExitCode.INTERRUPTED
         return result
@@ -77,8 +78,9 @@ def _remove_junit(config: pytest.Config) -> Path | None:
     if not given:
         return None
     path = config.invocation_params.dir / Path(given).expanduser()
-    with contextlib.suppress(OSError):
-        path.unlink(missing_ok=True)
+    if path.is_file():  # and no /dev/stdout
+        with contextlib.suppress(OSError):
+            path.unlink()
     return path
 
 

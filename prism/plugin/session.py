@@ -109,6 +109,7 @@ class Session:
         """Publish the report of the measured specs; None if no spec was fully measured."""
         found = self.results.gather()
         if not found:
+            self.results.discard()
             return None
         from prism.models.identity import TRAINING_LIBRARIES
         from prism.store.provenance import provenance
