@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import sys
 import tarfile
 import time
 
@@ -14,7 +16,7 @@ from prism.rows.answers import ANSWERS, LIKELIHOODS, read_likelihoods, read_pred
 from prism.rows.images import prepare, read_source
 from prism.spec import Image, load_spec
 from prism.tasks import load_task
-from tests.conftest import SPEC, examples_of, write_rows, write_spec
+from tests.conftest import ROOT, SPEC, examples_of, write_rows, write_spec
 from tests.scored import examples
 
 
@@ -152,3 +154,19 @@ def write_tar(path, members):
             info = tarfile.TarInfo(name)
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
+
+
+def test_the_command_is_called_by_its_module_and_pytest_in_any_folder():
+    """pytest finds the options of PRISM from below the root, too."""
+    module = [sys.executable, "-m"]
+    said = subprocess.run([*module, "prism.cli", "--version"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert said.stdout.startswith("prism ")
+    collected = subprocess.run(
+        [*module, "pytest", "--prism-profile", "nano", "--collect-only", "-q", "-m", "phase1"],
+        cwd=ROOT / "benchmarks",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert collected.returncode == 0, collected.stdout + collected.stderr
+    assert "test_thresholds[nano-tier1-accuracy-floor]" in collected.stdout
