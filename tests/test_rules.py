@@ -198,3 +198,24 @@ def test_a_score_covers_the_truth_whatever_the_groups(sizes, rate):
     answers = (likeness(random, groups, 400) < scipy.stats.norm.ppf(rate)).astype(float)
     found = [interval(RIGHT, measured(RIGHT, groups, run), groups).ci for run in answers]
     assert numpy.mean([low <= rate <= high for low, high in found]) >= 0.925
+
+
+def test_a_variance_that_two_samples_make_is_not_taken_at_its_word():
+    """Two scores of .1 among fifty of 0: their variance is tiny, and a third sample might have a score of 1."""
+    two = numpy.zeros(50)
+    two[:2] = 0.1
+    found = interval(SCORE, measured(SCORE, alone(50), two), alone(50))
+    jackknife = two.var(ddof=1) / 50
+    effective = found.value * (1 - found.value) / jackknife
+    assert effective > 400
+    assert found.ci[1] > 1.5 * clopper_pearson(found.value * effective, effective)[1]
+
+
+def test_grouped_intervals_are_not_twice_as_wide_as_their_correlation_says():
+    """One large group of another mean among many: the jackknife alone would be led by it."""
+    groups = grouped(100, *[4] * 100)
+    flips = numpy.zeros(500)
+    flips[:100:2] = 1.0
+    flips[100::10] = 1.0
+    found = gain(RIGHT, groups, numpy.zeros(500), flips)
+    assert found.ci[1] - found.ci[0] < 0.3

@@ -1,5 +1,7 @@
 """Intervals and tests against scipy's, and against what they promise."""
 
+import math
+from dataclasses import replace
 from itertools import product
 
 import numpy
@@ -270,3 +272,16 @@ def test_the_same_seeds_on_both_sides_have_lost_nothing():
 def test_p_of_a_loss_far_beyond_two_seeds_is_a_number():
     """With one degree of freedom the quantile of a tiny tail has a square beyond what a float holds."""
     assert 0 < p_value(0.5, Error(1e-9, 99, between=(1e-12,), seed_freedom=(1.0,))) < 1e-4
+
+
+def test_detectable_counts_that_a_loss_is_larger_where_scores_are():
+    """A loss in proportion to each score varies with the samples as the score does; else the power is overstated."""
+    scores = numpy.random.default_rng(0).random(200) ** 4
+    before = numpy.stack([scores, numpy.ones(200)], 1)
+    after = before * [[1.0, 1.0]]
+    after[:20, 0] *= 0.9
+    error = difference(before, after, mean).error
+    assert error.uneven == pytest.approx(scores.var(ddof=1) / 200 / scores.mean() ** 2, rel=1e-6)
+    loss = detectable(0.01, error, 0.05)
+    assert loss > 1.1 * detectable(0.01, replace(error, uneven=0.0), 0.05)
+    assert detectable(0.01, replace(error, uneven=2.0), 0.05) == math.inf  # each loss varies more than it is

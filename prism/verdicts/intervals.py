@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Any
 
@@ -32,8 +32,9 @@ class Error:
 
     `samples` is the variance due to the samples, with `freedom` degrees of freedom. With several seeds, `between` is
     each side's observed variance between seeds, with `seed_freedom`; `within` is the variance that samples alone cause
-    between equal seeds, and `samples` already includes it. `growth` is what a true loss of 1 adds to `samples`: right
-    answers cannot be lost without flips.
+    between equal seeds, and `samples` already includes it. A true loss adds to `samples`: `growth` times
+    the loss, as right answers cannot be lost without flips, and `uneven` times its square, as a score loses more where it
+    is high.
     """
 
     samples: Any
@@ -42,6 +43,11 @@ class Error:
     within: Any = 0.0
     seed_freedom: tuple[float, ...] = ()
     growth: float = 0.0
+    uneven: float = 0.0
+
+    def of_loss(self, loss: float) -> Error:
+        """The same where the true loss is `loss`."""
+        return replace(self, samples=self.samples + self.growth * loss + self.uneven * loss**2)
 
     @property
     def standard(self) -> Any:

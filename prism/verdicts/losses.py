@@ -45,9 +45,9 @@ def difference(
     if groups < 2:
         return _estimate(loss, Error(math.inf), level)
     moves = influence(sides[0], function).mean(0) - influence(sides[1], function).mean(0)
-    growth = loss_growth(sides[0], function) if right_or_wrong else 0.0
+    growth, uneven = loss_growth(sides[0], function, right_or_wrong)
     samples = float((moves**2).sum()) / (groups * (groups - 1))
-    return _estimate(loss, Error(samples, _freedom(groups, sizes), growth=growth), level)
+    return _estimate(loss, Error(samples, _freedom(groups, sizes), growth=growth, uneven=uneven), level)
 
 
 def _freedom(groups: int, sizes: numpy.ndarray | None) -> float:
@@ -55,13 +55,20 @@ def _freedom(groups: int, sizes: numpy.ndarray | None) -> float:
     return max(effective_groups(sizes) - 1, 1.0) if sizes is not None else groups - 1
 
 
-def loss_growth(before: numpy.ndarray, function: Function) -> float:
-    """`Error.growth` of a right-or-wrong metric, from (seeds, groups, d): 1/n times the groups' design effect."""
+def loss_growth(before: numpy.ndarray, function: Function, right_or_wrong: bool) -> tuple[float, float]:
+    """`Error.growth` and `Error.uneven`, from (seeds, groups, d).
+
+    A right-or-wrong metric loses by flips: 1/n times the groups' design effect, of each loss. Any other loses in
+    proportion to each score, so that the loss varies with the samples as the value does.
+    """
     groups = before.shape[1]
-    right = function(before.sum(-2))
-    chance = float((right * (1 - right)).mean())
+    values = function(before.sum(-2))
     variance = float((influence(before, function) ** 2).mean()) / (groups - 1)
-    return variance / chance if chance > 0 else 1 / groups
+    if not right_or_wrong:
+        square = float((values**2).mean())
+        return 0.0, variance / square if square > 0 else 0.0
+    chance = float((values * (1 - values)).mean())
+    return (variance / chance if chance > 0 else 1 / groups), 0.0
 
 
 def _estimate(loss: float, error: Error, level: float) -> Estimate:
@@ -156,12 +163,17 @@ def recipes(
         return _estimate(float(values[: len(before)].mean() - values[len(before) :].mean()), Error(math.inf), level)
     moves = numpy.vstack([influence(before, function), influence(after, function)])
     covariance = moves @ moves.T / (groups * (groups - 1))
-    growth = loss_growth(before, function) if right_or_wrong else 0.0
-    return _estimate(*recipe_error(values, covariance, len(before), _freedom(groups, sizes), growth), level)
+    added = loss_growth(before, function, right_or_wrong)
+    return _estimate(*recipe_error(values, covariance, len(before), _freedom(groups, sizes), *added), level)
 
 
 def recipe_error(
-    values: numpy.ndarray, covariance: numpy.ndarray, k_before: int, freedom: float, growth: float = 0.0
+    values: numpy.ndarray,
+    covariance: numpy.ndarray,
+    k_before: int,
+    freedom: float,
+    growth: float = 0.0,
+    uneven: float = 0.0,
 ) -> tuple[float, Error]:
     """The loss and its error from each seed's score (k_before + k_after), `before` first, and their covariance.
 
@@ -187,7 +199,7 @@ def recipe_error(
     # The same seeds on both sides cancel out except for rounding, whose sign is arbitrary.
     samples = _zero_if_rounding(float(shares @ covariance @ shares), float(abs(shares) @ abs(covariance) @ abs(shares)))
     loss = _zero_if_rounding(float(values @ shares), float(abs(values) @ abs(shares)))
-    return loss, Error(samples, freedom, between, within, seed_freedom, growth)
+    return loss, Error(samples, freedom, between, within, seed_freedom, growth, uneven)
 
 
 def _spread(scores: numpy.ndarray, covariance: numpy.ndarray) -> tuple[float, float]:
@@ -235,7 +247,7 @@ def detectable(drop: float, error: Error, alpha: float, power: float = 0.8) -> f
     The threshold fails if the estimated loss exceeds `drop` by c·SE, c being the critical value. With a known SE the
     result is drop + c·SE + .84·SE. SE is estimated, so c·SE is averaged over its possible estimates, and the spread
     between seeds also over the true spreads that a few seeds leave possible; if a true loss causes flips, SE is that of
-    such a loss. NaN if no variance is known, infinite if SE cannot be estimated.
+    such a loss. NaN if no variance is known, infinite if SE cannot be estimated or no loss is caught so often.
     """
     from scipy.special import chdtri, ndtr
 
@@ -260,13 +272,15 @@ def detectable(drop: float, error: Error, alpha: float, power: float = 0.8) -> f
     between = tuple(spread * ratio for spread, ratio in sides)
 
     def power_at(loss: float) -> float:
-        true = replace(error, samples=error.samples + error.growth * loss, between=tuple(spread for spread, _ in sides))
+        true = replace(error.of_loss(loss), between=tuple(spread for spread, _ in sides))
         estimated = replace(true, samples=true.samples * of_samples, within=true.within * of_samples, between=between)
         beyond = loss - drop - estimated.reach(alpha)
         return float(ndtr(beyond / numpy.maximum(true.standard, 1e-12)).mean())
 
     low, high = 0.0, max(drop, 1e-6)
     while power_at(high) < power:
+        if high > 1e6 * max(drop, 1.0):  # a loss that varies as it grows may never be caught so often
+            return math.inf
         low, high = high, 2 * high
     for _ in range(40):
         middle = (low + high) / 2

@@ -116,8 +116,7 @@ class Student:
     def within(self, limit: float) -> float:
         """The spread is that of a loss of `limit`, which brings flips; of few changes, also how likely none were."""
         further = max(limit - self.loss, 0.0)
-        error = replace(self.error, samples=self.error.samples + self.error.growth * further)
-        p = max(p_value(limit - self.loss, error), 2.0**-self.groups)
+        p = max(p_value(limit - self.loss, self.error.of_loss(further)), 2.0**-self.groups)
         if self.changed < FEW_CHANGED:
             p = max(p, (1 - min(max(limit, 0.0) / self.span, 1.0)) ** self.groups)
         return p

@@ -45,7 +45,7 @@ class Variances:
 
     `own` is the variance of one seed's score due to the samples, `shared` the part that all seeds have in common,
     `between` the variance of the seeds' scores, NaN of one seed. `alike` is the correlation within a group. `room` is
-    the largest possible loss, `span` the largest possible gain, and a true loss of 1 adds `growth` to `own`.
+    the largest possible loss and `span` the largest possible gain; `growth` and `uneven` are those of `Error`.
     """
 
     plan: Plan
@@ -54,18 +54,19 @@ class Variances:
     between: float
     alike: float
     growth: float
+    uneven: float
     room: float
     span: float
     independent: bool  # right-or-wrong answers, each a group of its own
-    uneven: float  # groups over effective groups: 1 if all have one size
+    sizes: float  # groups over effective groups: 1 if all have one size
 
     def scaled(self, plan: Plan) -> Variances:
         """The variances of other rows and groups."""
         factor = self.plan.rows / plan.rows * self._effect(plan) / self._effect(self.plan)
-        own, shared, growth = (factor * part for part in (self.own, self.shared, self.growth))
+        own, shared, growth, uneven = (factor * part for part in (self.own, self.shared, self.growth, self.uneven))
         # Seeds are no closer with more rows, but for what the samples alone drew apart.
         between = max(self.between - (self.own - self.shared), 0.0) + own - shared
-        return replace(self, plan=plan, own=own, shared=shared, growth=growth, between=between)
+        return replace(self, plan=plan, own=own, shared=shared, growth=growth, uneven=uneven, between=between)
 
     def _effect(self, plan: Plan) -> float:
         return 1 + (plan.rows / plan.groups - 1) * self.alike
@@ -95,7 +96,7 @@ def variances(metric: Metric, measure: Measure, groups: Iterable[str]) -> Varian
         min(shared, own),
         float(metric.value(sums.sum(-2)).var(ddof=1)) if seeds > 1 else math.nan,
         alike,
-        losses.loss_growth(sums, metric.value) if metric.loses_by_flips else 0.0,
+        *losses.loss_growth(sums, metric.value, metric.loses_by_flips),
         measure.value - low if best else high - measure.value,
         high - low,
         metric.right_or_wrong and len(set(names)) == n,
@@ -117,7 +118,7 @@ def never(known: Variances, plan: Plan, limit: float, alpha: float) -> str:
     if known.independent and plan.before == plan.after == 1:
         least = margins.Pairs(0, plan.rows, plan.rows).least(limit)
     elif plan.groups < FEWEST_GROUPS:  # sign flips, of every group
-        least = 2.0 ** -(plan.groups * known.uneven)
+        least = 2.0 ** -(plan.groups * known.sizes)
     else:
         least = 2.0**-plan.groups
     if least > alpha:
@@ -145,10 +146,10 @@ def _error(known: Variances) -> Error:
     plan, churn = known.plan, known.own - known.shared  # of one seed, answers count as independent: `losses.churn`
     freedom = max(plan.groups - 1, 1.0)
     if plan.before == plan.after == 1:
-        return Error(2 * churn, freedom, growth=known.growth)
+        return Error(2 * churn, freedom, growth=known.growth, uneven=known.uneven)
     values = numpy.concatenate([_spread(k, known.between) for k in (plan.before, plan.after)])
     covariance = numpy.full((len(values), len(values)), known.shared) + churn * numpy.eye(len(values))
-    return losses.recipe_error(values, covariance, plan.before, freedom, known.growth)[1]
+    return losses.recipe_error(values, covariance, plan.before, freedom, known.growth, known.uneven)[1]
 
 
 def _spread(seeds: int, variance: float) -> numpy.ndarray:

@@ -130,9 +130,15 @@ def interval(metric: Metric, measured: Measured, groups: Groups) -> Score:
     reach = _chance(measured, groups).reach / (high - low)
     binomial = share * (1 - share) * Z * Z
     effective = binomial / reach**2 if reach and binomial else groups.effective
+    by_sample = measured.by_sample.mean(0)
+    exact = metric.right_or_wrong or (groups.independent and _few_stand_out(by_sample))
     if metric.right_or_wrong:
         effective = min(effective, n * seeds)
-    if metric.right_or_wrong or (groups.independent and _few_stand_out(measured.by_sample.mean(0))):
+    elif exact and effective > n and by_sample.any():
+        # A variance that two or three samples make is as likely too small: no more is known than of right and wrong.
+        doubt = ((by_sample**4).sum() / (by_sample**2).sum() ** 2) ** 2 / 2
+        effective = 1 / ((1 - doubt) / effective + doubt / n)
+    if exact:
         ends, name = clopper_pearson(share * effective, effective), "Korn–Graubard"
     else:
         ends, name = wilson(share * effective, effective), "Wilson"
@@ -245,9 +251,10 @@ def _sampling(by_sample: numpy.ndarray, by_group: numpy.ndarray, groups: Groups)
     """The variance due to the samples, and its degrees of freedom, from the influence of each sample and group.
 
     The jackknife's variance misses groups whose samples stand or fall together if few samples stand out at all (rates
-    near 0 and 1, many zeros, long tails): then it is at least that of a correlation within groups which is estimated
-    from pairs of samples, and pulled to 1 by the fewer samples make the variance. The degrees of freedom are
-    Satterthwaite's for the kurtosis of the groups' influences, and at most those of the effective groups.
+    near 0 and 1, many zeros, long tails). Then it is that of a correlation within groups which is estimated from pairs
+    of samples and pulled to 1 by the fewer samples make the variance; a larger jackknife raises it, weighed by its
+    degrees of freedom against those of the pairs. The degrees of freedom are Satterthwaite's for the kurtosis of the
+    groups' influences, and at most those of the effective groups.
     """
     many = len(groups.sizes)
     moves = numpy.where(numpy.abs(by_group) > NOTHING, by_group, 0.0)
@@ -266,6 +273,9 @@ def _sampling(by_sample: numpy.ndarray, by_group: numpy.ndarray, groups: Groups)
         within = float((groups.sizes * numpy.bincount(groups.of, by_sample**2) - totals**2).sum()) / pairs
         single = of_samples / (n - 1)
         alike = min(max(1 - within / single, 0.0), 1.0) if single else 1.0
-        alike += (1 - alike) * min(1.0, 2 * float((by_sample**4).sum() / of_samples**2))
-        variance = max(variance, single * (alike / groups.effective + (1 - alike) / n))
+        outstanding = of_samples**2 / float((by_sample**4).sum())
+        alike += (1 - alike) * min(1.0, 2 / outstanding)
+        of_pairs = single * (alike / groups.effective + (1 - alike) / n)
+        weight = freedom / (freedom + min(outstanding, 2 * groups.effective))
+        variance = of_pairs + weight * max(variance - of_pairs, 0.0)
     return variance, freedom
