@@ -89,9 +89,15 @@ def sync(path: Path) -> None:
 
 
 def read_json(text: str) -> Any:
-    """Parse JSON that PRISM did not write now. Raises ValueError where it is none, or nested beyond what Python reads."""
+    """Parse JSON that PRISM did not write now.
+
+    Raises ValueError where it is none, nested beyond what Python reads, or holds half a surrogate pair, which no file can.
+    """
     try:
-        return json.loads(text)
+        content = json.loads(text)
+        if "\\ud" in text.lower():
+            json.dumps(content, ensure_ascii=False).encode()
+        return content
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 

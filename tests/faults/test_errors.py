@@ -1,7 +1,9 @@
 """What the fuzzers found, each with the smallest input that showed it."""
 
+import gzip
 import io
 import json
+import random
 import subprocess
 import sys
 import tarfile
@@ -13,8 +15,10 @@ from prism.bundle import _unpack
 from prism.errors import DataError, ModelError, PrismError, ScoresError, SpecError
 from prism.models import load
 from prism.rows.answers import ANSWERS, LIKELIHOODS, read_likelihoods, read_predictions
+from prism.rows.files import read_rows
 from prism.rows.images import prepare, read_source
 from prism.spec import Image, load_spec
+from prism.store import read_json
 from prism.tasks import load_task
 from tests.conftest import ROOT, SPEC, examples_of, write_rows, write_spec
 from tests.scored import examples
@@ -102,6 +106,13 @@ def test_a_tiff_whose_second_picture_has_no_width_is_one_sentence(tmp_path):
         prepare(read_source("a.tif", tmp_path, "row 1"), Image(size=32), tmp_path / "made", "row 1")
 
 
+def test_a_packed_file_that_is_damaged_behind_a_byte_of_no_text(tmp_path):
+    content = gzip.compress(b'{"a": "\xff"}\n' + random.Random(1).randbytes(200_000), mtime=0)
+    (tmp_path / "a.jsonl.gz").write_bytes(content[:100_000] + bytes(20_000) + content[120_000:])
+    with pytest.raises(DataError, match="cannot be read|is not UTF-8"):
+        read_rows(tmp_path / "a.jsonl.gz")
+
+
 @pytest.mark.parametrize(
     "line", ["[1]", '{"id": "a"}', '{"id": 1, "answer": "", "tokens": 1, "finish": "stop"}', "{", ""]
 )
@@ -170,3 +181,9 @@ def test_the_command_is_called_by_its_module_and_pytest_in_any_folder():
     )
     assert collected.returncode == 0, collected.stdout + collected.stderr
     assert "test_thresholds[nano-tier1-accuracy-floor]" in collected.stdout
+
+
+def test_half_a_surrogate_pair_is_in_no_file_that_is_read():
+    assert read_json('["\\ud83d\\ude00"]') == ["\U0001f600"]
+    with pytest.raises(ValueError, match="surrogates"):
+        read_json('{"command": "\\ud800"}')
