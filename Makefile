@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: bench test check clean
+.PHONY: bench test test-faults check wheel clean
 
 bench: $(READY)
 	@echo "== phase 1 on the embedded model: baseline, LoRA training, gate, report (about 3 minutes on 2 cores)"
@@ -14,7 +14,11 @@ bench: $(READY)
 
 test: $(READY)
 	@echo "== PRISM's own tests"
-	@$(BIN)/pytest tests -n auto
+	@$(BIN)/pytest tests -n auto -m "not faults"
+
+test-faults: $(READY)
+	@echo "== kills, flipped bits, full disks and fuzzers (about 30 minutes on 2 cores)"
+	@$(BIN)/pytest tests/faults -n auto
 
 check: $(READY)
 	@echo "== ruff, ruff format, the order of imports, mypy"
@@ -22,6 +26,10 @@ check: $(READY)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/lint-imports --no-logo --no-cache
 	@$(BIN)/mypy
+
+wheel:
+	@echo "== an sdist and a wheel in dist/; the wheel in a fresh environment and an empty repository"
+	@PYTHON="$(PYTHON)" .ci/wheel
 
 $(READY): pyproject.toml constraints.txt
 	@echo "== [1/3] creating .venv with $$($(PYTHON) --version)"
@@ -34,4 +42,4 @@ $(READY): pyproject.toml constraints.txt
 	@touch $(READY)
 
 clean:
-	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

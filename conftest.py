@@ -1,1 +1,2 @@
-pytest_plugins = ["prism.plugin.hooks", "fixtures.run"]
+# With `pip install` pytest finds the plugin by itself (pytest_prism.py); this line is for a checkout on PYTHONPATH alone.
+pytest_plugins = ["prism.plugin.hooks"]

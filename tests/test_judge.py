@@ -93,7 +93,7 @@ class TestChoosing:
 
     def test_a_local_judge_needs_llguidance_and_says_what_installs_it(self, monkeypatch):
         monkeypatch.setattr(asking, "find_spec", lambda name: None)
-        with pytest.raises(JudgeError, match=r"llguidance is not installed.*pip install 'prism-bench\[judge-local\]'"):
+        with pytest.raises(JudgeError, match=r"llguidance is not installed.*pip install 'pytest-prism\[judge-local\]'"):
             choose("local:/models/judge", {})
 
     def test_the_same_model_elsewhere_is_the_same_judge(self):
@@ -642,7 +642,7 @@ class TestLocal:
 
 
 class TestCalibration:
-    ROWS = calibration.read_graded(ROOT / calibration.BUNDLED)
+    ROWS = calibration.read_graded(calibration.BUNDLED)
 
     def measured(self, scores: list[list[float | None]], rows=None) -> calibration.Calibration:
         asked = [[Grade(str(i), score, "why: x") for i, score in enumerate(once)] for once in scores]
@@ -653,7 +653,7 @@ class TestCalibration:
         grades = {"correct": 1, "other_words": 1, "verbose": 1, "partly": 0.5, "wrong": 0, "verbose_wrong": 0}
         assert all(row["grade"] == grades[row["kind"]] for row in self.ROWS)
         counts = Counter((row["metric"], row["kind"]) for row in self.ROWS)
-        sheet = (ROOT / calibration.BUNDLED).with_name("README.md").read_text(encoding="utf-8")
+        sheet = calibration.BUNDLED.with_name("README.md").read_text(encoding="utf-8")
         for kind, value in grades.items():
             medicine, sentiment = (counts[d.metric, kind] for d in (MEDICAL_CORRECTNESS, SENTIMENT_CORRECTNESS))
             lengths = [len(row["answer"]) for row in self.ROWS if row["kind"] == kind]

@@ -62,7 +62,7 @@ def test_a_phase_is_three_new_files_whatever_its_folder_is_called(checkout, tiny
     chosen = checkout.runpytest_subprocess("benchmarks", "--collect-only", "-q", "--prism-spec", "support/first")
     assert sum("::test_thresholds[first-" in line for line in chosen.outlines) == 3
     listed = checkout.run(sys.executable, "-m", "prism", "specs")
-    listed.stdout.fnmatch_lines(["support/first *"])
+    listed.stdout.fnmatch_lines(["yes *support/first *"])
 
 
 def test_a_spec_of_no_known_phase_is_said_to_be_missing_and_one_of_any_folder_is_not(checkout):

@@ -1,17 +1,23 @@
-"""The gate's workflow: who may write what, and that a pull request gets one comment, however often it is pushed to."""
+"""The workflows and the action: who may write what, one comment a pull request, and what inputs become."""
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 
 import pytest
 import yaml
 
 from tests.conftest import ROOT
 
-GATE = yaml.safe_load((ROOT / ".github" / "workflows" / "gate.yml").read_text(encoding="utf-8"))
+WORKFLOWS = {
+    path.stem: yaml.safe_load(path.read_text(encoding="utf-8"))
+    for path in (ROOT / ".github" / "workflows").glob("*.yml")
+}
+GATE = WORKFLOWS["gate"]
 
 GH = """#!{python}
 # GitHub's side of `gh api`: a file of comments. A list is filtered by the step's own jq expression.
@@ -31,6 +37,14 @@ comments.write_text(json.dumps(known))
 """
 
 
+def require_safe_steps(steps):
+    """No step runs a name of a branch or an input as shell, or an action of anybody's but GitHub's."""
+    assert not any("${{" in step["run"] for step in steps if "run" in step)
+    for step in steps:
+        if "uses" in step:
+            assert re.fullmatch(r"actions/[a-z-]+@[0-9a-f]{40}", step["uses"])
+
+
 def test_only_the_job_that_runs_no_code_of_the_pull_request_may_write():
     assert "pull_request_target" not in GATE[True], "YAML reads the key `on` as true"
     assert GATE["permissions"] == {"contents": "read"}
@@ -41,11 +55,20 @@ def test_only_the_job_that_runs_no_code_of_the_pull_request_may_write():
     used = [step["uses"].partition("@") for step in comment["steps"] if "uses" in step]
     assert [action for action, _, _ in used] == ["actions/download-artifact"]
     for job in GATE["jobs"].values():
-        scripts = [step["run"] for step in job["steps"] if "run" in step]
-        assert not any("${{" in script for script in scripts), "a name of a branch would be run as shell"
-        assert all(
-            step["uses"].startswith("actions/") and "@v" in step["uses"] for step in job["steps"] if "uses" in step
-        )
+        require_safe_steps(job["steps"])
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_actions_are_pinned_by_commit_and_no_credentials_are_kept(name):
+    """A tag can be moved to other code, and the token of a checkout can be read by the code that was checked out."""
+    workflow = WORKFLOWS[name]
+    assert workflow["permissions"] == {"contents": "read"}
+    used = [step for job in workflow["jobs"].values() for step in job["steps"] if "uses" in step]
+    assert used
+    for step in used:
+        assert re.fullmatch(r"actions/[a-z-]+@[0-9a-f]{40}", step["uses"])
+        if step["uses"].startswith("actions/checkout@"):
+            assert step["with"]["persist-credentials"] is False
 
 
 @pytest.mark.skipif(
@@ -83,3 +106,77 @@ def test_a_pull_request_has_one_comment(tmp_path):
         assert len(mine) == 1
         assert mine[0].startswith(f"<!-- prism: nano -->\n{said}\n")
         assert mine[0].endswith("[the run, its log and the whole report](https://run)\n")
+
+
+# The reusable action, and the workflow that tries every Python
+
+
+ACTION = yaml.safe_load((ROOT / "action.yml").read_text(encoding="utf-8"))
+CHECKS = yaml.safe_load((ROOT / ".github" / "workflows" / "checks.yml").read_text(encoding="utf-8"))
+
+
+def test_the_action_takes_inputs_as_variables_and_installs_itself():
+    assert ACTION["runs"]["using"] == "composite"
+    steps = ACTION["runs"]["steps"]
+    require_safe_steps(steps)
+    scripts = [step for step in steps if "run" in step]
+    assert all(step["shell"] == "bash" for step in scripts), "a composite action has no default"
+    assert scripts[0]["run"].split()[-2:] == ['"$PRISM_ACTION"', "pytest-github-actions-annotate-failures"]
+    used = set(re.findall(r"inputs\.([\w-]+)", str(ACTION["runs"])))
+    assert used == set(ACTION["inputs"]), "each input is used, and each that is used is declared"
+    assert all(value["description"] and "default" in value for value in ACTION["inputs"].values())
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="GitHub's runners have bash")
+@pytest.mark.parametrize(
+    ("given", "arguments", "summary"),
+    [
+        ({}, [], True),
+        (
+            {"select": "phase1 and tier1", "profile": "nano"},
+            ["-m", "phase1 and tier1", "--prism-profile", "nano"],
+            True,
+        ),
+        ({"arguments": "-n 2 -x", "select": "$(touch x)"}, ["-n", "2", "-x", "-m", "$(touch x)"], True),
+        ({"summary": "false"}, [], False),
+    ],
+    ids=["nothing", "a selection", "no shell", "no summary"],
+)
+def test_the_action_passes_its_inputs_to_pytest(tmp_path, given, arguments, summary):
+    step = next(step for step in ACTION["runs"]["steps"] if step.get("name") == "Run the benchmarks")
+    stub = tmp_path / "bin" / "pytest"
+    stub.parent.mkdir()
+    stub.write_text(
+        f"#!{sys.executable}\nimport json, os, sys\n"
+        'print(json.dumps([sys.argv[1:], "GITHUB_STEP_SUMMARY" in os.environ]))\nsys.exit(5)\n'
+    )
+    stub.chmod(0o755)
+    values = {name: value["default"] for name, value in ACTION["inputs"].items()} | given
+    environment = {"PATH": f"{stub.parent}:{os.environ['PATH']}", "GITHUB_STEP_SUMMARY": "summary.md"}
+    for name, expression in step["env"].items():
+        environment[name] = values[re.fullmatch(r"\$\{\{ inputs\.([\w-]+) \}\}", expression)[1]]
+    command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert json.loads(done.stdout) == [["benchmarks", *arguments], summary]
+    assert done.returncode == 5, "pytest's exit code is the action's"
+    assert not (tmp_path / "x").exists()
+
+
+def test_every_python_that_the_package_names_is_tried():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    named = [text.rpartition(" ")[2] for text in project["classifiers"] if re.search(r":: 3\.\d+$", text)]
+    assert CHECKS["jobs"]["checks"]["strategy"]["matrix"]["python"] == named
+    assert {named[0], named[-1]} <= set(CHECKS["jobs"]["wheel"]["strategy"]["matrix"]["python"])
+    for job in CHECKS["jobs"].values():
+        require_safe_steps(job["steps"])
+    made = [step["run"] for step in CHECKS["jobs"]["wheel"]["steps"] if "run" in step]
+    assert made == ["make wheel"]
+    assert os.access(ROOT / ".ci" / "wheel", os.X_OK)
+
+
+def test_a_failing_threshold_is_marked_in_the_diff():
+    scripts = [step["run"] for step in GATE["jobs"]["nano"]["steps"] if "run" in step]
+    assert scripts[-1] == "make bench"
+    assert "pytest-github-actions-annotate-failures" in scripts[-2]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from prism.errors import PrismError
+from prism import __version__
+from prism.errors import PrismError, SpecError
 from prism.redaction import redact_logs
 from prism.store import FAULTS, Store
 from prism.untrusted import terminal_safe
@@ -46,7 +46,7 @@ def exit_on_error() -> Iterator[None]:
 
 def _version(requested: bool) -> None:
     if requested:
-        typer.echo(f"prism {version('prism-bench')}")
+        typer.echo(f"prism {__version__}")
         raise typer.Exit
 
 
@@ -56,6 +56,12 @@ def main(
 ) -> None:
     """PRISM: LoRA fine-tuning benchmarks as pytest items. Run them with `pytest benchmarks`."""
     redact_logs()
+    own, loaded = Path("prism").resolve(), Path(__file__).resolve().parents[1]
+    if (own / "plugin" / "hooks.py").is_file() and own != loaded:  # as pytest_prism.py refuses it
+        with exit_on_error():
+            raise SpecError(
+                f"{own}: is not the package that runs, {loaded}; run `pip install -e .` here, or python -m prism"
+            )
 
 
 def open_store(home: Path | None) -> Store:

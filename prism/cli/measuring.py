@@ -43,7 +43,7 @@ def specs(
             f"prism: {root / 'benchmarks' / 'specs'} has no specs; run this in a checkout, or pass --root", err=True
         )
         raise typer.Exit(2)
-    profile, why = choose_profile(None)
+    profile, why = choose_profile(None, find_specs(root / "benchmarks" / "specs"))
     typer.echo(f"profile here: {profile} ({why})\n")
     shown = drawn(Table(["runs", "spec", "profile", "min", "title"], rows, numbers=5), width())
     reasons = [
@@ -73,7 +73,7 @@ def calibrate_judge(
     repeats: Annotated[int, typer.Option(min=1, help="How often each answer is graded.")] = 3,
     budget: Annotated[str | None, typer.Option(help="A ceiling: 2.50 (dollars), or 200k tokens.")] = None,
     home: Annotated[Path | None, typer.Option(help="As --prism-home.")] = None,
-    root: Annotated[Path, typer.Option(help="The checkout with the bundled rows.")] = Path("."),
+    root: Annotated[Path, typer.Option(help="The checkout with the spec.")] = Path("."),
 ) -> None:
     """Compare a judge's grades with known ones: agreement, length bias, spread over repeats."""
     from tabulate import tabulate
@@ -90,7 +90,7 @@ def calibrate_judge(
         choice = asking.choose(judge)
         if choice is None:
             raise asking.JudgeError(asking.NOT_CONFIGURED.replace("--prism-judge", "--judge"))
-        rows = calibration.read_graded(file or root / calibration.BUNDLED, scale, metric)
+        rows = calibration.read_graded(file or calibration.BUNDLED, scale, metric)
         spending = Spending(choice.price, Budget.parse(budget) if budget else None)
         known = dict(DEFINITIONS)
         if spec:

@@ -105,7 +105,7 @@ def choose(text: str | None, environ: Mapping[str, str] = os.environ) -> Choice 
         if find_spec("llguidance") is None:
             raise JudgeError(
                 f"judge {text}: llguidance is not installed, and without it small models seldom write JSON; "
-                f"pip install 'prism-bench[judge-local]', or name another judge"
+                f"pip install 'pytest-prism[judge-local]', or name another judge"
             )
         return Choice("local", str(folder), in_flight=1)
     address, _, model = text.partition("#")

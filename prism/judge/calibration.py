@@ -29,7 +29,7 @@ from prism.store import Store, digest, write_text
 from prism.verdicts.intervals import bca, group_sums, resampled_sums
 from prism.verdicts.record import Score
 
-BUNDLED = Path("fixtures/data/judge-calibration/rows.jsonl")
+BUNDLED = Path(__file__).with_name("graded") / "rows.jsonl"
 MAX_LEVELS = 11
 
 

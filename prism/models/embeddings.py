@@ -31,7 +31,7 @@ def model_identity(name: str, root: Path, say: Say = CONSOLE.say) -> dict[str, s
     if importlib.util.find_spec("sentence_transformers") is None:
         raise ModelError(
             "[semantic] needs the package sentence-transformers, which is not installed; "
-            "pip install 'prism-bench[semantic]', or delete the table"
+            "pip install 'pytest-prism[semantic]', or delete the table"
         )
     if not is_local(name, root):
         return {"hub": name, "revision": commit("model", name, None, KEY, say).sha}

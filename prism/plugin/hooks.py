@@ -1,4 +1,4 @@
-"""The hooks of the pytest plugin: options, one item per threshold, what is told of each; `ending` ends the run.
+"""The hooks of the pytest plugin: one item per threshold, what is told of each. Naming it loads all of it.
 
 The hooks delegate to one `Session`.
 """
@@ -18,55 +18,12 @@ from prism.devices import cuda_memory
 from prism.errors import PrismError
 from prism.plugin import ending, workers
 from prism.plugin.redacting import Redacting
-from prism.plugin.scheduling import training_seeds
 from prism.plugin.session import Session
-from prism.report.words import since_accepted
-from prism.spec import PROFILES, Limit, Spec
+from prism.spec import Limit, Spec
 from prism.store import unwritable
 from prism.untrusted import terminal_safe
 
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    group = parser.getgroup("prism", "PRISM benchmarks")
-    add = group.addoption
-    add("--prism-profile", choices=PROFILES, help="nano: embedded, CPU; small: 135 M; full: GPU")
-    add("--prism-spec", action="append", default=[], metavar="NAME", help="run this spec only (repeatable)")
-    add("--prism-models", metavar="DIR", help="load DIR/<last part of model_name> instead of a model from the hub")
-    add("--prism-data", metavar="DIR", help="read DIR/<[data].name>/<split>.jsonl.gz instead of [data].path")
-    add("--prism-home", metavar="DIR", help="the store of adapters and answers (default: $PRISM_HOME, ~/.cache/prism)")
-    add("--prism-report", metavar="DIR", default="reports", help="write runs/ and latest/ to this folder")
-    add("--prism-report-title", metavar="TITLE", default="PRISM", help="title of the reports, to tell several apart")
-    add("--prism-retrain", action="store_true", help="train again even if the store has the adapter")
-    alarms = "5 %% false alarms of drop in a run, or over all runs against one accepted run"
-    add("--prism-alarms", choices=["run", "reference"], default="run", help=alarms)
-    add(
-        "--prism-seeds",
-        type=_seeds,
-        default="1",
-        metavar="SEEDS",
-        help="train and measure several adapters per spec: a count (5), a range (47-51) or a list (42,47)",
-    )
-    add(
-        "--prism-judge",
-        metavar="JUDGE",
-        help="openai:MODEL, http://HOST:PORT/v1#MODEL or local:FOLDER (or PRISM_JUDGE)",
-    )
-    add("--prism-judge-budget", metavar="N", help='stop judging at this cost: "2.50" dollars or "200k tokens"')
-    add(
-        "--prism-require",
-        action="append",
-        default=[],
-        choices=["tier3", "decided"],
-        help="fail if tier3 cannot be decided, or if any threshold is inconclusive (decided)",
-    )
-
-
-def _seeds(text: str) -> str:
-    try:
-        training_seeds(text, 0)
-    except PrismError as error:
-        raise pytest.UsageError(str(error)) from None
-    return text
+pytest_plugins = ["prism.plugin.options", "prism.plugin.fixtures"]
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -299,6 +256,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Gener
             (name, round(value, 6)) for name, value in measured.items() if value is not None and math.isfinite(value)
         ]
         if record.reference:
+            from prism.report.words import since_accepted
+
             loss = record.reference["loss"]
             accepted, _ = since_accepted(record, record.reference)
             item.user_properties += [("reference", round(accepted, 6))] if accepted is not None else []

@@ -23,7 +23,7 @@ from prism.errors import StoreError
 from prism.experiment import Outcome
 from prism.report import words
 from prism.rows.answers import read_json_lines
-from prism.store import Store, unwritable, write_text
+from prism.store import Store, sync, unwritable, write_text
 from prism.store.seal import seal
 from prism.verdicts.contenders import passing
 from prism.verdicts.record import Decision, Result, Run, Verdict, from_json, to_json
@@ -109,7 +109,9 @@ class Results:
             report.write(self.folder, run, samples, store)
             shutil.rmtree(self.folder / "results")
             seal(self.folder)
+            sync(self.folder)
             os.replace(self.folder, self.published)
+            sync(self.published.parent)
         except BaseException:
             self.discard()
             raise
@@ -168,10 +170,12 @@ def new_id() -> str:
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid():x}"
 
 
-def partial(results: Sequence[Result], broken: Sequence[str], interrupted: str) -> str:
-    """Why a run is not complete; empty if it is."""
+def partial(results: Sequence[Result], broken: Sequence[str], interrupted: str, limit: int | None = None) -> str:
+    """Why a run is not complete; empty if it is. `limit` is --prism-limit."""
     if interrupted:
         return interrupted
+    if limit:
+        return f"a smoke run, --prism-limit {limit}: at most {limit} held-out and {limit} training rows per spec"
     for result in results:
         declared = result.verdicts().keys()
         if left := declared - set(result.decided):

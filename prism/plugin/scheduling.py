@@ -2,30 +2,45 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import re
 import shutil
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
 from prism.devices import cuda_devices, cuda_fault, cuda_memory
 from prism.errors import ResourceError, SpecError
 from prism.rows.parts import is_hub_id, stand_in
-from prism.spec import Spec
+from prism.spec import PROFILES, Spec
 
 MOST_RANGE = 1_000  # seeds of a range or list
 MOST_SEEDS = 20  # a larger --prism-seeds is probably meant as a seed
 
 
-def choose_profile(asked: str | None) -> tuple[str, str]:
-    """The profile and the reason: the requested one, else full if there are a GPU and the gpu extra, else nano."""
+def choose_profile(asked: str | None, specs: Sequence[Path] = ()) -> tuple[str, str]:
+    """The profile and the reason: the requested one, else the only one of the specs' files.
+
+    Of several, it is full if there are a GPU and the gpu extra, else nano.
+    """
     if asked:
         return asked, "--prism-profile"
+    if len(only := {profile for path in specs if (profile := _profile(path))}) == 1:
+        return only.pop(), "the only one of these specs"
     if not cuda_devices():
         return "nano", cuda_fault() or "no CUDA device"
     if importlib.util.find_spec("bitsandbytes") is None:
-        return "nano", "a CUDA device without the gpu extra: pip install 'prism-bench[gpu]'"
+        return "nano", "a CUDA device without the gpu extra: pip install 'pytest-prism[gpu]'"
     return "full", f"{cuda_devices()} CUDA device(s) and the gpu extra"
+
+
+def _profile(path: Path) -> str | None:
+    """The profile that a spec's file names; None if it cannot be read, which is said where specs are read."""
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        named = tomllib.loads(path.read_text(encoding="utf-8")).get("profile")
+        return named if named in PROFILES else None
+    return None
 
 
 def resources(spec: Spec, home: Path) -> list[tuple[str, bool]]:
@@ -72,6 +87,16 @@ def lacking(spec: Spec, root: Path, data: Path | None, gpus: Sequence[tuple[str,
             f"to download them"
         )
     return ""
+
+
+def limited(spec: Spec, rows: int | None) -> Spec:
+    """The spec of a smoke run, --prism-limit: with at most `rows` held-out and `rows` training rows."""
+    if rows is None:
+        return spec
+    fewer = {"eval_rows": min(rows, spec.data.eval_rows or rows)}
+    if spec.has_training_rows:
+        fewer["train_rows"] = min(rows, spec.data.train_rows or rows)
+    return spec.model_copy(update={"data": spec.data.model_copy(update=fewer)})
 
 
 def training_seeds(asked: str, first: int) -> list[int]:

@@ -16,7 +16,7 @@ from prism.judge.spending import Budget, Spending
 from prism.judge.tier3 import Judge
 from prism.plugin import results
 from prism.plugin.results import Results
-from prism.plugin.scheduling import choose_profile, lacking, require, training_seeds
+from prism.plugin.scheduling import choose_profile, lacking, limited, require, training_seeds
 from prism.plugin.screen import Screen
 from prism.setting import Setting
 from prism.spec import Spec, find_phases, find_specs
@@ -52,7 +52,8 @@ class Session:
         )
         self.reports = (config.rootpath / Path(option("--prism-report")).expanduser()).resolve()
         self._seeds: str = option("--prism-seeds")
-        self.profile, self.why = choose_profile(option("--prism-profile"))
+        self.limit: int | None = option("--prism-limit")
+        self.profile, self.why = choose_profile(option("--prism-profile"), find_specs(self.folder))
         self.chosen: list[str] = option("--prism-spec")
         worker_input = getattr(config, "workerinput", {})
         self.run_id = worker_input.get("prism_run_id") or results.new_id()
@@ -82,7 +83,7 @@ class Session:
         """The specs of a phase that belong to the profile, or those that --prism-spec names."""
         if phase not in self._specs:
             found = [load_checked_spec(path) for path in find_specs(self.folder, phase)]
-            self._specs[phase] = [spec for spec in found if self._is_chosen(spec)]
+            self._specs[phase] = [limited(spec, self.limit) for spec in found if self._is_chosen(spec)]
         return self._specs[phase]
 
     def all_specs(self) -> list[Spec]:
@@ -115,7 +116,7 @@ class Session:
         from prism.models.identity import TRAINING_LIBRARIES
         from prism.store.provenance import provenance
 
-        partial = results.partial(found, self.broken, self.interrupted)
+        partial = results.partial(found, self.broken, self.interrupted, self.limit)
         verdict, reason = results.verdict(found, self.broken, self.setting.required)
         run = Run(
             id=self.run_id,

@@ -45,17 +45,17 @@ def lines(run: Run, columns: int = WIDTH) -> list[str]:
     return terminal_safe("\n".join(wrapped)).split("\n")
 
 
-def drawn(shown: Table, columns: int) -> list[str]:
-    """A table as lines of at most so many columns. The first column and numbers stay whole, long names are folded."""
+def drawn(shown: Table, columns: int, whole: int = 1) -> list[str]:
+    """A table as lines of at most so many columns. The first `whole` ones and numbers are not folded, long names are."""
     rows = [[visible(cell, 1000).replace("\n", " ") for cell in row] for row in (shown.headers, *shown.rows)]
     folded = [[*(cell[:NAME] for cell in row[: shown.numbers]), *row[shown.numbers :]] for row in rows]
-    if max(map(len, _drawn(folded, shown.numbers, 10_000, 2))) <= columns:
-        return _drawn(rows, shown.numbers, columns, 2)
+    if max(map(len, _drawn(folded, shown.numbers, 10_000, 2, whole))) <= columns:
+        return _drawn(rows, shown.numbers, columns, 2, whole)
     narrow = [[*row[: shown.numbers], *(_in_lines(cell) for cell in row[shown.numbers :])] for row in rows]
     for number in range(shown.numbers, len(shown.headers)):
-        whole = max((len(line) for row in narrow[1:] for line in row[number].split("\n")), default=1)
-        narrow[0][number] = textwrap.fill(rows[0][number], max(whole, 6), break_long_words=False)
-    return _drawn(narrow, shown.numbers, columns, 1)
+        widest = max((len(line) for row in narrow[1:] for line in row[number].split("\n")), default=1)
+        narrow[0][number] = textwrap.fill(rows[0][number], max(widest, 6), break_long_words=False)
+    return _drawn(narrow, shown.numbers, columns, 1, whole)
 
 
 def _in_lines(cell: str) -> str:
@@ -63,7 +63,7 @@ def _in_lines(cell: str) -> str:
     return re.sub(r"^(\D{7,}[^\W\d]) (?=[−+.\d–])| (?=\[)|(?<=\],) ", r"\1\n", cell)
 
 
-def _drawn(rows: Sequence[Sequence[str]], numbers: int, columns: int, gap: int) -> list[str]:
+def _drawn(rows: Sequence[Sequence[str]], numbers: int, columns: int, gap: int, whole: int) -> list[str]:
     from rich import box
     from rich.console import Console
     from rich.table import Table as Drawing
@@ -72,7 +72,7 @@ def _drawn(rows: Sequence[Sequence[str]], numbers: int, columns: int, gap: int) 
     table = Drawing(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, gap - 1, 0, 0))
     for number, name in enumerate(rows[0]):
         justify: Literal["left", "right"] = "right" if number >= numbers else "left"
-        table.add_column(Text(name), justify=justify, no_wrap=number == 0 or number >= numbers, overflow="fold")
+        table.add_column(Text(name), justify=justify, no_wrap=number < whole or number >= numbers, overflow="fold")
     for row in rows[1:]:
         table.add_row(*map(Text, row))
     text = io.StringIO()

@@ -61,7 +61,7 @@ def _parse(path: Path) -> Parsed:
         ) from None
     except UnicodeDecodeError:
         raise DataError(_undecodable(path)) from None
-    except (OSError, EOFError, ValueError, zlib.error) as error:
+    except (OSError, EOFError, ValueError, KeyError, NotImplementedError, zlib.error) as error:  # pyarrow's among them
         raise DataError(f"{path}: cannot be read ({error}); restore the file") from None
     if not rows:
         raise DataError(f"{path}: contains no rows; add some")
@@ -81,8 +81,11 @@ def _encoding(start: bytes) -> str:
 
 def _undecodable(path: Path) -> str:
     """The line and byte that cannot be decoded. The decoder's own offset counts from the start of its last chunk."""
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        content = file.read()
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            content = file.read()
+    except (OSError, EOFError, zlib.error) as error:  # behind the byte that could not be decoded
+        return f"{path}: cannot be read ({error}); restore the file"
     encoding = _encoding(content)
     try:
         content.decode(encoding)

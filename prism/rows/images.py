@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import re
 import warnings
 from collections.abc import Sequence
@@ -67,7 +68,8 @@ def read_source(value: Any, folder: Path, name: str) -> Source:
     relative = Path(place)
     if relative.is_absolute() or ".." in relative.parts:
         raise DataError(f"{name}: image {shown!r} must lie in the rows' folder; name it from there, without '..'")
-    path = next((found for found in (folder / relative, folder / "images" / relative) if found.is_file()), None)
+    places = (folder / relative, folder / "images" / relative)
+    path = next((found for found in places if os.path.isfile(found)), None)  # no error for a name that none can have
     if path is None:
         raise DataError(f"{name}: no image {shown!r} in {folder} or its images/; restore the file or delete the row")
     return Source(file_digest(path), shown, path)
@@ -106,13 +108,15 @@ def _opened(source: Source, options: Options, name: str) -> Any:
             if frames > 1 and options.frames == "refuse":
                 raise DataError(f'{where}: has {frames} frames; split the file, or set [image].frames = "first"')
             picture.load()
+            return _in_rgb(ImageOps.exif_transpose(picture), options, where)
+    except DataError:
+        raise
     except UnidentifiedImageError:
         raise DataError(f"{where}: {_kind(data)}; convert it to PNG or JPEG") from None
     except Image.DecompressionBombError:
         raise DataError(f"{where}: is larger than [image].max_megapixels; make it smaller, or delete the row") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except Exception as error:  # noqa: BLE001  # a damaged file makes Pillow raise any of a dozen types
         raise DataError(f"{where}: cannot be read ({error}); restore the file or delete the row") from None
-    return _in_rgb(ImageOps.exif_transpose(picture), options, where)
 
 
 def _require_size(size: tuple[int, int], options: Options, where: str) -> None:

@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from prism import __version__
 from prism.devices import cuda_devices
 from prism.store import digest, file_digest
 
@@ -24,7 +25,7 @@ def provenance(root: Path, packages: Sequence[str]) -> dict[str, Any]:
         "tree": source_tree(root),
         "dirty": _is_dirty(root),
         "python": platform.python_version(),
-        "versions": versions(("prism-bench", *packages, "deepeval", "scikit-learn", "pytest")),
+        "versions": {"prism": __version__} | versions((*packages, "deepeval", "scikit-learn", "pytest")),
         "machine": {
             "system": platform.platform(),
             "processor": _processor(),

@@ -1,0 +1,60 @@
+"""The options of the pytest plugin: `--prism-…`."""
+
+from __future__ import annotations
+
+import pytest
+
+from prism.errors import PrismError
+from prism.plugin.scheduling import training_seeds
+from prism.spec import PROFILES
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("prism", "PRISM benchmarks")
+    add = group.addoption
+    add("--prism-profile", choices=PROFILES, help="nano: embedded, CPU; small: 135 M; full: GPU")
+    add("--prism-spec", action="append", default=[], metavar="NAME", help="run this spec only (repeatable)")
+    add("--prism-models", metavar="DIR", help="load DIR/<last part of model_name> instead of a model from the hub")
+    add("--prism-data", metavar="DIR", help="read DIR/<[data].name>/<split>.jsonl.gz instead of [data].path")
+    add("--prism-home", metavar="DIR", help="the store of adapters and answers (default: $PRISM_HOME, ~/.cache/prism)")
+    limit = "a smoke run: at most N held-out and N training rows per spec; partial, and nothing to accept"
+    add("--prism-limit", type=_limit, metavar="N", help=limit)
+    add("--prism-report", metavar="DIR", default="reports", help="write runs/ and latest/ to this folder")
+    add("--prism-report-title", metavar="TITLE", default="PRISM", help="title of the reports, to tell several apart")
+    add("--prism-retrain", action="store_true", help="train again even if the store has the adapter")
+    alarms = "5 %% false alarms of drop in a run, or over all runs against one accepted run"
+    add("--prism-alarms", choices=["run", "reference"], default="run", help=alarms)
+    add(
+        "--prism-seeds",
+        type=_seeds,
+        default="1",
+        metavar="SEEDS",
+        help="train and measure several adapters per spec: a count (5), a range (47-51) or a list (42,47)",
+    )
+    add(
+        "--prism-judge",
+        metavar="JUDGE",
+        help="openai:MODEL, http://HOST:PORT/v1#MODEL or local:FOLDER (or PRISM_JUDGE)",
+    )
+    add("--prism-judge-budget", metavar="N", help='stop judging at this cost: "2.50" dollars or "200k tokens"')
+    add(
+        "--prism-require",
+        action="append",
+        default=[],
+        choices=["tier3", "decided"],
+        help="fail if tier3 cannot be decided, or if any threshold is inconclusive (decided)",
+    )
+
+
+def _seeds(text: str) -> str:
+    try:
+        training_seeds(text, 0)
+    except PrismError as error:
+        raise pytest.UsageError(str(error)) from None
+    return text
+
+
+def _limit(text: str) -> int:
+    if not text.isdecimal() or int(text) < 2:
+        raise pytest.UsageError(f"--prism-limit {text}: must be a whole number of rows, 2 or more")
+    return int(text)
