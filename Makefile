@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: bench test check wheel clean
+.PHONY: bench test test-faults check wheel clean
 
 bench: $(READY)
 	@echo "== phase 1 on the embedded model: baseline, LoRA training, gate, report (about 3 minutes on 2 cores)"
@@ -14,7 +14,11 @@ bench: $(READY)
 
 test: $(READY)
 	@echo "== PRISM's own tests"
-	@$(BIN)/pytest tests -n auto
+	@$(BIN)/pytest tests -n auto -m "not faults"
+
+test-faults: $(READY)
+	@echo "== kills, flipped bits, full disks and fuzzers (about 30 minutes on 2 cores)"
+	@$(BIN)/pytest tests/faults -n auto
 
 check: $(READY)
 	@echo "== ruff, ruff format, the order of imports, mypy"

@@ -8,15 +8,18 @@ the answers belong to.
 
 from __future__ import annotations
 
-import json
+import lzma
 import os
 import re
 import tarfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from prism.errors import ScoresError
 from prism.experiment import Experiment
@@ -25,14 +28,58 @@ from prism.models.identity import TRAINING_LIBRARIES, adapter_identity, predicti
 from prism.plugin import results
 from prism.plugin.results import Results
 from prism.setting import Setting
-from prism.spec import Spec
-from prism.store import MANIFEST, Store, read_manifest
+from prism.spec import PathName, Spec
+from prism.store import MANIFEST, Store, read_manifest, sync
 from prism.store.provenance import provenance
 from prism.tasks.check import load_checked_spec
-from prism.verdicts.record import Run, parse_run
+from prism.verdicts.record import Run
 
 RESULTS = "results.json"
+LARGEST = 2**31  # bytes of what a bundle holds; answers of 7,600 samples and five seeds take 20 MiB
 ARTIFACT = re.compile(r"[a-z]+/[0-9a-f]{64}")  # in the store: no path that leads out of it
+
+
+def _in_a_store(name: str) -> str:
+    if not ARTIFACT.fullmatch(name):
+        raise ValueError(f"{name[:80]!r} is no artifact of a store")
+    return name
+
+
+class _Details(BaseModel):
+    artifacts: dict[str, Annotated[str, AfterValidator(_in_a_store)]]
+
+
+class _Measured(BaseModel):
+    phase: PathName
+    spec: PathName
+    details: _Details
+
+
+class _Machine(BaseModel, extra="allow"):
+    gpus: list[Any]
+
+
+class _Provenance(BaseModel, extra="allow"):
+    machine: _Machine
+    versions: dict[str, Any]
+    python: str
+    commit: str | None = None
+    tree: str | None = None
+
+
+class _Packed(BaseModel):
+    """What `pack` reads of a run's results.json. Names become paths."""
+
+    specs: Annotated[list[_Measured], Field(min_length=1)]
+
+
+class _Results(_Packed):
+    """What `rescore` reads besides, of a file that may be a stranger's."""
+
+    id: str
+    complete: bool
+    partial: str
+    provenance: _Provenance
 
 
 def pack(run: Path, store: Store, out: Path) -> int:
@@ -41,9 +88,14 @@ def pack(run: Path, store: Store, out: Path) -> int:
     Raises ScoresError if the run names none, or if the store no longer has one.
     """
     try:
-        named = _artifacts(run)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ScoresError(f"{run}: names no answers ({error!r}); run the benchmarks again and pack that run") from None
+        packed = _Packed.model_validate_json((run / RESULTS).read_bytes())
+        named = {artifact for spec in packed.specs for artifact in spec.details.artifacts.values()}
+        if not named:
+            raise ValueError("it has no specs")
+    except (OSError, ValueError) as error:
+        raise ScoresError(
+            f"{run}: names no answers ({_why(error)}); run the benchmarks again and pack that run"
+        ) from None
     partial = out.with_name(f".{out.name}.{os.getpid()}")
     try:
         with tarfile.open(partial, "w:xz") as bundle:
@@ -54,7 +106,9 @@ def pack(run: Path, store: Store, out: Path) -> int:
                     raise ScoresError(f"{artifact}: is not in the store {store.home}; pass the --home of that run")
                 for file in (MANIFEST, *sorted(path.name for path in folder.glob("*.jsonl"))):
                     bundle.add(folder / file, f"{artifact}/{file}")
+        sync(partial)
         os.replace(partial, out)
+        sync(out.parent)
     finally:  # an interruption or a full disk leaves no half
         partial.unlink(missing_ok=True)
     return out.stat().st_size
@@ -67,69 +121,78 @@ def rescore(bundles: Sequence[Path], setting: Setting, reports: Path, command: s
     from those of this checkout.
     """
     with TemporaryDirectory() as temporary:
-        unpacked = [_unpack(path, Path(temporary) / str(n)) for n, path in enumerate(bundles)]
-        runs = [json.loads((folder / RESULTS).read_text(encoding="utf-8")) for folder in unpacked]
+        folders = [Path(temporary) / str(n) for n in range(len(bundles))]
+        runs = [_unpack(path, folder) for path, folder in zip(bundles, folders)]
         by_spec: dict[str, list[tuple[Path, dict[str, str]]]] = {}
-        for folder, run in zip(unpacked, runs):
-            for spec in run["specs"]:
-                name = f"{spec['phase']}/{spec['spec']}"
-                by_spec.setdefault(name, []).append((folder, spec["details"]["artifacts"]))
+        for folder, packed in zip(folders, runs):
+            for measured in packed.specs:
+                name = f"{measured.phase}/{measured.spec}"
+                by_spec.setdefault(name, []).append((folder, measured.details.artifacts))
         run_id = results.new_id()
         saved = Results(reports, run_id, "main")
         for name, parts in by_spec.items():
             spec = load_checked_spec(setting.root / "benchmarks" / "specs" / f"{name}.toml")
             experiment = _answered(spec, setting, parts)
             outcome = experiment.outcome
-            made = read_manifest(next(iter(experiment.adapters.values())))["identity"]
-            told = {**outcome.result.details, "engine": made["engine"]}
+            made = _identity(next(iter(experiment.adapters.values())), "engine")
+            told = {**outcome.result.details, **made}
             decided = tuple(outcome.result.verdicts())
             saved.save(replace(outcome, result=replace(outcome.result, details=told, decided=decided)))
         found = saved.gather()
         verdict, reason = results.verdict(found, [], setting.required)
         here = provenance(setting.root, TRAINING_LIBRARIES)
-        measured = [{"run": run["id"], **_origin(run["provenance"])} for run in runs]
-        whole = all(run["complete"] for run in runs)
+        answered = [{"run": packed.id, **_origin(packed.provenance)} for packed in runs]
+        first = runs[0].provenance.model_dump()
+        whole = all(packed.complete for packed in runs)
         run = Run(
             id=run_id,
             results=found,
             complete=whole,
-            partial="" if whole else "; ".join(run["partial"] for run in runs if run["partial"]),
+            partial="" if whole else "; ".join(packed.partial for packed in runs if packed.partial),
             verdict=verdict,
             reason=reason,
             command=command,
-            provenance={**here, **{key: runs[0]["provenance"][key] for key in ("versions", "machine", "python")}}
-            | {"answered": measured},
+            provenance={**here, **{key: first[key] for key in ("versions", "machine", "python")}, "answered": answered},
         )
         return run, saved.publish(run, setting.store)
 
 
-def _origin(known: Mapping[str, Any]) -> dict[str, Any]:
-    return {"commit": known.get("commit"), "tree": known.get("tree"), "gpus": known["machine"]["gpus"]}
+def _origin(known: _Provenance) -> dict[str, Any]:
+    return {"commit": known.commit, "tree": known.tree, "gpus": known.machine.gpus}
 
 
-def _artifacts(folder: Path) -> set[str]:
-    """What a run's specs name in the store.
-
-    Raises ValueError, KeyError, TypeError or AttributeError if they name nothing, or something that lies elsewhere.
-    """
-    run = parse_run((folder / RESULTS).read_text(encoding="utf-8"))
-    found = {artifact for spec in run.results for artifact in spec.details["artifacts"].values()}
-    if not found or (wrong := sorted(name for name in found if not ARTIFACT.fullmatch(name))):
-        raise ValueError(f"{wrong[0][:80]!r} is no artifact of a store" if found else "it has no specs")
-    known = run.provenance  # which `rescore` keeps
-    if not known.keys() >= {"versions", "python", "machine"} or "gpus" not in known["machine"]:
-        raise ValueError("it does not say where it was measured")
-    return found
+def _why(error: Exception) -> str:
+    """The reason of an error in one line; pydantic's has several."""
+    if not isinstance(error, ValidationError):
+        return repr(error)
+    problem = error.errors(include_input=False)[0]
+    return f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
 
 
-def _unpack(path: Path, folder: Path) -> Path:
+def _unpack(path: Path, folder: Path) -> _Results:
     try:
         with tarfile.open(path) as bundle:
-            bundle.extractall(folder, filter="data")
-        _artifacts(folder)
-    except (OSError, tarfile.TarError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ScoresError(f"{path}: is no bundle of answers ({error!r}); make one with prism bundle") from None
-    return folder
+            size = 0
+            for member in bundle:  # each before the next is read: a bomb is refused by its first part
+                size += member.size
+                if size > LARGEST:
+                    raise ValueError(f"it holds over {LARGEST / 2**30:g} GiB")
+                bundle.extract(member, folder, filter="data")
+        return _Results.model_validate_json((folder / RESULTS).read_bytes())
+    except (OSError, EOFError, tarfile.TarError, lzma.LZMAError, zlib.error, ValueError, KeyError) as error:
+        raise ScoresError(f"{path}: is no bundle of answers ({_why(error)}); make one with prism bundle") from None
+
+
+def _identity(folder: Path, *keys: str) -> dict[str, Any]:
+    """What made an unpacked artifact, by key. Raises ScoresError if the bundle does not say so."""
+    try:
+        identity = read_manifest(folder)["identity"]
+        return {key: identity[key] for key in keys}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        name = f"{folder.parent.name}/{folder.name[:8]}"
+        raise ScoresError(
+            f"{name}: its manifest in the bundle cannot be used ({error!r}); pack that run again"
+        ) from None
 
 
 def _answered(spec: Spec, setting: Setting, parts: Sequence[tuple[Path, Mapping[str, str]]]) -> Experiment:
@@ -142,18 +205,23 @@ def _answered(spec: Spec, setting: Setting, parts: Sequence[tuple[Path, Mapping[
                 whole[stage] = folder / artifact
                 continue
             kind, _, named = stage.partition(", seed ")  # without a seed: of a finished adapter
-            seed = int(named or spec.seed)
+            seed = int(named) if named.isdecimal() and len(named) < 20 else spec.seed
             kind = "training" if kind == cost.named("training", seed, spec) else kind
+            if kind not in by_stage:
+                raise ScoresError(
+                    f"{spec.id}: a bundle names answers of {stage!r}, which no run has; pack that run again"
+                )
             if seed in by_stage[kind]:
                 raise ScoresError(f"{spec.id}: two bundles hold seed {seed}; pass each seed once")
             by_stage[kind][seed] = folder / artifact
     adapters, tuned, altered = (dict(sorted(folders.items())) for folders in by_stage.values())
     experiment = Experiment(spec, setting, list(adapters))
+    if not adapters or adapters.keys() != tuned.keys() or "baseline" not in whole:
+        raise ScoresError(f"{spec.id}: a bundle lacks the adapter, its answers or the baseline's; pack that run again")
     known: dict[str, Any] = {"adapters": adapters, "tuned": tuned, "altered": altered}
     known |= {"baseline": whole["baseline"], "likelihoods": whole.get("label likelihoods")}
     vars(experiment).update(known)  # the values of its cached properties
-    made = read_manifest(next(iter(adapters.values())))["identity"]
-    vars(experiment.base)["identity"] = made["base"]
+    vars(experiment.base)["identity"] = _identity(next(iter(adapters.values())), "base")["base"]
     _require_same_rows(experiment)
     return experiment
 
@@ -163,8 +231,7 @@ def _require_same_rows(experiment: Experiment) -> None:
     spec, examples = experiment.spec, experiment.examples
     now = predictions_identity(spec, {}, None, examples.held_out, "answers")
     for folder in (experiment.baseline, *experiment.tuned.values()):
-        asked = read_manifest(folder)["identity"]
-        if (asked["messages"], asked["generate"]) != (now["messages"], now["generate"]):
+        if _identity(folder, "messages", "generate") != {key: now[key] for key in ("messages", "generate")}:
             raise ScoresError(
                 f"{spec.id}: the answers belong to other prompts or another [generate] than those of this checkout; "
                 f"measure again"
@@ -173,5 +240,5 @@ def _require_same_rows(experiment: Experiment) -> None:
         return
     rows = adapter_identity(spec, {}, examples.training, spec.seed, experiment.setting.root)["rows"]
     for seed, folder in experiment.adapters.items():
-        if read_manifest(folder)["identity"]["rows"] != rows:
+        if _identity(folder, "rows")["rows"] != rows:
             raise ScoresError(f"{spec.id}: seed {seed} was trained on other rows than those here; measure again")

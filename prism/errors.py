@@ -9,18 +9,25 @@ from typing import Any
 from prism.redaction import redacted
 from prism.untrusted import terminal_safe
 
+LONGEST = 2_000  # characters of a sentence
+
 
 class PrismError(Exception):
     """Base class of all errors that PRISM raises on purpose.
 
-    What it names may be a stranger's: it is safe to print, and known secrets are redacted in its arguments.
+    Its text is one line of at most 2,000 characters without known secrets, safe to print: the values in it may be a
+    stranger's.
     """
 
     def __init__(self, *args: Any) -> None:
-        super().__init__(*(redacted(each) if isinstance(each, str) else each for each in args))
+        super().__init__(*(_one_line(each) if isinstance(each, str) else each for each in args))
 
-    def __str__(self) -> str:
-        return terminal_safe(super().__str__())
+
+def _one_line(text: str) -> str:
+    text = redacted(text)
+    if len(text) > LONGEST:  # the place stands first and the remedy last
+        text = f"{text[: LONGEST // 2]}…{text[1 - LONGEST // 2 :]}"
+    return terminal_safe(text).replace("\n", " ")
 
 
 class SpecError(PrismError):

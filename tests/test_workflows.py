@@ -13,7 +13,11 @@ import yaml
 
 from tests.conftest import ROOT
 
-GATE = yaml.safe_load((ROOT / ".github" / "workflows" / "gate.yml").read_text(encoding="utf-8"))
+WORKFLOWS = {
+    path.stem: yaml.safe_load(path.read_text(encoding="utf-8"))
+    for path in (ROOT / ".github" / "workflows").glob("*.yml")
+}
+GATE = WORKFLOWS["gate"]
 
 GH = """#!{python}
 # GitHub's side of `gh api`: a file of comments. A list is filtered by the step's own jq expression.
@@ -36,7 +40,9 @@ comments.write_text(json.dumps(known))
 def require_safe_steps(steps):
     """No step runs a name of a branch or an input as shell, or an action of anybody's but GitHub's."""
     assert not any("${{" in step["run"] for step in steps if "run" in step)
-    assert all(step["uses"].startswith("actions/") and "@v" in step["uses"] for step in steps if "uses" in step)
+    for step in steps:
+        if "uses" in step:
+            assert re.fullmatch(r"actions/[a-z-]+@[0-9a-f]{40}", step["uses"])
 
 
 def test_only_the_job_that_runs_no_code_of_the_pull_request_may_write():
@@ -50,6 +56,19 @@ def test_only_the_job_that_runs_no_code_of_the_pull_request_may_write():
     assert [action for action, _, _ in used] == ["actions/download-artifact"]
     for job in GATE["jobs"].values():
         require_safe_steps(job["steps"])
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_actions_are_pinned_by_commit_and_no_credentials_are_kept(name):
+    """A tag can be moved to other code, and the token of a checkout can be read by the code that was checked out."""
+    workflow = WORKFLOWS[name]
+    assert workflow["permissions"] == {"contents": "read"}
+    used = [step for job in workflow["jobs"].values() for step in job["steps"] if "uses" in step]
+    assert used
+    for step in used:
+        assert re.fullmatch(r"actions/[a-z-]+@[0-9a-f]{40}", step["uses"])
+        if step["uses"].startswith("actions/checkout@"):
+            assert step["with"]["persist-credentials"] is False
 
 
 @pytest.mark.skipif(

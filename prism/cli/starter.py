@@ -40,15 +40,15 @@ jobs:
     runs-on: ubuntu-latest
     timeout-minutes: 60
     steps:
-      - uses: actions/checkout@v5
+      - uses: actions/checkout@08c6903cd8c0fde910a37f88322edcfb5dd907a8 # v5.0.0
         with: {{ persist-credentials: false }}
-      - uses: actions/setup-python@v6
+      - uses: actions/setup-python@e797f83bcb11b83ae66e0230d6156d7c80228e7c # v6.0.0
         with: {{ python-version: "3.11" }}
       - run: pip install "pytest-prism=={__version__}" pytest-github-actions-annotate-failures
         env:
           PIP_EXTRA_INDEX_URL: https://download.pytorch.org/whl/cpu # a runner has no GPU
       - run: pytest benchmarks
-      - uses: actions/upload-artifact@v5
+      - uses: actions/upload-artifact@330a01c490aca151604b8cf639adc76d48f6c5d4 # v5.0.0
         if: always()
         with:
           name: prism-report

@@ -19,7 +19,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from prism.store import Store, digest, unwritable, write_text
+from prism.errors import StoreError
+from prism.store import Store, digest, unwritable, write_bytes, write_text
 
 
 class Ledger:
@@ -36,7 +37,7 @@ class Ledger:
         if damaged := len(lines) - len(valid):
             aside = path.with_name(f"judgements.damaged-{time.time_ns()}.jsonl")
             os.replace(path, aside)
-            path.write_bytes(b"".join(valid))
+            write_bytes(path, b"".join(valid))
             warnings.warn(
                 f"{path}: contains damaged lines ({damaged}); the file is set aside as {aside.name}, and "
                 f"their samples are judged again",
@@ -50,12 +51,13 @@ class Ledger:
         return entry is not None
 
     def add(self, key: str, **entry: Any) -> None:
-        """Write one judgement to the file immediately."""
+        """Write one judgement to the disk immediately: it was paid for."""
         line = {"key": key, **entry}
         self.entries[key] = line
         try:
             self.file.write(json.dumps({**line, "check": digest(line)[:12]}, ensure_ascii=False).encode() + b"\n")
             self.file.flush()
+            os.fsync(self.file.fileno())
         except OSError as error:
             raise unwritable(self.home, error) from error
 
@@ -96,6 +98,8 @@ def locked(store: Store, identity: Mapping[str, Any], what: str) -> Iterator[Led
     except OSError as error:
         lock.release()
         raise unwritable(store.home, error) from error
+    except NotImplementedError:
+        raise StoreError(f"{folder}: its file system has no locks; set --prism-home to a folder that has") from None
     try:
         yield ledger
     finally:

@@ -137,7 +137,9 @@ def load_adapter(base: Base, folder: Path) -> Any:
     _require_sound(base, folder)
     try:
         model = PeftModel.from_pretrained(base.model, str(folder)).eval()
-    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # what PEFT, and torch behind it, make of a stranger's configuration
         raise _misfit(base, folder, error) from error
     _require_whole(base, model, folder)
     return model

@@ -102,14 +102,21 @@ def load(spec: Spec, root: Path, say: Say = CONSOLE.say, name: str | None = None
                     bnb_4bit_compute_dtype=dtype,
                 )
             auto = AutoModelForImageTextToText if spec.image else AutoModelForCausalLM
-            model = auto.from_pretrained(
+            loaded: Any = auto.from_pretrained(
                 source,
                 dtype=dtype,
                 quantization_config=quantization,
                 device_map={"": settings["device"]},
                 use_safetensors=True,
                 trust_remote_code=False,
+                output_loading_info=True,
             )
+            model, found = loaded
+            if missing := sorted(found["missing_keys"]):  # transformers draws them by chance, and only logs it
+                raise ModelError(
+                    f"{name}: lacks {len(missing)} of the weights that its config.json asks for, such as {missing[0]}; "
+                    f"restore the folder"
+                )
             if type(model).forward.__module__.startswith("unsloth"):
                 raise ModelError(
                     f"{spec.id}: Unsloth has patched {type(model).__name__} for another spec of this run, but this "
@@ -118,6 +125,7 @@ def load(spec: Spec, root: Path, say: Say = CONSOLE.say, name: str | None = None
         # Always use the published tokenizer; Unsloth may change its template and padding.
         processor = AutoProcessor.from_pretrained(source, trust_remote_code=False) if spec.image else None
         tokenizer = processor.tokenizer if processor else AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        tokenizer("a")  # fails for settings of a wrong type
     except (PrismError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # a damaged folder raises what three libraries, and their checks, happen to

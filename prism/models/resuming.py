@@ -2,7 +2,8 @@
 
 transformers restores weights, optimizer, schedule and the random state of the step. A sampler that shuffles by that
 state at each start of an epoch (`group_by_length`) needs the state of that start, too, which `SameOrder` keeps beside
-each checkpoint. On a CPU, the resumed adapter has the bits of one whose training was not killed.
+each checkpoint. On a CPU, the resumed adapter has the bits of one whose training was not killed. A checkpoint that a
+power cut or a bad disk has changed is not resumed from.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from prism.models.load import Base
+from prism.store import file_digest, sync
 
 EPOCH = "epoch_start.pth"  # beside transformers' own files: written after them, so a checkpoint with it is complete
 RESTORED = ("random", "sequential", "group_by_length")  # values of train_sampling_strategy whose order is restored
@@ -41,7 +43,12 @@ class SameOrder(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
         folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
-        torch.save({"epoch": self.epoch, "start": self.start, "now": torch.random.get_rng_state()}, folder / EPOCH)
+        for file in _files(folder):
+            sync(file)
+        kept = {"epoch": self.epoch, "start": self.start, "now": torch.random.get_rng_state()}
+        torch.save(kept | {"files": _checksums(folder)}, folder / EPOCH)
+        sync(folder / EPOCH)
+        sync(folder)
 
 
 def checkpoint_of(base: Base, folder: Path) -> Path | None:
@@ -61,17 +68,25 @@ def checkpoint_of(base: Base, folder: Path) -> Path | None:
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint: it has what is written last. Deletes incomplete ones."""
+    """The newest whole checkpoint: it has what is written last, and its files have their checksums. Deletes others."""
     for checkpoint in sorted(folder.glob("checkpoint-*"), key=step_of, reverse=True):
         try:
             state: Any = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-            torch.load(checkpoint / EPOCH, weights_only=True)
-            if state["global_step"] == step_of(checkpoint):
+            kept = torch.load(checkpoint / EPOCH, weights_only=True)
+            if state["global_step"] == step_of(checkpoint) and kept["files"] == _checksums(checkpoint):
                 return checkpoint
         except Exception:  # noqa: BLE001, S110  # whatever half a file raises: it is deleted
             pass
         shutil.rmtree(checkpoint)
     return None
+
+
+def _files(checkpoint: Path) -> list[Path]:
+    return sorted(file for file in checkpoint.rglob("*") if file.is_file() and file.name != EPOCH)
+
+
+def _checksums(checkpoint: Path) -> dict[str, str]:
+    return {file.relative_to(checkpoint).as_posix(): file_digest(file) for file in _files(checkpoint)}
 
 
 def step_of(checkpoint: Path) -> int:

@@ -23,7 +23,7 @@ from prism.errors import StoreError
 from prism.experiment import Outcome
 from prism.report import words
 from prism.rows.answers import read_json_lines
-from prism.store import Store, unwritable, write_text
+from prism.store import Store, sync, unwritable, write_text
 from prism.store.seal import seal
 from prism.verdicts.contenders import passing
 from prism.verdicts.record import Result, Run, Verdict, from_json, to_json
@@ -109,7 +109,9 @@ class Results:
             report.write(self.folder, run, samples, store)
             shutil.rmtree(self.folder / "results")
             seal(self.folder)
+            sync(self.folder)
             os.replace(self.folder, self.published)
+            sync(self.published.parent)
         except BaseException:
             self.discard()
             raise

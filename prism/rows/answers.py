@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from prism.errors import ModelError
 from prism.rows import Example, Prediction
@@ -15,14 +17,23 @@ from prism.store import read_json
 
 ANSWERS = "predictions.jsonl"
 LIKELIHOODS = "likelihoods.jsonl"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _Likelihoods:
+    """A line of `LIKELIHOODS`: the log-likelihood of each label as the answer to one sample."""
+
+    id: str
+    labels: dict[str, float]
 
 
 def read_predictions(folder: Path, examples: Sequence[Example]) -> list[Prediction]:
     """Predictions in the order of the examples, without their thoughts, which stay in the file.
 
-    Raises ModelError if one is missing: the engine gave no answer.
+    Raises ModelError if one is missing, since the engine gave no answer, or if a line is none.
     """
-    by_id = {line["id"]: _without_thoughts(Prediction(**line)) for line in read_json_lines(folder / ANSWERS)}
+    by_id = {said.id: _without_thoughts(said) for said in _lines(folder / ANSWERS, TypeAdapter(Prediction))}
     missing = [example.id for example in examples if example.id not in by_id]
     if missing:
         raise ModelError(
@@ -39,9 +50,22 @@ def _without_thoughts(prediction: Prediction) -> Prediction:
 
 
 def read_likelihoods(folder: Path, examples: Sequence[Example]) -> list[dict[str, float]]:
-    """The log-likelihood of each label, in the order of the examples."""
-    by_id = {line["id"]: line["labels"] for line in read_json_lines(folder / LIKELIHOODS)}
+    """The log-likelihood of each label, in the order of the examples. Raises ModelError as `read_predictions` does."""
+    by_id = {line.id: line.labels for line in _lines(folder / LIKELIHOODS, TypeAdapter(_Likelihoods))}
+    if missing := next((example.id for example in examples if example.id not in by_id), None):
+        raise ModelError(f"{folder}: sample {missing} has no likelihoods; delete the folder and run again")
     return [by_id[example.id] for example in examples]
+
+
+def _lines(path: Path, form: TypeAdapter[T]) -> Iterator[T]:
+    """The lines of a file that may have come in a stranger's bundle."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                yield form.validate_json(line)
+            except ValidationError as error:
+                why = error.errors(include_input=False)[0]["msg"]
+                raise ModelError(f"{path}:{number}: is no answer ({why}); delete the folder and run again") from None
 
 
 def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:

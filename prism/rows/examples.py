@@ -212,7 +212,10 @@ def _read_rows(spec: Spec, task: Reader, root: Path, data: Path | None, part: st
     questions: list[Row] = []
     numbers: list[int] = []
     for number, row in enumerate(rows, start=1):
-        found = task.rows(row, spec)
+        try:
+            found = task.rows(row, spec)
+        except DataError as error:
+            raise DataError(f"{name}, row {number}: {error}") from None
         questions += found
         numbers += [number] * len(found)
     selected = _selected(spec, task, _Part(questions, numbers, name, file))

@@ -81,8 +81,11 @@ def _encoding(start: bytes) -> str:
 
 def _undecodable(path: Path) -> str:
     """The line and byte that cannot be decoded. The decoder's own offset counts from the start of its last chunk."""
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        content = file.read()
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            content = file.read()
+    except (OSError, EOFError, zlib.error) as error:  # behind the byte that could not be decoded
+        return f"{path}: cannot be read ({error}); restore the file"
     encoding = _encoding(content)
     try:
         content.decode(encoding)

@@ -106,13 +106,15 @@ def _opened(source: Source, options: Options, name: str) -> Any:
             if frames > 1 and options.frames == "refuse":
                 raise DataError(f'{where}: has {frames} frames; split the file, or set [image].frames = "first"')
             picture.load()
+            return _in_rgb(ImageOps.exif_transpose(picture), options, where)
+    except DataError:
+        raise
     except UnidentifiedImageError:
         raise DataError(f"{where}: {_kind(data)}; convert it to PNG or JPEG") from None
     except Image.DecompressionBombError:
         raise DataError(f"{where}: is larger than [image].max_megapixels; make it smaller, or delete the row") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except Exception as error:  # noqa: BLE001  # a damaged file makes Pillow raise any of a dozen types
         raise DataError(f"{where}: cannot be read ({error}); restore the file or delete the row") from None
-    return _in_rgb(ImageOps.exif_transpose(picture), options, where)
 
 
 def _require_size(size: tuple[int, int], options: Options, where: str) -> None:

@@ -61,7 +61,8 @@ COUNTS = {
 POSITIVE = ("temperature", "top_p", "repetition_penalty", "encoder_repetition_penalty")
 SWITCHES = ("do_sample", "use_cache", "renormalize_logits", "remove_invalid_values")
 MOST_BYTES = 256 * 1024  # a shipped spec has 2,000
-NESTED = re.compile(r"(?:[\w\"'-]+[ \t]*\.[ \t]*){30}")  # a dotted key makes a table of each of its parts
+# A dotted key makes a table of each of its parts. Tried only where a part begins, else long words take the square.
+NESTED = re.compile(r"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){30}""")
 
 
 def load_spec(path: Path) -> Spec:

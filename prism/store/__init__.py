@@ -1,7 +1,7 @@
 """A content-addressed store of adapters, predictions and judgements, each under the digest of its inputs.
 
-An artifact is a folder. Its `manifest.json`, written last, contains the identity (the inputs that the digest covers)
-and a checksum of every file. A process works in `<digest>.partial`, under a lock, and one rename makes it the artifact;
+An artifact is a folder. Its `manifest.json`, written last, contains the identity (the inputs that the digest covers),
+notes, a checksum of every file and one of itself. A process works in `<digest>.partial`, under a lock, and one rename makes it the artifact;
 the next process resumes from a partial folder that a killed one left behind. What is stored survives a power cut: files
 and folder reach the disk before the rename.
 """
@@ -50,11 +50,11 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file atomically: a temporary file in the same folder, on the disk, then a rename.
+    """Write a file atomically, so that it survives a power cut: a temporary file on the disk, a rename, the folder.
 
     Removes what a killed process has left of an earlier write of this file on this machine.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     prefix = f".{path.name}.{platform.node().partition('.')[0]}-"
     for leftover in path.parent.glob(glob.escape(prefix) + "*"):
         process = leftover.name.removeprefix(prefix)
@@ -66,12 +66,38 @@ def write_bytes(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+    sync(path.parent)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, and write the names of new ones to the disk."""
+    new = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in new:
+        sync(each.parent)
+
+
+def sync(path: Path) -> None:
+    """Write a file, or a folder's list of names, to the disk. Windows has no such call for folders."""
+    if path.is_dir() and os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def read_json(text: str) -> Any:
-    """Parse JSON that PRISM did not write now. Raises ValueError where it is none, or nested beyond what Python reads."""
+    """Parse JSON that PRISM did not write now.
+
+    Raises ValueError where it is none, nested beyond what Python reads, or holds half a surrogate pair, which no file can.
+    """
     try:
-        return json.loads(text)
+        content = json.loads(text)
+        if "\\ud" in text.lower():
+            json.dumps(content, ensure_ascii=False).encode()
+        return content
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
@@ -100,18 +126,27 @@ class Store:
         self.home, self.say = home, say
 
     def find(self, kind: str, identity: Mapping[str, Any]) -> Path | None:
-        """The complete artifact of this identity, or None. A damaged one is set aside with a warning."""
+        """The complete artifact of this identity, or None. A damaged one is set aside with a warning.
+
+        Raises StoreError for one that this user or this machine cannot read: it may be whole.
+        """
         folder = self.home / kind / digest(identity)
-        if not folder.exists():
-            return None
+        damaged = folder.with_name(f"{folder.name}.damaged-{time.time_ns()}")
         try:
-            _verify(folder, kind, folder.name)
-        except StoreError as error:
-            damaged = folder.with_name(f"{folder.name}.damaged-{time.time_ns()}")
-            with contextlib.suppress(FileNotFoundError):  # another process has set it aside already
-                os.replace(folder, damaged)
-            warnings.warn(f"{error}; set aside as {damaged.name} and made again", stacklevel=2)
-            return None
+            if not folder.exists():
+                return None
+            try:
+                _verify(folder, kind, folder.name)
+            except StoreError as error:
+                with contextlib.suppress(FileNotFoundError):  # another process has set it aside already
+                    os.replace(folder, damaged)
+                warnings.warn(f"{error}; set aside as {damaged.name} and made again", stacklevel=2)
+                return None
+        except OSError as error:
+            raise StoreError(
+                f"{error.filename or folder}: cannot be read or set aside ({error.strerror or error}); restore access to "
+                f"it, or set another --prism-home"
+            ) from None
         return folder
 
     def make(
@@ -126,7 +161,7 @@ class Store:
             return existing
         before = _made(folder)
         try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(folder.parent)
             with self._locked(folder.with_suffix(".lock"), f"{kind}/{folder.name[:8]}"):
                 existing = self.find(kind, identity)
                 if existing and not (again and _made(folder) == before):
@@ -137,18 +172,21 @@ class Store:
                 partial.mkdir(exist_ok=True)
                 if not _is_whole(partial, kind, folder.name):  # else a process was killed before its last step
                     notes = work(partial)
+                    for leftover in partial.rglob(".*.*-[0-9]*"):  # half a file, also of a process on another machine
+                        leftover.unlink()
                     files = sorted(file for file in partial.rglob("*") if file.is_file())
                     checksums = {file.relative_to(partial).as_posix(): file_digest(file) for file in files}
                     _settle(partial)
                     manifest = {"kind": kind, "identity": identity, "files": checksums, "notes": notes}
+                    manifest["check"] = digest(manifest)
                     write_bytes(partial / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False).encode())
-                _sync(partial)
-                replaced = folder.with_suffix(f".replaced-{os.getpid()}")
+                sync(partial)
                 if existing:  # not deleted in place, where another process would find half of it
-                    os.replace(existing, replaced)
+                    os.replace(existing, folder.with_suffix(f".replaced-{os.getpid()}"))
                 os.replace(partial, folder)
-                _sync(folder.parent)
-                shutil.rmtree(replaced, ignore_errors=True)
+                sync(folder.parent)
+                for replaced in folder.parent.glob(f"{folder.name}.replaced-*"):  # also a killed process's
+                    shutil.rmtree(replaced, ignore_errors=True)
         except Exception as error:
             if fault := disk_fault(error):
                 raise unwritable(self.home, fault) from error
@@ -163,6 +201,8 @@ class Store:
         except Timeout:
             self.say(f"waiting for {what}, which another process makes")
             lock.acquire()
+        except NotImplementedError:
+            raise StoreError(f"{path}: its file system has no locks; set --prism-home to a folder that has") from None
         try:
             yield
         finally:
@@ -207,12 +247,22 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return dict(read_json((folder / MANIFEST).read_text(encoding="utf-8")).items())
 
 
+KEYS = {"kind", "identity", "files", "notes"}  # of a manifest, besides its checksum
+MISSING = (FileNotFoundError, IsADirectoryError, NotADirectoryError)  # no file is there; another OSError is no damage
+
+
 def _verify(folder: Path, kind: str, expected: str) -> None:
-    """Raise StoreError unless the folder has the files of its manifest, and its manifest the identity `expected`."""
+    """Raise StoreError unless the folder has the files of its manifest, and its manifest the identity `expected`.
+
+    Raises OSError where they cannot be read.
+    """
     try:
         manifest = read_manifest(folder)
         files, own, identity = dict(manifest["files"]), manifest["kind"], digest(manifest["identity"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        check = manifest.pop("check", None)
+        if manifest.keys() != KEYS or (check is not None and check != digest(manifest)):  # older ones have no checksum
+            raise ValueError("it has changed since it was stored")
+    except (*MISSING, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise StoreError(f"{folder}: the manifest cannot be read ({error})") from None
     if (own, identity) != (kind, expected):
         raise StoreError(f"{folder}: it is another artifact, {own}/{identity[:8]}")
@@ -256,15 +306,4 @@ def _settle(folder: Path) -> None:
             continue
         with contextlib.suppress(PermissionError):  # a file of another user, who has settled it
             file.chmod((0o777 if file.is_dir() else 0o666) & ~mask)
-        _sync(file)
-
-
-def _sync(path: Path) -> None:
-    """Write a file, or a folder's list of names, to the disk. Windows has no such call for folders."""
-    if path.is_dir() and os.name == "nt":
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync(file)

@@ -5,13 +5,12 @@ This module imports no model library, so that a fully cached run starts fast. `p
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from prism.errors import ModelError
 from prism.progress import CONSOLE
-from prism.store import file_digest, hub
+from prism.store import file_digest, hub, read_json
 from prism.store.hub import Say
 from prism.store.sources import PICKLES, is_local
 
@@ -47,7 +46,7 @@ def find_adapter(name: str, root: Path, place: str, say: Say = CONSOLE.say) -> t
 def read_config(folder: Path, place: str) -> dict[str, Any]:
     """The content of adapter_config.json. Raises ModelError if it is no JSON object."""
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config = read_json((folder / CONFIG).read_text(encoding="utf-8"))
     except ValueError as error:
         raise ModelError(f"{place}: {CONFIG} is not JSON ({error}); restore the adapter") from None
     if not isinstance(config, dict):

@@ -11,10 +11,12 @@ other readings, so that runs before and after are not compared.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
 import pkgutil
 import posixpath
+import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -84,7 +86,7 @@ def load_task(spec: Spec) -> Task:
         task = _made(make, spec, place)
         _require_metrics(spec.task, place, getattr(module, "METRICS", None))  # what `prism compare` reads
         _require_metrics(spec.task, place, task.metrics)
-        return replace(task, name=spec.task, source=_source(module), example=_own_example(spec.task, task.example))
+        return _guarded(replace(task, name=spec.task, source=_source(module)))
     given = {hook.name: found for hook in fields(Task) if (found := _hook(module, hook.name)) is not None}
     lacking = [hook.name for hook in fields(Task) if hook.name not in given and hook.name != "name" and _required(hook)]
     if lacking and "example" in lacking and not is_file(spec.task):
@@ -92,8 +94,7 @@ def load_task(spec: Spec) -> Task:
     if lacking:
         raise SpecError(f'task = "{spec.task}": {place} has no {_attribute(lacking[0])}; add it')
     _require_metrics(spec.task, place, given["metrics"])
-    own = {"name": spec.task, "source": _source(module), "example": _own_example(spec.task, given["example"])}
-    return Task(**{**given, **own})
+    return _guarded(Task(**{**given, "name": spec.task, "source": _source(module)}))
 
 
 def _made(make: Callable[[Spec], Any], spec: Spec, place: str) -> Task:
@@ -123,14 +124,21 @@ def _require_metrics(task: str, place: str, metrics: Any) -> None:
         )
 
 
-def _own_example(task: str, example: Callable[[Row, str], Example]) -> Callable[[Row, str], Example]:
-    """`example` of a task, for messages: what a file beside the spec raises for a row is a DataError, named by file."""
-    if not is_file(task):
-        return example
+def _guarded(task: Task) -> Task:
+    """The task with the hooks that read rows guarded, if it is a file beside the spec."""
+    if not is_file(task.name):
+        return task
+    example, rows = _reading(task.name, "example", task.example), _reading(task.name, "rows", task.rows)
+    return replace(task, example=example, rows=rows)
 
-    def read(row: Row, id: str) -> Example:
+
+def _reading(task: str, hook: str, read: Callable[..., Any]) -> Callable[..., Any]:
+    """A hook that reads rows, for messages: whatever it raises becomes a DataError, named by file and line."""
+
+    @functools.wraps(read)
+    def guarded(row: Row, *given: Any) -> Any:
         try:
-            return example(row, id)
+            return read(row, *given)
         except PrismError:
             raise
         except Exception as error:  # noqa: BLE001  # whatever the file may raise
@@ -138,13 +146,13 @@ def _own_example(task: str, example: Callable[[Row, str], Example]) -> Callable[
             lines = [frame.lineno for frame in frames if Path(frame.filename).name == Path(task).name]
             place = f"{task} line {lines[-1]}" if lines else task
             remedy = (
-                "name each column that example reads in COLUMNS"
+                f"name each column that {hook} reads in COLUMNS"
                 if isinstance(error, KeyError) and error.args[0] not in row
                 else "correct the file, or the row"
             )
-            raise DataError(f"{place}: example fails ({_why(error)}); {remedy}") from None
+            raise DataError(f"{place}: {hook} fails ({_why(error)}); {remedy}") from None
 
-    return read
+    return guarded
 
 
 def _why(error: BaseException) -> str:
@@ -236,6 +244,10 @@ def metrics_of(scores: Scores, root: Path) -> list[Metric]:
     """The metrics in a scores file, as its task defines them. Raises ScoresError if the task is gone."""
     if is_file(scores.task) and posixpath.normpath(scores.task).startswith(("/", "../")):  # no code from anywhere
         raise ScoresError(f'{scores.name}: its task "{scores.task}" lies outside the checkout; restore the file')
+    if not is_file(scores.task) and not re.fullmatch(
+        r"[a-z][a-z0-9_]*", scores.task
+    ):  # from a file, maybe a stranger's
+        raise ScoresError(f'{scores.name}: its task "{scores.task}" is no name of a task; restore the file')
     try:
         module = _module(scores.task, root)
     except SpecError as error:

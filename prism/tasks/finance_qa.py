@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel, ValidationError
+
 from prism.errors import DataError
 from prism.judge import FAITHFULNESS, SUPPORTED
 from prism.metrics import arithmetic, coverage, finance, overlap, tatqa
@@ -41,18 +43,49 @@ _NUMBER = re.compile(r"[-+]?[0-9]{1,290}(?:\.[0-9]+)?|[-+]?\.[0-9]+")
 QUOTED = 20  # words; of a longer sentence, this many around the answer are quoted
 
 
+class _Table(BaseModel):
+    uid: str | int
+    table: list[Any]
+
+
+class _Paragraph(BaseModel):
+    text: str
+    order: int
+
+
+class _Question(BaseModel):
+    question: str
+
+
+class _Context(BaseModel):
+    """What `rows` reads of a published row."""
+
+    table: _Table
+    paragraphs: list[_Paragraph]
+    questions: list[_Question]
+
+
 def rows(row: Row, spec: Spec) -> list[Row]:
-    """One row per question, with the report cut to the spec's window. Rows without nested questions stay the same."""
+    """One row per question, with the report cut to the spec's window. Rows without nested questions stay the same.
+
+    Raises DataError if what is nested has not the layout of TAT-QA.
+    """
     if not isinstance(row.get("questions"), list | tuple):
         return [row]
-    name = str(row["table"]["uid"])
-    paragraphs = [part["text"] for part in sorted(row["paragraphs"], key=lambda part: part["order"])]
+    try:
+        context = _Context.model_validate(row)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(map(str, problem["loc"]))
+        raise DataError(f"{place}: {problem['msg']}; correct the row, as TAT-QA has it") from None
+    name = str(context.table.uid)
+    paragraphs = [part.text for part in sorted(context.paragraphs, key=lambda part: part.order)]
     window = spec.model.max_seq_length - spec.generate.get("max_new_tokens", 0) - TEMPLATE - filings.tokens(SYSTEM)
     found = []
-    for nested in row["questions"]:
-        question = " ".join(nested["question"].split())
+    for nested, asked in zip(row["questions"], context.questions):
+        question = " ".join(asked.question.split())
         room = window - filings.tokens(question)
-        report = filings.render(row["table"]["table"], paragraphs, question, room, name)
+        report = filings.render(context.table.table, paragraphs, question, room, name)
         columns = ("answer", "answer_type", "scale", "derivation", "evidence")
         known = {column: nested[column] for column in columns if nested.get(column) is not None}
         found.append({"context": name, "report": report, "question": question, **known})

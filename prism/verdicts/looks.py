@@ -24,13 +24,18 @@ FOLDER = "evaluations"
 class Look(BaseModel):
     """One measurement. `fresh`: its seeds were drawn by `prism accept --fresh`, so that nobody could pick it."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     measurement: str
     seeds: list[int]
     adapters: dict[str, str]
     time: str  # of its first appearance here
     fresh: bool = False
+    check: str = ""  # of the others, against damage; older ones have none
+
+    @property
+    def expected(self) -> str:
+        return digest(self.model_dump(exclude={"check"}))[:12]
 
 
 def now() -> str:
@@ -67,6 +72,7 @@ def record(scores: Scores, store: Store, fresh: bool = False) -> None:
         time=known.time if known else now(),
         fresh=fresh,
     )
+    look = look.model_copy(update={"check": look.expected})
     try:
         write_text(path, look.model_dump_json(indent=1) + "\n")
     except OSError as error:
@@ -122,7 +128,10 @@ def _all(folder: Path) -> Iterator[Look]:
 
 def _read(path: Path) -> Look:
     try:
-        return Look.model_validate_json(path.read_bytes())
+        look = Look.model_validate_json(path.read_bytes())
+        if look.check not in ("", look.expected):
+            raise ValueError("it has changed since it was written")
+        return look
     except (OSError, ValueError) as error:
         why = " ".join(str(error).split())
         raise StoreError(f"{path}: cannot be read ({why}); delete it, and run that measurement again") from None

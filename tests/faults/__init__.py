@@ -1,0 +1,1 @@
+"""Faults on purpose: kills, flipped bits, full disks, files of strangers. docs/promises.md says what survives what."""
