@@ -36,18 +36,16 @@ def test_the_notebook_ends_with_the_report_of_an_own_csv(tmp_path, monkeypatch):
         monkeypatch.setenv(name, value)
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     notebook.cells = [cell for cell in notebook.cells if "setup" not in cell.metadata.get("tags", [])]
-    nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    nbclient.NotebookClient(
+        notebook, timeout=600, allow_errors=True, resources={"metadata": {"path": str(tmp_path)}}
+    ).execute()
 
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    printed = {
-        cell.source.splitlines()[0]: "".join(output.get("text", "") for output in cell.outputs) for cell in code
-    }
-    for command in ("!pytest benchmarks", "!pytest benchmarks -m tickets"):
-        assert "threshold" in printed[command], printed[command]
-    reports = [
-        output.data["text/markdown"] for cell in code for output in cell.outputs if "text/markdown" in output.get("data", ())
-    ]
-    assert len(reports) == 2
+    outputs = [(cell.source.splitlines()[0], output) for cell in code for output in cell.outputs]
+    shown = "\n".join(f"{source}\n{output.get('text') or output.get('evalue', '')}" for source, output in outputs)
+    assert not any(output.output_type == "error" for _, output in outputs), shown
+    reports = [output.data["text/markdown"] for _, output in outputs if "text/markdown" in output.get("data", ())]
+    assert len(reports) == 2, shown
     assert "messages" in reports[0]
     assert "tickets" in reports[1]
     assert all("accuracy" in report and "95 %" in report for report in reports)
