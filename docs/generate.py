@@ -73,7 +73,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
 def relink(markdown: str, page: str, pages: set[str], repository: str | None = None) -> str:
     """The text of a page with its links to files of the repository made links of the site."""
     source = (INCLUDED | NOTEBOOKS).get(page, posixpath.join(DOCS, page))
-    shown = {file: name for name, file in INCLUDED.items()} | {posixpath.join(DOCS, name): name for name in pages}
+    shown = {file: name for name, file in (INCLUDED | NOTEBOOKS).items()} | {posixpath.join(DOCS, name): name for name in pages}
 
     def replaced(link: re.Match[str]) -> str:
         text, target, anchor = link[1], link[2], link[3] or ""
@@ -112,11 +112,13 @@ def spec_reference() -> str:
         lines += ["", f"## {heading}", ""]
         if model.__doc__ and model is not Spec and model.__doc__ != pydantic.BaseModel.__doc__:
             lines += [" ".join(inspect.cleandoc(model.__doc__).split()), ""]
-        lines += ["| key | type | default | what it says |", "|---|---|---|---|"]
-        lines += [
-            f"| `{name}` | {_cell(_type(field.annotation))} | {_default(field)} | {_cell(field.description or _see(name, field))} |"
-            for name, field in keys(model)
+        cells = [["key", "type", "default", "what it says"], ["---"] * 4]
+        cells += [
+            [f"`{n}`", _type(field.annotation), _default(field), field.description or _see(n, field)]
+            for n, field in keys(model)
         ]
+        told = any(row[3] for row in cells[2:])  # where not, the table's own sentence says it
+        lines += [f"| {' | '.join(map(_cell, row if told else row[:3]))} |" for row in cells]
     return "\n".join(lines) + "\n"
 
 
