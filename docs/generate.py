@@ -73,7 +73,9 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
 def relink(markdown: str, page: str, pages: set[str], repository: str | None = None) -> str:
     """The text of a page with its links to files of the repository made links of the site."""
     source = (INCLUDED | NOTEBOOKS).get(page, posixpath.join(DOCS, page))
-    shown = {file: name for name, file in (INCLUDED | NOTEBOOKS).items()} | {posixpath.join(DOCS, name): name for name in pages}
+    shown = {file: name for name, file in (INCLUDED | NOTEBOOKS).items()} | {
+        posixpath.join(DOCS, name): name for name in pages
+    }
 
     def replaced(link: re.Match[str]) -> str:
         text, target, anchor = link[1], link[2], link[3] or ""
@@ -100,13 +102,17 @@ def spec_reference() -> str:
     lines = [
         "# The keys of a spec",
         "",
-        "A spec is one TOML file, `benchmarks/specs/PHASE/NAME.toml`: one experiment. A key that is not listed here is an error "
-        "that names it. `prism schema` prints the same as JSON Schema, which `prism init` writes beside the specs for editors.",
+        (
+            "A spec is one TOML file, `benchmarks/specs/PHASE/NAME.toml`: one experiment. A key that is not listed here is an error "
+            "that names it. `prism schema` prints the same as JSON Schema, which `prism init` writes beside the specs for editors."
+        ),
         "",
-        "`[lora]`, `[sft]` and `[generate]` take the keywords of "
-        "[LoraConfig](https://huggingface.co/docs/peft/package_reference/lora), "
-        "[SFTConfig](https://huggingface.co/docs/trl/sft_trainer) and "
-        "[GenerationConfig](https://huggingface.co/docs/transformers/main_classes/text_generation) under their own names.",
+        (
+            "`[lora]`, `[sft]` and `[generate]` take the keywords of "
+            "[LoraConfig](https://huggingface.co/docs/peft/package_reference/lora), "
+            "[SFTConfig](https://huggingface.co/docs/trl/sft_trainer) and "
+            "[GenerationConfig](https://huggingface.co/docs/transformers/main_classes/text_generation) under their own names."
+        ),
     ]
     for heading, model in tables():
         lines += ["", f"## {heading}", ""]
@@ -132,24 +138,24 @@ def tables() -> Iterator[tuple[str, type[pydantic.BaseModel]]]:
     """The tables of a spec, each with its heading."""
     yield "The top of the file", Spec
     for name, field in keys(Spec):
-        for model in _models(field.annotation):
+        for model in models(field.annotation):
             yield (f"`[{name}.tier1]` and the other tiers" if name == "gate" else f"`[{name}]`"), model
             for inner, nested in keys(model):
-                yield from ((f"`[{name}] {inner}`", found) for found in _models(nested.annotation))
+                yield from ((f"`[{name}] {inner}`", found) for found in models(nested.annotation))
 
 
-def _models(annotation: Any) -> Iterator[type[pydantic.BaseModel]]:
+def models(annotation: Any) -> Iterator[type[pydantic.BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
         yield annotation
     for part in typing.get_args(annotation):
-        yield from _models(part)
+        yield from models(part)
 
 
 def _type(annotation: Any) -> str:
     """A type as TOML's reader names it."""
     arguments = typing.get_args(annotation)
     origin = typing.get_origin(annotation)
-    if any(_models(annotation)):
+    if any(models(annotation)):
         return "table"
     if origin is typing.Literal:
         return ", ".join(f'`"{value}"`' for value in arguments)
@@ -170,7 +176,7 @@ def _default(field: Any) -> str:
 
 
 def _see(name: str, field: Any) -> str:
-    return f"[its table](#{name})" if any(_models(field.annotation)) else ""
+    return f"[its table](#{name})" if any(models(field.annotation)) else ""
 
 
 def _cell(text: str) -> str:
@@ -201,8 +207,10 @@ def pytest_reference() -> str:
     lines = [
         "# Options and fixtures of pytest",
         "",
-        "PRISM is a plugin: `-m`, `-k`, `--lf`, `-x`, `-n`, `--junitxml` and all else work as in any run of pytest. Each phase, each "
-        "tier and each profile is a mark.",
+        (
+            "PRISM is a plugin: `-m`, `-k`, `--lf`, `-x`, `-n`, `--junitxml` and all else work as in any run of pytest. Each phase, each "
+            "tier and each profile is a mark."
+        ),
         "",
         "| option | what it does | default |",
         "|---|---|---|",
@@ -230,7 +238,9 @@ def pytest_reference() -> str:
 def command_reference() -> str:
     """The `prism` command, as typer documents it."""
     command = typer.main.get_command(app)
-    text = typer.cli.get_docs_for_click(obj=command, ctx=command.context_class(command, info_name="prism"), name="prism")
+    text = typer.cli.get_docs_for_click(
+        obj=command, ctx=command.context_class(command, info_name="prism"), name="prism"
+    )
     head, _, commands = text.partition("\n## ")
     listed = re.sub(r"\*\*Commands\*\*:.*", "", head, flags=re.DOTALL)  # cut to half a line each there
     return f"{listed.replace('# `prism`', '# The prism command', 1).strip()}\n\n## {commands}"
@@ -241,9 +251,11 @@ def metric_reference() -> str:
     lines = [
         "# Tasks and their metrics",
         "",
-        "A threshold names a metric of its task: `[gate.tier1] accuracy = { floor = 0.8 }`. For a metric marked ↓ lower is "
-        "better, so it takes a `ceiling`. Metrics of tier 3 are graded by [a judge](../how-to/judge.md). "
-        "`[gate.cost]` takes `peak_memory_gib`, `utilization` and `generation_ratio`.",
+        (
+            "A threshold names a metric of its task: `[gate.tier1] accuracy = { floor = 0.8 }`. For a metric marked ↓ lower is "
+            "better, so it takes a `ceiling`. Metrics of tier 3 are graded by [a judge](../how-to/judge.md). "
+            "`[gate.cost]` takes `peak_memory_gib`, `utilization` and `generation_ratio`."
+        ),
     ]
     for module in pkgutil.iter_modules(prism.tasks.__path__):
         task = importlib.import_module(f"prism.tasks.{module.name}")
@@ -299,9 +311,11 @@ def results_reference() -> str:
         "",
         "## The files beside it",
         "",
-        "`report.md`, `report.html`, `samples/PHASE-SPEC.jsonl` (question, reference, baseline's and tuned answer of each "
-        "held-out sample), `scores/PHASE-SPEC.json` (what `prism compare` and `prism accept` read: hashes of samples and what each "
-        "metric counts of them, no text), and `seal.json` with the checksums of them all.",
+        (
+            "`report.md`, `report.html`, `samples/PHASE-SPEC.jsonl` (question, reference, baseline's and tuned answer of each "
+            "held-out sample), `scores/PHASE-SPEC.json` (what `prism compare` and `prism accept` read: hashes of samples and what each "
+            "metric counts of them, no text), and `seal.json` with the checksums of them all."
+        ),
     ]
     return "\n".join(lines) + "\n"
 
