@@ -212,16 +212,15 @@ def pytest_reference() -> str:
             "tier and each profile is a mark."
         ),
         "",
-        "| option | what it does | default |",
-        "|---|---|---|",
+        "| option | value | what it does | default |",
+        "|---|---|---|---|",
     ]
     for name, given in pytest_options():
-        choices = "\\|".join(given.get("choices", ()))
-        value = choices if choices else given.get("metavar", "")
+        value = " or ".join(f"`{choice}`" for choice in given.get("choices", ())) or given.get("metavar", "")
         default = given.get("default")
         default = f"`{default}`" if default not in (None, [], False) else ""
         repeated = "" if given.get("action") != "append" or "repeatable" in given["help"] else " (repeatable)"
-        lines.append(f"| `{f'{name} {value}'.strip()}` | {_cell(given['help'] % ())}{repeated} | {default} |")
+        lines.append(f"| `{name}` | {value} | {_cell(given['help'] % ())}{repeated} | {default} |")
     lines += ["", "## Fixtures", "", "A benchmark asks for what it needs; each stage runs once a spec.", ""]
     lines += ["| fixture | what it is |", "|---|---|"]
     for name in vars(fixtures):
@@ -292,10 +291,11 @@ def results_reference() -> str:
     ]
     for found in (record.Record, record.Score, record.Control, record.Verdict):
         lines += ["", f"## {found.__name__}", "", " ".join(inspect.cleandoc(found.__doc__ or "").split()), ""]
-        lines += ["| key | type | |", "|---|---|---|"]
+        lines += ["| key | type | what it is |", "|---|---|---|"]
         for line in inspect.getsource(found).splitlines():
             if key := re.match(r"    (\w+): ([^=#]+?)(?: = [^#]*)?(?:  # (.*))?$", line):
-                lines.append(f"| `{key[1]}` | `{_cell(key[2])}` | {_cell(key[3] or '')} |")
+                kind = " or ".join(f"`{part}`" for part in key[2].split(" | "))
+                lines.append(f"| `{key[1]}` | {kind} | {_cell(key[3] or '')} |")
     lines += [
         "",
         "## JUnit",
