@@ -124,7 +124,9 @@ def spec_reference() -> str:
             for n, field in keys(model)
         ]
         told = any(row[3] for row in cells[2:])  # where not, the table's own sentence says it
+        lines += ['<div class="keys" markdown>', ""]
         lines += [f"| {' | '.join(map(_cell, row if told else row[:3]))} |" for row in cells]
+        lines += ["", "</div>"]
     return "\n".join(lines) + "\n"
 
 
@@ -180,7 +182,9 @@ def _see(name: str, field: Any) -> str:
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+    """A text as a table's cell; outside of code spans a "<" is no tag."""
+    parts = " ".join(text.split()).replace("|", "\\|").split("`")
+    return "`".join(part if n % 2 else part.replace("<", "&lt;") for n, part in enumerate(parts))
 
 
 class _Group:
@@ -212,6 +216,8 @@ def pytest_reference() -> str:
             "tier and each profile is a mark."
         ),
         "",
+        '<div class="keys" markdown>',
+        "",
         "| option | value | what it does | default |",
         "|---|---|---|---|",
     ]
@@ -221,11 +227,19 @@ def pytest_reference() -> str:
         default = f"`{default}`" if default not in (None, [], False) else ""
         repeated = "" if given.get("action") != "append" or "repeatable" in given["help"] else " (repeatable)"
         lines.append(f"| `{name}` | {value} | {_cell(given['help'] % ())}{repeated} | {default} |")
-    lines += ["", "## Fixtures", "", "A benchmark asks for what it needs; each stage runs once a spec.", ""]
+    lines += [
+        "",
+        "</div>",
+        "",
+        "## Fixtures",
+        "",
+        "A benchmark asks for what it needs; each stage runs once a spec.",
+        "",
+    ]
     lines += ["| fixture | what it is |", "|---|---|"]
     for name in vars(fixtures):
         if type(found := getattr(fixtures, name)).__name__ == "FixtureFunctionDefinition":
-            lines.append(f"| `{name}` | {_cell(inspect.getdoc(found._get_wrapped_function()) or '')} |")
+            lines.append(f"| `{name}` | {_cell(inspect.getdoc(found) or '')} |")
     lines += [
         "| `spec`, `threshold` | One spec, and one threshold of it: pytest makes an item of each pair. |",
         "",

@@ -63,6 +63,15 @@ def test_readme_is_short():
     assert len(README.splitlines()) <= 155
 
 
+def test_readme_lists_every_spec():
+    listed = {
+        row[0]: set(re.findall(r"`([^`]+)`", row[1]))
+        for row in re.findall(r"^\| (\d) \|.*\| ([^|]+) \|$", README, re.MULTILINE)
+    }
+    for phase in (ROOT / "benchmarks" / "specs").glob("phase*"):
+        assert listed[phase.name.removeprefix("phase")] == {path.stem for path in phase.glob("*.toml")}, phase.name
+
+
 def test_the_phase_shown_whole_is_the_phase():
     page = "docs/how-to/my-task.md"
     assert (ROOT / "benchmarks" / "test_phase1_financial_sentiment.py").read_text(encoding="utf-8") in blocks(
