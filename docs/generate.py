@@ -251,9 +251,8 @@ def pytest_reference() -> str:
 def command_reference() -> str:
     """The `prism` command, as typer documents it."""
     command = typer.main.get_command(app)
-    text = typer.cli.get_docs_for_click(
-        obj=command, ctx=command.context_class(command, info_name="prism"), name="prism"
-    )
+    context = typer.Context(command, info_name="prism")
+    text = typer.cli.get_docs_for_click(obj=command, ctx=context, name="prism")
     head, _, commands = text.partition("\n## ")
     listed = re.sub(r"\*\*Commands\*\*:.*", "", head, flags=re.DOTALL)  # cut to half a line each there
     return f"{listed.replace('# `prism`', '# The prism command', 1).strip()}\n\n## {commands}"
@@ -274,7 +273,7 @@ def metric_reference() -> str:
         task = importlib.import_module(f"prism.tasks.{module.name}")
         if not hasattr(task, "METRICS"):
             continue
-        lines += ["", f"## `{module.name}`", "", inspect.getdoc(task).splitlines()[0], ""]
+        lines += ["", f"## `{module.name}`", "", (inspect.getdoc(task) or "").splitlines()[0], ""]
         if columns := getattr(task, "COLUMNS", ()):
             lines += [f"Columns: {', '.join(f'`{name}`' for name in columns)}.", ""]
         lines += ["| table | metrics |", "|---|---|"]
