@@ -162,7 +162,10 @@ def _require_sound(base: Base, folder: Path) -> None:
                     )
     except SafetensorError as error:
         raise ModelError(f"{named}: {WEIGHTS} is damaged ({error}); restore the adapter") from None
-    for module in read_config(folder, named).get("modules_to_save") or ():
+    modules = read_config(folder, named).get("modules_to_save") or []
+    if not isinstance(modules, list):
+        raise ModelError(f"{named}: modules_to_save in its {CONFIG} is {modules!r} and no list; {SAVE_AGAIN}")
+    for module in modules:
         if not any(f".{module}." in f".{key}" for key in keys):
             raise ModelError(f"{named}: lacks the weights of {module}, which its modules_to_save names; {SAVE_AGAIN}")
 

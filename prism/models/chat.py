@@ -22,8 +22,18 @@ from prism.models.identity import template_file
 from prism.rows import Example
 from prism.spec import Spec
 
-# What templates raise, and what jinja2 does of their mistakes: an OverflowError of a range that is too long.
-RAISED = (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+# What templates raise, and what jinja2 does of their mistakes: an OverflowError of a range that is too long, a NameError
+# of 1e999, a RecursionError of very many brackets.
+RAISED = (
+    TemplateError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    NameError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 TODAY = date(
     2024, 7, 26
 )  # in place of today's date, which would make one identity of two prompts; as Llama 3's default
@@ -193,7 +203,9 @@ def _written(words: Any, messages: Sequence[Message], ask: bool) -> str:
     if hasattr(words, "image_processor"):
         for message in conversation:
             message["content"] = [{"type": "text", "text": message["content"]}]
-    return str(words.apply_chat_template(conversation, tokenize=False, add_generation_prompt=ask))
+    text = str(words.apply_chat_template(conversation, tokenize=False, add_generation_prompt=ask))
+    text.encode()  # a ValueError for half a surrogate pair, which no tokenizer takes
+    return text
 
 
 def _require_same_beginning(spec: Spec, asked: str, trained: str) -> None:

@@ -61,7 +61,7 @@ def _parse(path: Path) -> Parsed:
         ) from None
     except UnicodeDecodeError:
         raise DataError(_undecodable(path)) from None
-    except (OSError, EOFError, ValueError, zlib.error) as error:
+    except (OSError, EOFError, ValueError, KeyError, NotImplementedError, zlib.error) as error:  # pyarrow's among them
         raise DataError(f"{path}: cannot be read ({error}); restore the file") from None
     if not rows:
         raise DataError(f"{path}: contains no rows; add some")

@@ -81,7 +81,9 @@ def _table_lines(table: Sequence[Sequence[Any]], name: str) -> tuple[list[str], 
     cells = [
         [_cell_text(cell, name, row) for cell in line] for row, line in enumerate(_table_rows(table, name), start=1)
     ]
-    width = max(map(len, cells))
+    width = max(map(len, cells), default=0)
+    if not width:
+        return [], []
     if width > COLUMNS:
         raise DataError(
             f"context {name}: the table has {width} columns, more than {COLUMNS}; delete those that no question asks "

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import re
 import warnings
 from collections.abc import Sequence
@@ -67,7 +68,8 @@ def read_source(value: Any, folder: Path, name: str) -> Source:
     relative = Path(place)
     if relative.is_absolute() or ".." in relative.parts:
         raise DataError(f"{name}: image {shown!r} must lie in the rows' folder; name it from there, without '..'")
-    path = next((found for found in (folder / relative, folder / "images" / relative) if found.is_file()), None)
+    places = (folder / relative, folder / "images" / relative)
+    path = next((found for found in places if os.path.isfile(found)), None)  # no error for a name that none can have
     if path is None:
         raise DataError(f"{name}: no image {shown!r} in {folder} or its images/; restore the file or delete the row")
     return Source(file_digest(path), shown, path)

@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from prism.spec import PathName
 
+DEEPEST = 20
 Seed = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,10}$")]
 
 
@@ -32,15 +34,31 @@ class MetricTable(_Table):
     n: Annotated[int, Field(ge=1)] | None = None  # files of before have none
 
 
-class Training(_Table):
-    """What code reads of it; the rest is shown."""
+class _Shown(_Table):
+    """A table of which code reads some keys; all of it is shown and written again."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _can_be_written(cls, table: Any) -> Any:
+        inside = [table]
+        for _ in range(DEEPEST):
+            inside = [
+                part
+                for each in inside
+                if isinstance(each, dict | list)
+                for part in (each.values() if isinstance(each, dict) else each)
+            ]
+        if inside:
+            raise ValueError(f"is nested in over {DEEPEST} levels")
+        json.dumps(table, allow_nan=False)
+        return table
+
+
+class Training(_Shown):
     adapters: dict[str, str] = {}
 
 
-class Origin(_Table):
-    """What code reads of it; the rest is shown."""
-
+class Origin(_Shown):
     date: str = ""
     accepted: str = ""
     commit: str | None = None
