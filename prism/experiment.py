@@ -26,6 +26,7 @@ from prism.rows.splits import split_places, unique_ids
 from prism.setting import Setting
 from prism.spec import Spec
 from prism.store import digest, read_manifest
+from prism.store.provenance import source_tree
 from prism.tasks import load_task
 from prism.verdicts import alarms, callouts, contenders, controls, drops, gate, looks
 from prism.verdicts.record import Record, Result
@@ -251,6 +252,7 @@ class Experiment:
             "judge": tier3.details(self.grades, unfit, setting.judge, setting.store),
             "leaks": self._leaks_shown(metrics, evaluation, before, after),
             "artifacts": {stage: f"{folder.parent.name}/{folder.name}" for stage, folder in self.stages.items()},
+            "tree": source_tree(setting.root),
         }
         if self.task.failures:
             further["failures"] = self._failures(evaluation, untuned, tuned[first])
