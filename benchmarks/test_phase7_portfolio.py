@@ -11,7 +11,9 @@ from prism.plugin.session import Session
 
 pytestmark = pytest.mark.phase7
 
-LIMIT = 0.10  # of its metric, the loss against the base that no adapter may cause another job: 100 questions show no less
+LIMIT = (
+    0.10  # of its metric, the loss against the base that no adapter may cause another job: 100 questions show no less
+)
 
 
 def pytest_generate_tests(metafunc):

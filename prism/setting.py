@@ -10,7 +10,7 @@ from typing import Any
 
 from prism.judge.tier3 import Judge
 from prism.progress import Progress
-from prism.store import Store, digest, write_text
+from prism.store import Store, write_text
 from prism.store.provenance import own_source, versions
 from prism.verdicts.alarms import Over
 
@@ -33,10 +33,7 @@ class Setting:
     def make(
         self, kind: str, identity: Mapping[str, Any], work: Callable[[Path], dict], *, again: bool = False
     ) -> Path:
-        """The store's artifact; made by `work` and remembered as made here if the store does not hold it.
-
-        `again` makes it though the store holds it, but once in a run.
-        """
+        """The store's artifact; made by `work` and remembered as made here if the store does not hold it."""
         worked = False
 
         def watched(folder: Path) -> dict:
@@ -44,8 +41,7 @@ class Setting:
             worked = True
             return work(folder)
 
-        before = self.store.home / kind / digest(identity)
-        folder = self.store.make(kind, identity, watched, again=again and before not in self.made)
+        folder = self.store.make(kind, identity, watched, again=again)
         if worked:
             self.made.add(folder)
         return folder

@@ -58,16 +58,15 @@ class Portfolio:
         return why | {phase: none for phase in session.phases if not session.specs(phase)}
 
     def _measure(self, spec: Spec) -> None:
-        """The spec's result; every threshold of it is decided by asking for it here."""
-        session = self.session
-        experiment = session.experiment(spec)
-        if spec.id not in session.results.saved:
-            outcome = experiment.outcome
-            session.results.save(outcome)
+        """The spec's result. If no test has asked for it, every threshold of it is asked for here."""
+        results = self.session.results
+        experiment = self.session.experiment(spec)
+        outcome = experiment.outcome
+        if spec.id not in results.saved:
+            results.save(outcome)
             for limit in spec.limits():
-                session.results.mark_decided(outcome.result, limit.id)
-        self.experiments[spec.id] = experiment
-        self.results[spec.id] = session.results.saved[spec.id]
+                results.mark_decided(outcome.result, limit.id)
+        self.experiments[spec.id], self.results[spec.id] = experiment, outcome.result
 
     @cached_property
     def headlines(self) -> dict[str, Headline]:
@@ -93,7 +92,7 @@ class Portfolio:
             tuple(self._entry(name, found) for name, found in self.headlines.items()),
             tuple(self.cells),
             self.limit,
-            self.missing | {name: "nothing was scored" for name in self.results.keys() - self.headlines.keys()},
+            self.missing | dict.fromkeys(self.results.keys() - self.headlines.keys(), "nothing was scored"),
             claims(root, list(self.results.values())),
             len(set(self.trees.values())),
             provenance(root, TRAINING_LIBRARIES),

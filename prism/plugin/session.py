@@ -62,6 +62,7 @@ class Session:
         self.has_spec_items = False  # whether any item tests a threshold, or a spec without thresholds
         self.interrupted = ""
         self._specs: dict[str, list[Spec]] = {}
+        self._experiments: dict[str, Experiment] = {}
 
     @property
     def folder(self) -> Path:
@@ -101,9 +102,11 @@ class Session:
         return lacking(spec, self.setting.root, self.setting.data, self.gpus)
 
     def experiment(self, spec: Spec) -> Experiment:
-        """The experiment of a spec. Raises ResourceError if the machine lacks memory or disk for it."""
-        require(spec, self.setting.store.home)
-        return Experiment(spec, self.setting, self.seeds(spec))
+        """The experiment of a spec, one for all tests. Raises ResourceError if the machine lacks memory or disk for it."""
+        if spec.id not in self._experiments:
+            require(spec, self.setting.store.home)
+            self._experiments[spec.id] = Experiment(spec, self.setting, self.seeds(spec))
+        return self._experiments[spec.id]
 
     def finish(self) -> Run | None:
         """Publish the report of the measured specs; None if no spec was fully measured."""

@@ -6,9 +6,10 @@ No number of a measurement is written here: each is read from a record, or from 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from prism.report import words
 from prism.verdicts.record import Result
@@ -48,13 +49,14 @@ def _memory(text: str) -> Claim:
 def _share(results: Sequence[Result]) -> Claim:
     """The trainable share at r = RANK, of every adapter of this run that has that rank."""
     found = []
+    note: Mapping[str, Any]
     for result in results:
         options = result.details.get("options") or {}
         note = next(iter((result.details.get("training") or {}).values()), {})
         if (options.get("lora") or {}).get("r") == RANK and note.get("parameters"):
             base = note["parameters"] - note["trainable"]
             share = note["trainable"] / note["parameters"]
-            found.append(f"{share:.2%} ({result.id}, a base of {words.parameters(base)})")
+            found.append(f"{words.share(share)} ({result.id}, a base of {words.parameters(base)})")
     none = f"not measured: no adapter of this run was trained at r = {RANK}"
     return Claim(
         f"under 1 % of all parameters train at r = {RANK}", "; ".join(found) or none, "this run" if found else ""

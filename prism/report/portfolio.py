@@ -17,7 +17,7 @@ from prism.report.tables import Table
 from prism.store import write_text
 from prism.verdicts.forgetting import Cell
 from prism.verdicts.headline import Headline
-from prism.verdicts.record import Result
+from prism.verdicts.record import Result, State
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,9 @@ def markdown(page: Page) -> str:
 
     blocks = [f"# {prose(heading(page))}", prose(head(page))]
     if page.missing:
-        blocks += ["\n".join(f"- ⚠️ **{prose(name)}** is missing: {prose(why)}" for name, why in page.missing.items())]
+        blocks += [
+            "\n".join(f"- ⚠️ **{prose(name)}** is not on this page: {prose(why)}" for name, why in page.missing.items())
+        ]
     for title, note, shown in sections(page):
         blocks += [f"## {prose(title)}", table(shown), *([f"<sub>{prose(note)}</sub>"] if note else [])]
     for entry in page.entries:
@@ -80,16 +82,24 @@ def html(page: Page) -> str:
         page=page,
         words=words,
         heading=heading(page),
+        good=is_good(page),
         head=head(page),
         sections=sections(page),
         stories=[(entry.result, story(entry)) for entry in page.entries],
     )
 
 
+def is_good(page: Page) -> bool:
+    """Whether every adapter beats its baseline and its contenders, and none is shown to have hurt another job."""
+    beaten = all(each.headline.beats_baseline and each.headline.beats_contenders for each in page.entries)
+    return bool(page.entries) and beaten and not any(cell.state == "fails" for cell in page.cells)
+
+
 def heading(page: Page) -> str:
     won = sum(each.headline.beats_baseline and each.headline.beats_contenders for each in page.entries)
     return (
-        f"{page.title}: {won} of {words.count(len(page.entries), 'adapter')} beat their baseline and what knows nothing"
+        f"{page.title}: {won} of {words.count(len(page.entries), 'adapter')} better than the base and than what knows "
+        f"nothing"
     )
 
 
@@ -115,38 +125,36 @@ def sections(page: Page) -> list[tuple[str, str, Table]]:
             achieved(page.entries),
         ),
         ("What it cost", "An artifact from the store has the cost of when it was made.", cost(page.entries)),
-        (
-            "Has an adapter hurt another job?",
-            f"Each cell: the answers to the questions of the column, then the gain over the untuned base. "
-            f"{_legend(page)}",
-            forgetting(page.cells),
-        ),
-        ("Why a loss counts or does not", "", reasons(page.cells)),
-        (
-            "What was published, and what was measured",
-            "",
-            Table(
-                ["claim", "measured", "where"],
-                [[each.claim, each.measured, each.source or words.NOTHING] for each in page.claims],
-                numbers=3,
-            ),
-        ),
+    ]
+    for base in dict.fromkeys(cell.base for cell in page.cells):
+        cells = [cell for cell in page.cells if cell.base == base]
+        found.append((f"Has an adapter hurt another job? Those on {base}", _legend(page, cells), forgetting(cells)))
+    claims = [[each.claim, each.measured, each.source or words.NOTHING] for each in page.claims]
+    found += [
+        ("Jobs that are not shown to be unhurt", "", reasons(page.cells)),
+        ("What was published, and what was measured", "", Table(["claim", "measured", "where"], claims, numbers=3)),
     ]
     return [(title, note, shown) for title, note, shown in found if shown.rows]
 
 
-def _legend(page: Page) -> str:
-    shown = ", ".join(
-        f"{mark} {meaning}"
-        for state, mark, meaning in (
-            ("holds", words.MARKS["holds"], f"no loss above {page.limit:g}"),
-            ("fails", words.MARKS["fails"], f"a loss above {page.limit:g} is shown"),
-            ("inconclusive", words.MARKS["inconclusive"], "neither is shown"),
-            ("skipped", words.MARKS["skipped"], "nothing to forget"),
-        )
-        if any(cell.state == state and not cell.own for cell in page.cells)
+def _legend(page: Page, cells: Sequence[Cell]) -> str:
+    others = sum(not cell.own for cell in page.cells)
+    text = (
+        f"The answers to the questions of the column, and the loss against the untuned base with its "
+        f"{100 - 10 / max(others, 1):.3g} % interval (5 % false alarms over all {words.count(others, 'pair')}). "
     )
-    return f"{shown}." if shown else ""
+    meanings: dict[State, str] = {
+        "holds": f"shown not to lose more than {page.limit:g} (one-sided, 5 %)",
+        "fails": f"shown to lose more than {page.limit:g}",
+        "inconclusive": "neither is shown",
+        "skipped": "nothing to forget: the base is not shown to know more than answers that know nothing",
+    }
+    shown = [
+        f"{words.MARKS[state]} {meaning}"
+        for state, meaning in meanings.items()
+        if any(cell.state == state and not cell.own for cell in cells)
+    ]
+    return text + "; ".join(shown) + ("." if shown else "")
 
 
 def achieved(entries: Sequence[Entry]) -> Table:
@@ -156,13 +164,12 @@ def achieved(entries: Sequence[Entry]) -> Table:
         verdicts = [verdict for other in entry.result.records for verdict in other.verdicts]
         holding = sum(verdict.state == "holds" for verdict in verdicts)
         contender = f"{words.number(found.reached)} ({words.control_name(found.contender)})" if found.contender else ""
-        beaten = "both" if found.beats_baseline and found.beats_contenders else ""
-        beaten = beaten or ("baseline" if found.beats_baseline else "contenders" if found.beats_contenders else "none")
+        beaten = {(True, True): "yes", (True, False): "the baseline only", (False, True): "the latter only"}
         rows.append(
             [
                 entry.result.id,
                 words.metric_name(record),
-                beaten,
+                beaten.get((found.beats_baseline, found.beats_contenders), "neither"),
                 f"{record.n:,}",
                 words.score(record.baseline),
                 words.score(record.tuned),
@@ -171,7 +178,15 @@ def achieved(entries: Sequence[Entry]) -> Table:
                 f"{holding} of {len(verdicts)}",
             ]
         )
-    headers = ["spec", "metric", "beats", "n", "baseline [95 %]", "tuned [95 %]", "gain [95 %]"]
+    headers = [
+        "spec",
+        "metric",
+        "beats baseline and what knows nothing",
+        "n",
+        "baseline [95 %]",
+        "tuned [95 %]",
+        "gain [95 %]",
+    ]
     return Table([*headers, "best that knows nothing", "thresholds that hold"], rows, numbers=3)
 
 
@@ -188,7 +203,7 @@ def cost(entries: Sequence[Entry]) -> Table:
                 words.parameters(whole - trainable if whole else None),
                 words.size(entry.base_bytes),
                 words.parameters(trainable),
-                f"{trainable / whole:.2%}" if whole else words.NOTHING,
+                words.share(trainable / whole) if whole else words.NOTHING,
                 words.size(entry.adapter_bytes),
                 words.duration(_training(spent.get("seconds"))),
                 words.number(_training(spent.get("tokens_per_second"))),
@@ -196,8 +211,8 @@ def cost(entries: Sequence[Entry]) -> Table:
                 words.number(spent.get("peak_memory_gib")),
             ]
         )
-    headers = ["spec", "base", "parameters", "on disk", "adapter", "share of all", "on disk", "training", "tokens/s"]
-    return Table([*headers, "whole spec", "peak memory, GiB"], rows, numbers=2)
+    headers = ["spec", "base", "parameters of base", "base on disk", "parameters of adapter", "share of all"]
+    return Table([*headers, "adapter on disk", "training", "tokens/s", "whole spec", "peak, GiB"], rows, numbers=2)
 
 
 def _training(stages: Mapping[str, float] | None) -> float | None:
@@ -205,22 +220,20 @@ def _training(stages: Mapping[str, float] | None) -> float | None:
 
 
 def forgetting(cells: Sequence[Cell]) -> Table:
-    """One row an adapter, one column a job; jobs on another base than the adapter's are left blank."""
-    jobs = list(dict.fromkeys(cell.asked for cell in cells))
+    """One row an adapter, one column a job; empty if there is no other job."""
+    jobs = {cell.asked: cell.record for cell in cells}
     by_pair = {(cell.adapter, cell.asked): cell for cell in cells}
-    named = {cell.asked: words.metric_name(cell.record) for cell in cells}
-    base = {cell.asked: cell.record for cell in cells}
-    rows = [["untuned base", *(words.score(base[job].baseline) for job in jobs)]]
-    for adapter in dict.fromkeys(cell.adapter for cell in cells):
-        found = [by_pair.get((adapter, job)) for job in jobs]
-        rows.append([adapter, *(_cell(cell) if cell else "" for cell in found)])
-    return Table(["adapter of", *(f"{job} ({named[job]}, n = {base[job].n})" for job in jobs)], rows if jobs else [])
+    rows = [["untuned base", *(words.score(record.baseline) for record in jobs.values())]]
+    rows += [[adapter, *(_cell(by_pair[adapter, job]) for job in jobs)] for adapter in jobs]
+    headers = [f"{job} ({words.metric_name(record)}, n = {record.n})" for job, record in jobs.items()]
+    return Table(["adapter of", *headers], rows if len(jobs) > 1 else [])
 
 
 def _cell(cell: Cell) -> str:
-    gain = words.difference(words.in_favour(cell.record.gain, cell.record))
-    mark = "own job" if cell.own else words.MARKS[cell.state]
-    return f"{mark} {words.number(cell.record.tuned.value)} ({gain})"
+    value = words.number(cell.record.tuned.value)
+    if cell.loss is None:
+        return f"{value} (its own job, {words.gain(cell.record)})"
+    return f"{words.MARKS[cell.state]} {value} (loss {words.difference(cell.loss)})"
 
 
 def reasons(cells: Sequence[Cell]) -> Table:
@@ -231,7 +244,7 @@ def reasons(cells: Sequence[Cell]) -> Table:
         key=lambda cell: (cell.state == "skipped", order.index(cell.state)),
     )
     rows = [[f"{cell.adapter} on {cell.asked}", words.state_name(cell.state), cell.reason] for cell in left]
-    return Table(["adapter, job", "state", "reason"], rows, numbers=3)
+    return Table(["adapter and job", "verdict", "why"], rows, numbers=3)
 
 
 def story(entry: Entry) -> list[str]:
@@ -287,7 +300,7 @@ def _spent(entry: Entry) -> str:
     holding = sum(verdict.state == "holds" for verdict in verdicts)
     weights = f"{words.size(entry.adapter_bytes)} of adapter"
     if whole := notes.get("parameters"):
-        weights = f"{weights} ({notes['trainable'] / whole:.1%} of all parameters)"
+        weights = f"{weights} ({words.share(notes['trainable'] / whole)} of all parameters)"
     trained = words.duration(_training(spent.get("seconds")))
     took = f"{trained} of training made" if trained != words.NOTHING else "The finished adapter has"
     verb = "holds" if holding == 1 else "hold"

@@ -145,6 +145,11 @@ def parameters(count: float | None) -> str:
     return f"{count:g}"
 
 
+def share(part: float) -> str:
+    """A share: 7.33 %."""
+    return f"{100 * part:.3g} %"
+
+
 def size(count: float | None) -> str:
     """A count of bytes: 15.7 MB."""
     if count is None:

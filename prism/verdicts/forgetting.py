@@ -13,7 +13,7 @@ from prism.verdicts.compare import compare
 from prism.verdicts.drops import Against
 from prism.verdicts.gate import decide
 from prism.verdicts.headline import Headline
-from prism.verdicts.record import Record, State
+from prism.verdicts.record import NO_SCORE, Record, Score, State
 from prism.verdicts.scores import Scores, measured
 from prism.verdicts.scoring import score
 
@@ -22,12 +22,15 @@ from prism.verdicts.scoring import score
 class Cell:
     """The adapter of one spec, by id, asked the questions of another. `record` has base, adapter and gain, by one metric.
 
-    `state` of its own job is "holds": what it gained there, its own gate decides.
+    `loss` is that against the base, positive if the adapter is worse, with the interval and p of the test that decides;
+    its own job has None, since its own gate decides that, and the state "holds".
     """
 
     adapter: str
     asked: str
+    base: str  # the model that both stand on
     record: Record
+    loss: Score | None
     state: State
     reason: str
 
@@ -54,17 +57,22 @@ def cell(
     """
     [record] = score(spec, [metric], asked, "", base, {spec.seed: tuned}, {})
     if adapter == spec.id:
-        return Cell(adapter, spec.id, record, "holds", "its own job")
-    sides = (_scores(spec, record, asked, metric, said, who) for said, who in ((base, "base"), (tuned, adapter)))
-    against = Against(None, *compare(*sides, [metric], cells))
-    verdict = decide(Limit(tier=metric.tier, metric=metric.name, key="drop", value=limit), record, against)
-    if verdict.state == "holds" or known.base_knows:
-        return Cell(adapter, spec.id, record, verdict.state, verdict.reason)
-    reason = (
-        f"nothing to forget: by {metric.name}, the base ({known.record.baseline.value:.3f}) is not shown to know more "
-        f"than {known.contender.replace('_', ' ')} ({known.reached:.3f}), which knows nothing"
+        return Cell(adapter, spec.id, spec.model.model_name, record, None, "holds", "its own job")
+    before, after = (
+        _scores(spec, record, asked, metric, said, who) for said, who in ((base, "base"), (tuned, adapter))
     )
-    return Cell(adapter, spec.id, record, "skipped", reason)
+    against = Against(None, *compare(before, after, [metric], cells))
+    verdict = decide(Limit(tier=metric.tier, metric=metric.name, key="drop", value=limit), record, against)
+    state, reason = verdict.state, verdict.reason
+    if state != "holds" and not known.base_knows:
+        state = "skipped"
+        reason = (
+            f"nothing to forget: by {metric.name}, the base ({known.record.baseline.value:.3f}) is not shown to know more "
+            f"than {known.contender.replace('_', ' ')} ({known.reached:.3f}), which knows nothing"
+        )
+    found = against.comparisons.get(metric.name)
+    loss = Score(found.loss.value, (found.loss.low, found.loss.high), verdict.p, found.rule) if found else NO_SCORE
+    return Cell(adapter, spec.id, spec.model.model_name, record, loss, state, reason)
 
 
 def _scores(
