@@ -102,7 +102,8 @@ class Experiment:
                     if spec.adapter:
                         notes |= adapters.take(self.base.load(), spec.adapter, setting.root, folder)
                     else:
-                        notes |= train.train(self.base.load(), fitting.kept, seed, folder, advance) | fitting.notes
+                        log = setting.track.losses(folder.stem, spec, seed)
+                        notes |= train.train(self.base.load(), fitting.kept, seed, folder, advance, log) | fitting.notes
                 notes["parity"] = parity.check(self.base.load(), folder, fitting.askable, self.examples.held_out)
                 resuming.discard_checkpoints(folder)
                 self.base.free()
@@ -265,6 +266,7 @@ class Experiment:
             further["reference"] = drops.shown(against, scores, samples, by_sample) | {"comparison": share.comparison}
         told = details(spec, trained, held_out, self.adapters, self.base.identity, evaluation)
         result = Result(spec.phase, spec.name, spec.title, spec.profile, tuple(records), told | further, spent)
+        setting.track.scores(result)
         return Outcome(result, samples, scores)
 
     def _metrics(self, answers: Sequence[Sequence[str]]) -> tuple[list[Metric], str]:
