@@ -22,6 +22,7 @@ from prism.store import write_text
 from prism.verdicts.record import Record, Result
 
 PROJECT = "prism"
+PACKAGES = {"mlflow": "mlflow-skinny sqlalchemy alembic"}  # where the package is called otherwise
 PATIENCE = "5"  # seconds that a server may take to answer
 
 
@@ -62,7 +63,9 @@ def _trackio(name: str, folder: Path, config: Mapping[str, Any]) -> TrackerRun:
 
     class Logged:
         def __init__(self) -> None:
-            self.run = trackio.init(PROJECT, name=name, config=dict(config), embed=False)
+            self.run = trackio.init(
+                PROJECT, name=name, config=dict(config), embed=False, auto_log_cpu=False, auto_log_gpu=False
+            )
 
         def log(self, step: int, values: Mapping[str, float]) -> None:
             self.run.log(dict(values), step=step)
@@ -107,7 +110,9 @@ def _wandb(name: str, folder: Path, config: Mapping[str, Any]) -> TrackerRun:
     class Logged:
         def __init__(self) -> None:
             mode: Any = os.environ.get("WANDB_MODE", "offline")
-            settings = wandb.Settings(init_timeout=float(PATIENCE), silent=True)
+            settings = wandb.Settings(
+                init_timeout=float(PATIENCE), silent=True, console="off", x_disable_meta=True, x_disable_stats=True
+            )
             self.run = wandb.init(
                 project=PROJECT,
                 name=name,
@@ -123,6 +128,7 @@ def _wandb(name: str, folder: Path, config: Mapping[str, Any]) -> TrackerRun:
 
         def finish(self) -> None:
             self.run.finish()
+            wandb.teardown()  # its process would go on writing to a folder that is sealed
 
     return Logged()
 
@@ -181,9 +187,12 @@ class Trackers:
             self._finish(adapter)
 
     def close(self) -> None:
-        """End every run that is open, before its folder is sealed."""
+        """End every run that is open, and remove links to logs: the run's folder is sealed, and may have none."""
         for _, adapter in list(self.open):
             self._finish(adapter)
+        for path in list(self.folder.rglob("*")) if self.names else ():
+            if path.is_symlink():
+                path.unlink()
 
     def _log(self, adapter: str, about: Mapping[str, Any], step: int, values: Mapping[str, float]) -> None:
         known = {key: float(value) for key, value in values.items() if not math.isnan(value)}
@@ -209,7 +218,7 @@ class Trackers:
         try:
             work()
         except ImportError as error:
-            self._give_up(name, f"it cannot be imported ({_first_line(error)}); pip install 'prism-bench[track]'")
+            self._give_up(name, f"it cannot be imported ({_first_line(error)}); pip install {PACKAGES.get(name, name)}")
         except Exception as error:  # noqa: BLE001  # each tracker has its own exceptions
             self._give_up(name, f"{type(error).__name__} ({_first_line(error)})")
 
