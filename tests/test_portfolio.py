@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from prism.plugin.results import Results
 from prism.report.claims import claims
 from prism.report.portfolio import Entry, Page, html, markdown
 from prism.tasks import load_task
@@ -246,6 +247,17 @@ def test_a_page_of_nothing_is_no_success(tmp_path):
 
 
 # A run
+
+
+def test_what_one_process_found_besides_is_kept_where_another_gathers_the_same_spec(tmp_path):
+    first, second = Results(tmp_path, "20310102-030405-a", "gw0"), Results(tmp_path, "20310102-030405-a", "gw1")
+    for each in (first, second):
+        each._write(result())
+    first.add_details(result(), "study", {"parts": 3})
+    second.mark_decided(result(), "tier1-accuracy-floor")
+    (gathered,) = second.gather()
+    assert gathered.details["study"] == {"parts": 3}
+    assert gathered.decided == ("tier1-accuracy-floor",)
 
 
 def jobs(checkout, tiny, rows):
