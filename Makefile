@@ -1,10 +1,10 @@
 # Two front doors: `make bench` and `make test`. Both set up .venv first and need Python 3.11 or newer, make, nothing else.
-# A GPU's set is another: pip install -c constraints-gpu.txt -e '.[gpu]' (README, "On a GPU").
+# A GPU's set is another: pip install -c constraints-gpu.txt -e '.[gpu]' (docs/how-to/gpus.md).
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: bench test test-faults check wheel clean
+.PHONY: bench test test-faults check wheel docs clean
 
 bench: $(READY)
 	@echo "== phase 1 on the embedded model: baseline, LoRA training, gate, report (about 3 minutes on 2 cores)"
@@ -31,6 +31,11 @@ wheel:
 	@echo "== an sdist and a wheel in dist/; the wheel in a fresh environment and an empty repository"
 	@PYTHON="$(PYTHON)" .ci/wheel
 
+docs: $(READY)
+	@echo "== the documentation: site/index.html"
+	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -c constraints-docs.txt -e '.[docs]'
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 $(READY): pyproject.toml constraints.txt
 	@echo "== [1/3] creating .venv with $$($(PYTHON) --version)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "PRISM needs Python 3.11 or newer: make PYTHON=python3.11")'
@@ -42,4 +47,4 @@ $(READY): pyproject.toml constraints.txt
 	@touch $(READY)
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv build dist site *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -26,6 +26,7 @@ from prism.rows.splits import split_places, unique_ids
 from prism.setting import Setting
 from prism.spec import Spec
 from prism.store import digest, read_manifest
+from prism.store.provenance import source_tree
 from prism.tasks import load_task
 from prism.verdicts import alarms, callouts, contenders, controls, drops, gate, looks
 from prism.verdicts.record import Record, Result
@@ -101,7 +102,8 @@ class Experiment:
                     if spec.adapter:
                         notes |= adapters.take(self.base.load(), spec.adapter, setting.root, folder)
                     else:
-                        notes |= train.train(self.base.load(), fitting.kept, seed, folder, advance) | fitting.notes
+                        log = setting.track.losses(folder.stem, spec, seed)
+                        notes |= train.train(self.base.load(), fitting.kept, seed, folder, advance, log) | fitting.notes
                 notes["parity"] = parity.check(self.base.load(), folder, fitting.askable, self.examples.held_out)
                 resuming.discard_checkpoints(folder)
                 self.base.free()
@@ -251,6 +253,7 @@ class Experiment:
             "judge": tier3.details(self.grades, unfit, setting.judge, setting.store),
             "leaks": self._leaks_shown(metrics, evaluation, before, after),
             "artifacts": {stage: f"{folder.parent.name}/{folder.name}" for stage, folder in self.stages.items()},
+            "tree": source_tree(setting.root),
         }
         if self.task.failures:
             further["failures"] = self._failures(evaluation, untuned, tuned[first])
@@ -263,6 +266,7 @@ class Experiment:
             further["reference"] = drops.shown(against, scores, samples, by_sample) | {"comparison": share.comparison}
         told = details(spec, trained, held_out, self.adapters, self.base.identity, evaluation)
         result = Result(spec.phase, spec.name, spec.title, spec.profile, tuple(records), told | further, spent)
+        setting.track.scores(result)
         return Outcome(result, samples, scores)
 
     def _metrics(self, answers: Sequence[Sequence[str]]) -> tuple[list[Metric], str]:

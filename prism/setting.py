@@ -10,6 +10,7 @@ from typing import Any
 
 from prism.judge.tier3 import Judge
 from prism.progress import Progress
+from prism.report.tracking import Trackers
 from prism.store import Store, write_text
 from prism.store.provenance import own_source, versions
 from prism.verdicts.alarms import Over
@@ -27,6 +28,7 @@ class Setting:
     judge: Judge | None = None
     required: Sequence[str] = ()  # --prism-require: tiers that fail if they cannot be decided; decided
     retrain: bool = False
+    track: Trackers = field(default_factory=Trackers)  # --prism-track
     alarms: Over = "run"  # over what `drop` thresholds share the false alarms
     made: set[Path] = field(default_factory=set)  # the artifacts that were made here, not found in the store
 

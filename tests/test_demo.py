@@ -311,7 +311,7 @@ def test_without_gradio_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("prism.demo.find_spec", lambda name: None)
     done = CliRunner().invoke(app, ["demo", "--root", str(tmp_path)])
     assert done.exit_code == 2
-    assert done.stderr == "prism: prism demo needs Gradio; install it with pip install 'prism-bench[demo]'\n"
+    assert done.stderr == "prism: prism demo needs Gradio; install it with pip install 'pytest-prism[demo]'\n"
 
 
 def test_the_newest_report_of_the_spec_stands_beside_it(shop):

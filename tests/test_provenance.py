@@ -48,11 +48,18 @@ def of_a_report(folder, git):
     (folder / "reports" / "new.json").write_text("")
 
 
+def of_compiled_python(folder, git):
+    """What pytest leaves beside each benchmark, in a project that has no .gitignore."""
+    (folder / "benchmarks" / "__pycache__").mkdir(parents=True)
+    (folder / "benchmarks" / "__pycache__" / "test_x.cpython-311-pytest-9.2.0.pyc").write_bytes(b"")
+
+
 @pytest.mark.parametrize(
     ("change", "dirty"),
     [
         (lambda folder, git: None, False),
         (of_a_report, False),
+        (of_compiled_python, False),
         (lambda folder, git: changed(folder), True),
         (untracked_and_not_shown, True),
         (assumed_unchanged, True),

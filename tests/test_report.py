@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import shutil
 import subprocess
+import sys
 from dataclasses import replace
 from html import escape, unescape
 from html.parser import HTMLParser
@@ -35,6 +37,7 @@ from prism.verdicts.record import (
     run_to_json,
     to_json,
 )
+from tests.conftest import ROOT
 
 HOSTILE = (
     "<script>alert(1)</script> | a `tick` and ```three```\n@someone #12 [x](https://evil.example) \x1b[31m\u202e\ud800"
@@ -639,6 +642,26 @@ def test_a_store_that_cannot_be_written_costs_no_picture(folder, tmp_path):
     (tmp_path / "home").write_text("a file")
     report.write(tmp_path / "out", made_up_run(), SAMPLES, Store(tmp_path / "home"))
     assert (tmp_path / "out" / "report.html").read_bytes() == (folder / "report.html").read_bytes()
+
+
+def test_pictures_are_drawn_whatever_backend_a_notebook_names(folder, tmp_path):
+    """A notebook's kernel hands MPLBACKEND to each command that a cell runs, in environments that lack its module."""
+    script = (
+        "import os, sys, tests.test_report as made\n"
+        "from prism import report\n"
+        "report.write(made.Path(sys.argv[1]), made.made_up_run(), made.SAMPLES)\n"
+        "assert os.environ['MPLBACKEND'] == 'no_such_backend'\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)],
+        cwd=ROOT,
+        env=os.environ | {"MPLBACKEND": "no_such_backend"},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "report.html").read_bytes() == (folder / "report.html").read_bytes()
 
 
 def test_a_run_without_results_still_reports(tmp_path):

@@ -12,7 +12,7 @@ PYTEST_INI = f"""[pytest]
 # DeepEval brings plugins along that would slow every start and retry failed gates; a retried gate is no gate.
 addopts = {PLUGINS}
 """
-IGNORED = "/runs/\n/.latest-*\n/latest\n"
+IGNORED = "/runs/\n/.latest-*\n/latest\n/view.html\n/*.xml\n"
 
 BENCHMARK = '''"""Does the model of each spec in benchmarks/specs/{phase} pass the thresholds of its [gate]?"""
 

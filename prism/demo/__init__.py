@@ -37,7 +37,7 @@ def serve(setting: Setting, reports: Path, only: str | None, adapter: Path | Non
 def require_gradio() -> None:
     """Raise ResourceError without the extra `demo`."""
     if find_spec("gradio") is None:
-        raise ResourceError("prism demo needs Gradio; install it with pip install 'prism-bench[demo]'")
+        raise ResourceError("prism demo needs Gradio; install it with pip install 'pytest-prism[demo]'")
 
 
 def require_free(host: str, port: int) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
@@ -40,6 +40,8 @@ from prism.models.anatomy import require_moved
 from prism.models.chat import prompt_ids
 from prism.models.identity import engine
 
+Log = Callable[[int, Mapping[str, float]], None]  # a step and its numbers
+
 # TRL's defaults, set explicitly because Unsloth replaces them (two accumulation steps, weight decay .001, warm-up .1).
 DEFAULTS: dict[str, Any] = {
     "per_device_train_batch_size": 8,
@@ -63,6 +65,7 @@ ACTIVATION_BYTES = {"compiled": 8, "unsloth": 8, "transformers": 32}
 NUMERIC_OPTIONS = ("max_steps", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps")
 NO_RESUMING = ("save_only_model", "ignore_data_skip")  # options of what a checkpoint holds and where it goes on
 SETS = ("target_modules", "exclude_modules", "modules_to_save")  # of adapter_config.json
+LOGGED = ("loss", "learning_rate", "grad_norm")  # of each step, for a tracker; `log` changes nothing that is trained
 MEMORY_SHARE = 0.8  # largest share of the free GPU memory for the estimated activations
 
 
@@ -142,8 +145,8 @@ def _tokens_apart(base: Base, example: Example) -> dict[str, list[int]]:
 
 
 class _Progress(TrainerCallback):
-    def __init__(self, advance: Advance) -> None:
-        self.advance = advance
+    def __init__(self, advance: Advance, log: Log) -> None:
+        self.advance, self.log = advance, log
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
         self.advance(1)
@@ -158,10 +161,18 @@ class _Progress(TrainerCallback):
     ) -> None:
         if logs and "loss" in logs:
             self.advance(0, f"loss {float(logs['loss']):.3f}")
+        values = {key: value for key, value in (logs or {}).items() if key in LOGGED}
+        if values:
+            self.log(state.global_step, values)
 
 
 def train(
-    base: Base, examples: Sequence[Example], seed: int, folder: Path, advance: Advance = lambda _, __="": None
+    base: Base,
+    examples: Sequence[Example],
+    seed: int,
+    folder: Path,
+    advance: Advance = lambda _, __="": None,
+    log: Log = lambda step, values: None,
 ) -> dict[str, Any]:
     """Train an adapter and save it in `folder`; resume from the last complete checkpoint in it.
 
@@ -181,7 +192,7 @@ def train(
             args=config,
             train_dataset=dataset(base, examples),
             processing_class=base.processor or base.tokenizer,
-            callbacks=[_Progress(advance)],
+            callbacks=[_Progress(advance, log)],
         )
     except (OSError, TypeError, ValueError) as error:
         if disk_fault(error):

@@ -21,6 +21,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--prism-limit", type=_limit, metavar="N", help=limit)
     add("--prism-report", metavar="DIR", default="reports", help="write runs/ and latest/ to this folder")
     add("--prism-report-title", metavar="TITLE", default="PRISM", help="title of the reports, to tell several apart")
+    add("--prism-track", metavar="NAMES", default="", help="log to trackio, mlflow, tensorboard, wandb (by comma), too")
     add("--prism-retrain", action="store_true", help="train again even if the store has the adapter")
     alarms = "5 %% false alarms of drop in a run, or over all runs against one accepted run"
     add("--prism-alarms", choices=["run", "reference"], default="run", help=alarms)

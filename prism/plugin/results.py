@@ -89,7 +89,8 @@ class Results:
         decided: dict[str, set[str]] = {}
         for path in sorted(self.folder.glob("results/*.json")):
             result = from_json(json.loads(path.read_text(encoding="utf-8")))
-            found[result.id] = result
+            known = found.get(result.id, result)  # phase 7 gathers what another process measured, which may know more
+            found[result.id] = replace(result, details=known.details | result.details)
             decided.setdefault(result.id, set()).update(result.decided)
         return tuple(found[name].as_decided(decided[name]) for name in sorted(found))
 

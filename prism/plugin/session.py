@@ -18,6 +18,7 @@ from prism.plugin import results
 from prism.plugin.results import Results
 from prism.plugin.scheduling import choose_profile, lacking, limited, require, training_seeds
 from prism.plugin.screen import Screen
+from prism.report.tracking import Trackers, chosen
 from prism.setting import Setting
 from prism.spec import Spec, find_phases, find_specs
 from prism.store import Store
@@ -59,10 +60,12 @@ class Session:
         self.run_id = worker_input.get("prism_run_id") or results.new_id()
         self.gpus = worker_input.get("prism_gpus")  # of all workers, so that all collect the same items
         self.results = Results(self.reports, self.run_id, worker_input.get("workerid", "main"))
+        self.setting.track = _trackers(option("--prism-track"), self.results.folder / "track", self.screen)
         self.broken: list[str] = []  # items that raised before their verdict, or crashed their worker
         self.has_spec_items = False  # whether any item tests a threshold, or a spec without thresholds
         self.interrupted = ""
         self._specs: dict[str, list[Spec]] = {}
+        self._experiments: dict[str, Experiment] = {}
 
     @property
     def folder(self) -> Path:
@@ -102,13 +105,16 @@ class Session:
         return lacking(spec, self.setting.root, self.setting.data, self.gpus)
 
     def experiment(self, spec: Spec) -> Experiment:
-        """The experiment of a spec. Raises ResourceError if the machine lacks memory or disk for it."""
-        require(spec, self.setting.store.home)
-        self.screen.begin(spec.id)
-        return Experiment(spec, self.setting, self.seeds(spec))
+        """The experiment of a spec, one for all tests. Raises ResourceError if the machine lacks memory or disk for it."""
+        if spec.id not in self._experiments:
+            require(spec, self.setting.store.home)
+            self.screen.begin(spec.id)
+            self._experiments[spec.id] = Experiment(spec, self.setting, self.seeds(spec))
+        return self._experiments[spec.id]
 
     def finish(self) -> Run | None:
         """Publish the report of the measured specs; None if no spec was fully measured."""
+        self.setting.track.close()
         found = self.results.gather()
         if not found:
             self.results.discard()
@@ -144,6 +150,13 @@ class Session:
                 file.write(page)
         except OSError as error:
             self.screen.say(f"$GITHUB_STEP_SUMMARY {path}: {error.strerror}; the report itself is written")
+
+
+def _trackers(names: str, folder: Path, screen: Screen) -> Trackers:
+    try:
+        return Trackers(chosen(names), folder, screen.say)
+    except PrismError as error:
+        raise pytest.UsageError(str(error)) from None
 
 
 def _alarms(over: Over, root: Path) -> Over:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -101,8 +102,12 @@ def picture(plot: Plot, store: Store | None) -> str:
 
 
 def _svg(plot: Plot) -> str:
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
+    chosen = os.environ.pop("MPLBACKEND", None)  # a notebook's may name a module that is not here; none draws this
+    try:
+        from matplotlib import rc_context
+        from matplotlib.figure import Figure
+    finally:
+        os.environ.update({"MPLBACKEND": chosen} if chosen else {})
 
     with rc_context(SETTINGS):  # type: ignore[arg-type]
         figure = Figure(figsize=(WIDTH, plot.height), layout="constrained")

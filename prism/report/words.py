@@ -133,6 +133,37 @@ def duration(seconds: float | None) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def score(score: Score) -> str:
+    """A value with its 95 % interval: .734 [.697, .768]."""
+    if not math.isfinite(score.value):
+        return NOTHING
+    if math.isnan(score.ci[0] + score.ci[1]):
+        return f"{number(score.value)} [{score.rule or 'unknown'}]"
+    return f"{number(score.value)} [{number(score.ci[0])}, {number(score.ci[1])}]"
+
+
+def parameters(count: float | None) -> str:
+    """A count of parameters: 7.87 M."""
+    if count is None:
+        return NOTHING
+    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count:g}"
+
+
+def share(part: float) -> str:
+    """A share: 7.33 %."""
+    return f"{100 * part:.3g} %"
+
+
+def size(count: float | None) -> str:
+    """A count of bytes: 15.7 MB."""
+    if count is None:
+        return NOTHING
+    return f"{count / 1e9:.3g} GB" if count >= 1e9 else f"{count / 1e6:.3g} MB" if count >= 1e5 else f"{count:,} B"
+
+
 def count(number: int, one: str, many: str | None = None) -> str:
     """A count with its noun: 1 sample, 1,200 samples."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"

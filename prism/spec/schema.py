@@ -98,7 +98,9 @@ class Data(Table):
     without: dict[str, list[Any]] = {}
     """Column = values; exclude these rows."""
     train_rows: int | None = Field(None, gt=0)
+    """At most so many training rows; the spec's seed draws them."""
     eval_rows: int | None = Field(None, gt=0)
+    """At most so many held-out rows, drawn likewise."""
     measured_on: str | None = None
     """Digest of the evaluation that gave the thresholds, at least 8 digits."""
 
@@ -109,7 +111,9 @@ class Model(Table):
     revision: str | None = Field(None, min_length=1)
     """A branch, a tag or a commit of the hub; by default main."""
     max_seq_length: int = Field(gt=0)
+    """Tokens of a question and its answer; a question that does not fit is refused."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """By default float32 on a CPU, bfloat16 on a GPU."""
     load_in_4bit: bool = False
     load_in_8bit: bool = False
     measured_with: str | None = None

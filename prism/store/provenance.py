@@ -39,9 +39,10 @@ def provenance(root: Path, packages: Sequence[str]) -> dict[str, Any]:
 def _is_dirty(root: Path) -> bool | None:
     """Whether files differ from the commit or are not in it; None if git cannot say.
 
-    Files in reports/ do not change results, so that accepting one run leaves the tree of the next one clean.
+    Files in reports/ do not change results, so that accepting one run leaves the tree of the next one clean. Nor does
+    compiled Python, which pytest writes beside each benchmark.
     """
-    where = ("--", ":/", ":(exclude)reports")
+    where = ("--", ":/", ":(exclude)reports", ":(exclude,glob)**/__pycache__/**")
     status = _git(root, "status", "--porcelain", "--untracked-files=all", "--ignore-submodules=none", *where)
     marked = _git(root, "ls-files", "-v", *where)  # lower case: assumed unchanged; S: never looked at
     if status is None or marked is None:

@@ -227,7 +227,8 @@ def _tested(
         return unknown, margins.SignFlips.of(loss.value, side.sums, function, side.sizes, known, seeds)
     changed = int((old.mean(0) != new.mean(0)).any(-1).sum())
     span = metric.range[1] - metric.range[0]
-    return loss, margins.Student(loss.value, error, groups, changed, span, seeds)
+    skew = losses.skewness(old, new, function)
+    return loss, margins.Student(loss.value, error, groups, changed, span, skew, seeds)
 
 
 def _of_seeds(side: _Sides) -> str:

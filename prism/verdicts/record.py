@@ -54,13 +54,13 @@ class Control:
 class Verdict:
     """The decision on one threshold, with its reason in words."""
 
-    key: str
+    key: str  # floor, ceiling, gain or drop
     threshold: float
-    state: State
+    state: State  # holds, fails, inconclusive, not_comparable or skipped
     reason: str
     p: float | None = None  # of the test that decided; of an inconclusive drop, of "the loss is at most the threshold"
     detectable: float | None = None  # the smallest loss that is shown to exceed a drop with 80 % power
-    provisional: str | None = None
+    provisional: str | None = None  # the source of a threshold that was not measured here
 
 
 @dataclass(frozen=True)
@@ -70,18 +70,18 @@ class Record:
     phase: str
     spec: str
     profile: str
-    data: str
-    evaluation_digest: str
+    data: str  # [data] name, or path
+    evaluation_digest: str  # runs with one digest are comparable
     tier: str
     metric: str
-    direction: str
-    n: int
-    groups: int
-    unscored: int
+    direction: str  # higher or lower: which is better
+    n: int  # samples that were scored
+    groups: int  # of dependent samples: an image, a filing
+    unscored: int  # samples that no average counts
     seeds: dict[str, Number]  # training seed: tuned value
     baseline: Score
     tuned: Score
-    gain: Score
+    gain: Score  # positive is better, whatever the direction
     controls: dict[str, Control] = field(default_factory=dict)
     reference: dict[str, Any] | None = None  # the comparison with the accepted run
     verdicts: tuple[Verdict, ...] = ()

@@ -274,7 +274,7 @@ def _sampling(by_sample: numpy.ndarray, by_group: numpy.ndarray, groups: Groups)
         single = of_samples / (n - 1)
         alike = min(max(1 - within / single, 0.0), 1.0) if single else 1.0
         outstanding = of_samples**2 / float((by_sample**4).sum())
-        alike += (1 - alike) * min(1.0, 2 / outstanding)
+        alike += (1 - alike) * min(1.0, (2 + (FEWEST_GROUPS / groups.effective) ** 2) / outstanding)
         of_pairs = single * (alike / groups.effective + (1 - alike) / n)
         weight = freedom / (freedom + min(outstanding, 2 * groups.effective))
         variance = of_pairs + weight * max(variance - of_pairs, 0.0)
