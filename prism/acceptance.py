@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from prism.errors import ScoresError
 from prism.plugin import results
@@ -29,21 +29,20 @@ from prism.verdicts.drops import Against, against_accepted
 from prism.verdicts.gate import decide
 from prism.verdicts.possible import require_possible
 from prism.verdicts.record import Record, Result, Run, Verdict, parse_run
+from prism.verdicts.schema import Shown
 from prism.verdicts.scores import DIGITS, Scores, read_scores, write_scores
 
 RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{1,16}")
 
 
-class _Provenance(BaseModel):
-    """What is read of a run's provenance."""
-
-    model_config = ConfigDict(strict=True)
+class _Provenance(Shown):
+    """What is read of a run's provenance, which the accepted file repeats."""
 
     commit: str | None = Field(pattern=r"^[0-9a-f]{7,64}$")
     dirty: bool | None
     tree: str = ""
     machine: dict[str, Any]
-    answered: list[dict[str, Any]] = []
+    answered: list[dict[str, Any]] = Field(default_factory=list)
 
 
 def accept(run: Path, root: Path, force: bool = False, store: Store | None = None) -> list[Acceptance]:

@@ -99,7 +99,7 @@ def test_judgements_on_a_full_disk_are_one_sentence_and_the_next_run_reads_the_w
     def judge():
         with ledger.locked(store, {"judge": "a"}, "a") as log:
             for n in range(100_000):
-                log.add(str(n), reason="b" * 1_000)
+                log.add(str(n), score=1.0, reason="b" * 1_000)
 
     with pytest.raises(StoreError, match="the disk is full"):
         judge()

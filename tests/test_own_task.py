@@ -557,7 +557,7 @@ def test_a_module_beside_the_spec_from_csv_to_report_on_workers(desk):
     assert read_scores(scores).task == "benchmarks/specs/desk/urgent.py"
     assert "accuracy" in compared(desk)
     listed = desk.run(sys.executable, "-m", "prism", "specs")
-    listed.stdout.fnmatch_lines(["desk/mine *yes*"])
+    listed.stdout.fnmatch_lines(["yes *desk/mine *"])
     (path.parent / "urgent.py").write_text(OWN.replace('"edition": 1', '"edition": 2'))
     desk.runpytest_subprocess(*options).assert_outcomes(passed=1)
     (measured,) = results(desk)["specs"]

@@ -51,5 +51,6 @@ def test_thresholds_of_another_base_are_provisional(tmp_path, base, provisional)
 
 def test_a_mistyped_folder_of_models_is_one_sentence(pytester):
     pytester.makeconftest('pytest_plugins = ["prism.plugin.hooks"]')
+    pytester.mkdir("benchmarks").joinpath("specs").mkdir()
     result = pytester.runpytest("--prism-models", "nowhere")
     result.stderr.fnmatch_lines(["*--prism-models *nowhere: no such folder*"])

@@ -27,7 +27,7 @@ spec = load_spec(spec_file)
 training, held_out = load_examples(spec, load_task(spec), Path.cwd())
 base = load.load(spec, Path.cwd())
 done = 0
-def advance(n):
+def advance(n, said=""):
     global done
     done += n
     if limit and done >= limit:

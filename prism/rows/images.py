@@ -85,7 +85,14 @@ def prepare(source: Source, options: Options, folder: Path, name: str) -> Path:
     identity = [source.digest, options.model_dump(exclude={"max_megapixels"}), PREPARED, PIL.__version__]
     path = folder / f"{digest(identity)[:32]}.png"
     if not path.is_file():
-        picture = _fitted(_opened(source, options, name), options)
+        opened = _opened(source, options, name)
+        try:
+            picture = _fitted(opened, options)
+        except ValueError:
+            raise DataError(
+                f"{name}: image {source.place!r} has {opened.width} x {opened.height} pixels, which leave no line of [image] "
+                f"size; crop it"
+            ) from None
         buffer = io.BytesIO()
         picture.save(buffer, "PNG", compress_level=1)
         write_bytes(path, buffer.getvalue())

@@ -93,7 +93,9 @@ def require_no_code(config: Any, place: str) -> None:
 
     A kernel is named like a repository, by the key of the attention: `attn_implementation = "owner/kernel"`.
     """
-    for key, value in config.items() if isinstance(config, dict) else enumerate(config):
+    rest: list[tuple[Any, Any]] = list(config.items() if isinstance(config, dict) else enumerate(config))
+    while rest:  # a stranger's may be nested more deeply than Python calls itself
+        key, value = rest.pop()
         if key == "auto_map":
             raise ModelError(
                 f"{place}: needs remote code (auto_map), which PRISM never runs; use a model that transformers supports"
@@ -104,7 +106,7 @@ def require_no_code(config: Any, place: str) -> None:
                 f"{place}: {key} = {value!r} names code of the hub, which PRISM never runs; delete the key"
             )
         if isinstance(value, dict | list):
-            require_no_code(value, place)
+            rest += value.items() if isinstance(value, dict) else enumerate(value)
 
 
 def require_safetensors(folder: Path, what: str) -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -15,7 +16,6 @@ from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
 from prism.errors import ScoresError
 from prism.spec import PathName, Spec, threshold_id
-from prism.store import read_json
 
 SCHEMA = 1
 State = Literal["holds", "fails", "inconclusive", "not_comparable", "skipped"]
@@ -198,7 +198,10 @@ def from_json(table: Mapping[str, Any]) -> Result:
 
 def parse_run(text: str) -> Run:
     """The inverse of `run_to_json`. Raises ValueError, KeyError, TypeError or AttributeError if it is no run's."""
-    content = read_json(text)
+    try:
+        content = json.loads(text)  # half a surrogate pair may stand in it, of a command that was no text
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
     if content["schema"] != SCHEMA:
         raise ValueError(f"it has schema {content['schema']!r}, but this PRISM reads {SCHEMA}")
 

@@ -35,7 +35,7 @@ class MetricTable(_Table):
     gain: float | None = None  # nor this, which only metrics against a control have
 
 
-class _Shown(_Table):
+class Shown(_Table):
     """A table of which code reads some keys; all of it is shown and written again."""
 
     @model_validator(mode="before")
@@ -55,11 +55,11 @@ class _Shown(_Table):
         return table
 
 
-class Training(_Shown):
+class Training(Shown):
     adapters: dict[str, str] = {}
 
 
-class Origin(_Shown):
+class Origin(Shown):
     date: str = ""
     accepted: str = ""
     commit: str | None = None

@@ -19,6 +19,7 @@ from prism.rows.files import read_rows
 from prism.rows.images import prepare, read_source
 from prism.spec import Image, load_spec
 from prism.store import read_json
+from prism.store.sources import require_no_code
 from prism.tasks import load_task
 from tests.conftest import ROOT, SPEC, examples_of, write_rows, write_spec
 from tests.scored import examples
@@ -187,3 +188,23 @@ def test_half_a_surrogate_pair_is_in_no_file_that_is_read():
     assert read_json('["\\ud83d\\ude00"]') == ["\U0001f600"]
     with pytest.raises(ValueError, match="surrogates"):
         read_json('{"command": "\\ud800"}')
+
+
+def test_a_configuration_nested_beyond_pythons_calls_is_searched_for_code():
+    config = {"auto_map": {}}
+    for _ in range(100_000):
+        config = {"a": config}
+    with pytest.raises(ModelError, match="needs remote code"):
+        require_no_code(config, "config.json")
+
+
+def test_a_chat_template_of_brackets_or_of_a_number_without_end_is_one_sentence(tiny, rows, tmp_path):
+    import shutil
+
+    folder = shutil.copytree(tiny, tmp_path / "base")
+    data = write_rows(tmp_path / "rows.jsonl", rows)
+    spec = load_spec(write_spec(tmp_path, SPEC.format(data=data, model=folder)))
+    for text in ("{{ " + "(" * 2_000, "{% if 1e999 %}{{ 1e999 }}{% endif %}{{ [1e999] }}"):
+        (folder / "chat_template.jinja").write_text(text)
+        with pytest.raises(ModelError, match="the chat template cannot write a question and its answer"):
+            load.load(spec, tmp_path)

@@ -49,7 +49,7 @@ def trained(spec, folder, dies=lambda step: False):
         training, _ = examples_of(spec, folder)
         done = 0
 
-        def advance(steps):
+        def advance(steps, said=""):
             nonlocal done
             done += steps
             if dies(done):
