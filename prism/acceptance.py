@@ -70,7 +70,7 @@ def accept(run: Path, root: Path, force: bool = False, store: Store | None = Non
     origin = {
         "run": found.id,
         "date": f"{found.id[:4]}-{found.id[4:6]}-{found.id[6:8]}",
-        "command": found.command,
+        "command": found.command.encode("utf-8", "replace").decode(),  # it may hold a file name that is no text
         "commit": commit,
         **{key: known[key] for key in ("answered",) if key in known},
         "machine": known["machine"],
@@ -96,7 +96,8 @@ def _read(run: Path) -> Run:
     except ValidationError as error:
         first = error.errors()[0]
         raise ScoresError(
-            f"{run}: is not a finished run (provenance.{first['loc'][0]}: {first['msg']}); name a folder of {RUNS}"
+            f"{run}: is not a finished run ({'.'.join(map(str, ('provenance', *first['loc'])))}: {first['msg']}); name a "
+            f"folder of {RUNS}"
         ) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ScoresError(f"{run}: is not a finished run ({error!r:.300}); name a folder of {RUNS}") from None

@@ -51,7 +51,7 @@ class Shown(_Table):
             ]
         if inside:
             raise ValueError(f"is nested in over {DEEPEST} levels")
-        json.dumps(table, allow_nan=False)
+        json.dumps(table, allow_nan=False, ensure_ascii=False).encode()
         return table
 
 
