@@ -297,7 +297,7 @@ def test_the_command_says_what_was_lost_and_ends_with_exit_code_1(tmp_path, smal
     good = scored(small, {42: answers(100, wrong=range(5))})
     write_scores(good, tmp_path / "good.json")
     ask = ["compare", str(tmp_path / "good.json"), run.name, "--root", str(tmp_path), "--flips", "3"]
-    found = CliRunner().invoke(app, ask)
+    found = CliRunner(env={"COLUMNS": "120"}).invoke(app, ask)
     assert found.exit_code == 1, found.output
     assert "these adapters differ? (1 seed against 1; it speaks of this adapter)" in " ".join(found.output.split())
     assert re.search(
