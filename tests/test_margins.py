@@ -9,7 +9,7 @@ from scipy.stats import binom, multinomial, norm
 
 from prism.verdicts import losses
 from prism.verdicts.intervals import Error
-from prism.verdicts.losses import skewness
+from prism.verdicts.losses import difference
 from prism.verdicts.margins import OUTSIDE, Pairs, SignFlips, Student, exact_p
 from tests.test_stats import columns, mean
 
@@ -147,7 +147,7 @@ def test_stated_power_is_reached_with_churn():
 def test_a_skewed_loss_is_shown_by_no_thinner_a_tail():
     """A new side that is all or nothing skews the loss to the left: Student's test alone alarmed in 14 % of runs."""
     error = Error(0.01**2, 149)
-    plain, left, right = (Student(0.03, error, 150, 150, 1.0, skew) for skew in (0.0, -0.15, 0.15))
+    plain, left, right = (Student(0.03, replace(error, skew=skew), 150, 150, 1.0) for skew in (0.0, -0.15, 0.15))
     assert left.exceeds(0.0) > 1.5 * plain.exceeds(0.0)
     assert right.exceeds(0.0) == plain.exceeds(0.0)
     assert right.within(0.06) > 1.5 * plain.within(0.06)
@@ -158,5 +158,5 @@ def test_a_skewed_loss_is_shown_by_no_thinner_a_tail():
 def test_skewness_is_that_of_a_mean():
     parts = numpy.random.default_rng(1).exponential(size=(400, 1))
     before, after = numpy.hstack([parts, numpy.ones((400, 1))]), numpy.hstack([0 * parts, numpy.ones((400, 1))])
-    found = skewness(before[None], after[None], lambda sums: sums[..., 0] / sums[..., 1])
-    assert found == pytest.approx(scipy.stats.skew(parts[:, 0]) / 20, rel=1e-3)
+    found = difference(before, after, lambda sums: sums[..., 0] / sums[..., 1])
+    assert found.error.skew == pytest.approx(scipy.stats.skew(parts[:, 0]) / 20, rel=1e-3)

@@ -227,8 +227,7 @@ def _tested(
         return unknown, margins.SignFlips.of(loss.value, side.sums, function, side.sizes, known, seeds)
     changed = int((old.mean(0) != new.mean(0)).any(-1).sum())
     span = metric.range[1] - metric.range[0]
-    skew = losses.skewness(old, new, function)
-    return loss, margins.Student(loss.value, error, groups, changed, span, skew, seeds)
+    return loss, margins.Student(loss.value, error, groups, changed, span, seeds)
 
 
 def _of_seeds(side: _Sides) -> str:

@@ -40,19 +40,21 @@ def difference(
     `sizes` are the groups' numbers of samples, equal if None. With a single group the interval is infinite.
     """
     sides = [side if side.ndim == 3 else side[None] for side in (before, after)]
-    loss = float(function(sides[0].sum(-2)).mean() - function(sides[1].sum(-2)).mean())
+    before_values = function(sides[0].sum(-2))
+    loss = float(before_values.mean() - function(sides[1].sum(-2)).mean())
     groups = before.shape[-2]
     if groups < 2:
         return _estimate(loss, Error(math.inf), level)
-    moves = influence(sides[0], function).mean(0) - influence(sides[1], function).mean(0)
-    growth, uneven = loss_growth(sides[0], function, right_or_wrong)
+    of_before = influence(sides[0], function)
+    moves = of_before.mean(0) - influence(sides[1], function).mean(0)
+    growth, uneven = loss_growth(before_values, of_before, right_or_wrong)
     samples = float((moves**2).sum()) / (groups * (groups - 1))
-    return _estimate(loss, Error(samples, _freedom(groups, sizes), growth=growth, uneven=uneven), level)
+    error = Error(samples, _freedom(groups, sizes), growth=growth, uneven=uneven, skew=_skewness(moves))
+    return _estimate(loss, error, level)
 
 
-def skewness(before: numpy.ndarray, after: numpy.ndarray, function: Function) -> float:
-    """How skewed the mean of the groups' parts in a loss is, from (seeds, groups, d): their skewness over √groups."""
-    moves = influence(before, function).mean(0) - influence(after, function).mean(0)
+def _skewness(moves: numpy.ndarray) -> float:
+    """`Error.skew` of how much each group moves the loss."""
     squares = float((moves**2).sum())
     return float((moves**3).sum()) / squares**1.5 if squares > 1e-24 else 0.0
 
@@ -62,15 +64,14 @@ def _freedom(groups: int, sizes: numpy.ndarray | None) -> float:
     return max(effective_groups(sizes) - 1, 1.0) if sizes is not None else groups - 1
 
 
-def loss_growth(before: numpy.ndarray, function: Function, right_or_wrong: bool) -> tuple[float, float]:
-    """`Error.growth` and `Error.uneven`, from (seeds, groups, d).
+def loss_growth(values: numpy.ndarray, moves: numpy.ndarray, right_or_wrong: bool) -> tuple[float, float]:
+    """`Error.growth` and `Error.uneven`, from each seed's value and how much each group moves it, (seeds, groups).
 
     A right-or-wrong metric loses by flips: 1/n times the groups' design effect, of each loss. Any other loses in
     proportion to each score, so that the loss varies with the samples as the value does.
     """
-    groups = before.shape[1]
-    values = function(before.sum(-2))
-    variance = float((influence(before, function) ** 2).mean()) / (groups - 1)
+    groups = moves.shape[1]
+    variance = float((moves**2).mean()) / (groups - 1)
     if not right_or_wrong:
         square = float((values**2).mean())
         return 0.0, variance / square if square > 0 else 0.0
@@ -170,8 +171,11 @@ def recipes(
         return _estimate(float(values[: len(before)].mean() - values[len(before) :].mean()), Error(math.inf), level)
     moves = numpy.vstack([influence(before, function), influence(after, function)])
     covariance = moves @ moves.T / (groups * (groups - 1))
-    added = loss_growth(before, function, right_or_wrong)
-    return _estimate(*recipe_error(values, covariance, len(before), _freedom(groups, sizes), *added), level)
+    k = len(before)
+    added = loss_growth(values[:k], moves[:k], right_or_wrong)
+    loss, error = recipe_error(values, covariance, k, _freedom(groups, sizes), *added)
+    skew = _skewness(moves[:k].mean(0) - moves[k:].mean(0))
+    return _estimate(loss, replace(error, skew=skew), level)
 
 
 def recipe_error(

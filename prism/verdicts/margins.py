@@ -96,8 +96,7 @@ def exact_p(better: int, worse: int, n: int, limit: float) -> float:
 class Student:
     """The loss and its error; `changed` groups of `groups` effective ones differ.
 
-    `span` is the metric's range, infinite if it has none; `skew` is what `losses.skewness` says; `seeds` is a clause on
-    their spread, empty without any.
+    `span` is the metric's range, infinite if it has none; `seeds` is a clause on their spread, empty without any.
     """
 
     loss: float
@@ -105,7 +104,6 @@ class Student:
     groups: float
     changed: int
     span: float
-    skew: float = 0.0
     seeds: str = ""
 
     @property
@@ -114,28 +112,28 @@ class Student:
 
     def exceeds(self, limit: float) -> float:
         """At least 2^-groups, the smallest p of a sign flip: equal changes have no spread, and prove no more."""
-        return max(self._p(self.loss - limit, self.error, self.skew), 2.0**-self.groups)
+        return max(_p(self.loss - limit, self.error), 2.0**-self.groups)
 
     def within(self, limit: float) -> float:
         """The spread is that of a loss of `limit`, which brings flips; of few changes, also how likely none were."""
         further = max(limit - self.loss, 0.0)
-        p = max(self._p(limit - self.loss, self.error.of_loss(further), -self.skew), 2.0**-self.groups)
+        p = max(_p(limit - self.loss, replace(self.error.of_loss(further), skew=-self.error.skew)), 2.0**-self.groups)
         if self.changed < FEW_CHANGED:
             p = max(p, (1 - min(max(limit, 0.0) / self.span, 1.0)) ** self.groups)
         return p
 
-    @staticmethod
-    def _p(beyond: float, error: Error, skew: float) -> float:
-        """The larger p of Student's test and of Hall's, which knows that the mean of skewed parts is skewed."""
-        p = p_value(beyond, error)
-        if not (skew and error.samples and math.isfinite(error.samples)):
-            return p
-        t = beyond / math.sqrt(error.samples)
-        hall = t + skew * t**2 / 3 + skew**2 * t**3 / 27 + skew / 6
-        return max(p, p_value(hall * math.sqrt(error.samples), error))
-
     def least(self, limit: float) -> float:
         return 2.0**-self.groups
+
+
+def _p(beyond: float, error: Error) -> float:
+    """The larger p of Student's test and of Hall's, which knows that the mean of skewed parts is skewed."""
+    p = p_value(beyond, error)
+    if not (error.skew and error.samples and math.isfinite(error.samples)):
+        return p
+    t = beyond / math.sqrt(error.samples)
+    hall = t + error.skew * t**2 / 3 + error.skew**2 * t**3 / 27 + error.skew / 6
+    return max(p, p_value(hall * math.sqrt(error.samples), error))
 
 
 @dataclass(frozen=True)

@@ -81,11 +81,14 @@ def variances(metric: Metric, measure: Measure, groups: Iterable[str]) -> Varian
     if n < 2 or len(set(names)) < 2:
         raise ScoresError(f"{metric.name}: has fewer than two scored samples or groups; accept a run of more rows")
     sums = numpy.stack([group_sums(part, names) for part in statistics])
-    covariance = _covariance(sums, metric)
+    values, moves = metric.value(sums.sum(-2)), influence(sums, metric.value)
+    covariance = _covariance(moves)
     own = float(covariance.trace()) / seeds
     shared = float(covariance.sum() - covariance.trace()) / (seeds * (seeds - 1)) if seeds > 1 else 0.0
     effective = effective_groups(numpy.unique(names, return_counts=True)[1])
-    apart = float(_covariance(statistics, metric).trace()) / seeds  # as if every sample were a group of its own
+    apart = (
+        float(_covariance(influence(statistics, metric.value)).trace()) / seeds
+    )  # as if every sample were a group of its own
     extra = n / effective - 1
     alike = min(max((own / apart - 1) / extra, 0.0), 1.0) if extra > 1e-9 and apart else 0.0
     low, high = metric.range
@@ -94,9 +97,9 @@ def variances(metric: Metric, measure: Measure, groups: Iterable[str]) -> Varian
         Plan(n, effective, seeds, 1),
         own,
         min(shared, own),
-        float(metric.value(sums.sum(-2)).var(ddof=1)) if seeds > 1 else math.nan,
+        float(values.var(ddof=1)) if seeds > 1 else math.nan,
         alike,
-        *losses.loss_growth(sums, metric.value, metric.loses_by_flips),
+        *losses.loss_growth(values, moves, metric.loses_by_flips),
         measure.value - low if best else high - measure.value,
         high - low,
         metric.right_or_wrong and len(set(names)) == n,
@@ -104,9 +107,8 @@ def variances(metric: Metric, measure: Measure, groups: Iterable[str]) -> Varian
     )
 
 
-def _covariance(sums: numpy.ndarray, metric: Metric) -> numpy.ndarray:
-    """How the seeds' scores vary together with the samples, from (seeds, groups, d)."""
-    moves = influence(sums, metric.value)
+def _covariance(moves: numpy.ndarray) -> numpy.ndarray:
+    """How the seeds' scores vary together with the samples, from how much each group moves them, (seeds, groups)."""
     groups = moves.shape[-1]
     return moves @ moves.T / (groups * (groups - 1))
 

@@ -136,7 +136,7 @@ def interval(metric: Metric, measured: Measured, groups: Groups) -> Score:
         effective = min(effective, n * seeds)
     elif exact and effective > n and by_sample.any():
         # A variance that two or three samples make is as likely too small: no more is known than of right and wrong.
-        doubt = ((by_sample**4).sum() / (by_sample**2).sum() ** 2) ** 2 / 2
+        doubt = 1 / _telling(by_sample) ** 2 / 2
         effective = 1 / ((1 - doubt) / effective + doubt / n)
     if exact:
         ends, name = clopper_pearson(share * effective, effective), "Korn–Graubard"
@@ -242,9 +242,14 @@ def _chance(measured: Measured, groups: Groups) -> _Chance:
 
 def _few_stand_out(by_sample: numpy.ndarray) -> bool:
     """Whether most samples have one value, or the kurtosis of all is well above a normal distribution's 3."""
-    squares = by_sample**2
     most = numpy.unique(by_sample.round(9), return_counts=True)[1].max() > len(by_sample) / 2
-    return bool(most or len(by_sample) * (squares**2).sum() > 4 * squares.sum() ** 2)
+    return bool(most or len(by_sample) > 4 * _telling(by_sample))
+
+
+def _telling(influences: numpy.ndarray) -> float:
+    """How many equal influences, not all 0, would make a variance as sure as these: all if they are equal, 1 if one has all."""
+    squares = influences**2
+    return float(squares.sum() ** 2 / (squares**2).sum())
 
 
 def _sampling(by_sample: numpy.ndarray, by_group: numpy.ndarray, groups: Groups) -> tuple[float, float]:
@@ -262,7 +267,7 @@ def _sampling(by_sample: numpy.ndarray, by_group: numpy.ndarray, groups: Groups)
     if not squares:
         return 0.0, groups.effective - 1
     variance = squares / (many * (many - 1))
-    telling = squares**2 / float((moves**4).sum())  # how many groups make the variance
+    telling = _telling(moves)
     kurtosis = math.inf if telling >= many else 2 * telling / (1 - telling / many)
     freedom = min(groups.effective - 1, kurtosis)
     if not groups.independent and _few_stand_out(by_sample):
@@ -273,7 +278,7 @@ def _sampling(by_sample: numpy.ndarray, by_group: numpy.ndarray, groups: Groups)
         within = float((groups.sizes * numpy.bincount(groups.of, by_sample**2) - totals**2).sum()) / pairs
         single = of_samples / (n - 1)
         alike = min(max(1 - within / single, 0.0), 1.0) if single else 1.0
-        outstanding = of_samples**2 / float((by_sample**4).sum())
+        outstanding = _telling(by_sample)
         alike += (1 - alike) * min(1.0, (2 + (FEWEST_GROUPS / groups.effective) ** 2) / outstanding)
         of_pairs = single * (alike / groups.effective + (1 - alike) / n)
         weight = freedom / (freedom + min(outstanding, 2 * groups.effective))
