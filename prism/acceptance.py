@@ -16,7 +16,7 @@ from typing import Any
 import numpy
 from pydantic import Field, ValidationError
 
-from prism.errors import ScoresError
+from prism.errors import ScoresError, first_problem
 from prism.plugin import results
 from prism.spec import Limit
 from prism.store import Store
@@ -28,7 +28,7 @@ from prism.verdicts.accepted import FOLDER, RUNS, Acceptance, accepted_at
 from prism.verdicts.drops import Against, against_accepted
 from prism.verdicts.gate import decide
 from prism.verdicts.possible import require_possible
-from prism.verdicts.record import Record, Result, Run, Verdict, parse_run
+from prism.verdicts.record import Record, Result, Run, Verdict, read_run
 from prism.verdicts.schema import Shown
 from prism.verdicts.scores import DIGITS, Scores, read_scores, write_scores
 
@@ -53,9 +53,9 @@ def accept(run: Path, root: Path, force: bool = False, store: Store | None = Non
     whatever `force` says, if the run's folder was changed since, or contradicts itself.
     """
     files = require_sealed(run)
-    found = _read(run)
+    found, read = _read(run)
     known = found.provenance
-    commit, objection = _commit(_Provenance.model_validate(known), root)
+    commit, objection = _commit(read, root)
     measured = _measured(run, found, files)
     decided = [_decided_again(result, scores, root) for result, scores in measured]
     accepted = [_acceptance(scores, root) for _, scores in measured]
@@ -87,21 +87,16 @@ def accept(run: Path, root: Path, force: bool = False, store: Store | None = Non
     return accepted
 
 
-def _read(run: Path) -> Run:
+def _read(run: Path) -> tuple[Run, _Provenance]:
+    found = read_run(run)
+    why = "" if RUN_ID.fullmatch(found.id) else f"its id is {found.id[:40]!r}"
     try:
-        found = parse_run((run / "results.json").read_text(encoding="utf-8"))
-        _Provenance.model_validate(found.provenance)
-        if not RUN_ID.fullmatch(found.id):
-            raise ValueError(f"its id is {found.id[:40]!r}")
+        read = _Provenance.model_validate(found.provenance)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise ScoresError(
-            f"{run}: is not a finished run ({'.'.join(map(str, ('provenance', *first['loc'])))}: {first['msg']}); name a "
-            f"folder of {RUNS}"
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ScoresError(f"{run}: is not a finished run ({error!r:.300}); name a folder of {RUNS}") from None
-    return found
+        why = first_problem(error, "provenance")
+    if why:
+        raise ScoresError(f"{run}: is not a finished run ({why}); name a folder of {RUNS}")
+    return found, read
 
 
 def _measured(run: Path, found: Run, files: Sequence[str]) -> list[tuple[Result, Scores]]:

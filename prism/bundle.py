@@ -21,7 +21,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
-from prism.errors import ScoresError
+from prism.errors import ScoresError, first_problem
 from prism.experiment import Experiment
 from prism.models import cost
 from prism.models.identity import TRAINING_LIBRARIES, adapter_identity, predictions_identity
@@ -163,10 +163,7 @@ def _origin(known: _Provenance) -> dict[str, Any]:
 
 def _why(error: Exception) -> str:
     """The reason of an error in one line; pydantic's has several."""
-    if not isinstance(error, ValidationError):
-        return repr(error)
-    problem = error.errors(include_input=False)[0]
-    return f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
+    return first_problem(error) if isinstance(error, ValidationError) else repr(error)
 
 
 def _unpack(path: Path, folder: Path) -> _Results:

@@ -4,10 +4,15 @@ PRISM raises only subclasses of `PrismError` on purpose; the plugin and the comm
 Any other exception is a bug of PRISM and keeps its traceback.
 """
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from prism.redaction import redacted
 from prism.untrusted import terminal_safe
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 LONGEST = 2_000  # characters of a sentence
 
@@ -28,6 +33,17 @@ def _one_line(text: str) -> str:
     if len(text) > LONGEST:  # the place stands first and the remedy last
         text = f"{text[: LONGEST // 2]}…{text[1 - LONGEST // 2 :]}"
     return terminal_safe(text).replace("\n", " ")
+
+
+def first_line(error: BaseException) -> str:
+    """What a library's exception says, in one line; its type if it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def first_problem(error: ValidationError, *outer: str) -> str:
+    """The first of what pydantic found wrong, with its place, below `outer`: `provenance.commit: Input should …`."""
+    problem = error.errors(include_input=False)[0]
+    return f"{'.'.join(map(str, (*outer, *problem['loc'])))}: {problem['msg']}"
 
 
 class SpecError(PrismError):

@@ -18,7 +18,12 @@ def visible(text: Any, limit: int | None = None) -> str:
     whole = "" if text is None else str(text).replace("\r\n", "\n")
     if limit is not None and len(whole) > limit:
         whole = whole[: limit - 1] + "…"
-    return "".join(map(_visible, whole))
+    return escaped(whole)
+
+
+def escaped(text: str) -> str:
+    """The text with each invisible character but newlines as an escape; other white space becomes a space."""
+    return "".join(map(_escaped, text))
 
 
 def terminal_safe(text: Any) -> str:
@@ -26,7 +31,7 @@ def terminal_safe(text: Any) -> str:
     return _COMMAND.sub(lambda found: "\\x23" if found[2] else f"{found[1]}\\x3a", visible(text))
 
 
-def _visible(character: str) -> str:
+def _escaped(character: str) -> str:
     if character == "\n" or character.isprintable():
         return character
     return " " if character.isspace() else character.encode("unicode_escape").decode("ascii")

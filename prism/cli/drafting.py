@@ -54,7 +54,7 @@ def draft(root: Path, given: Given, sample: Path) -> tuple[Path, str, Told]:
     columns = infer_columns(source.rows, told, question=given.question, answer=given.answer, closed=closed)
     task = given.task or ("classify" if columns.labels else "answer")
     table, mapped = _table(task, columns, given, told), ""
-    if task not in ("classify", "answer"):
+    if task not in OWN:
         mapped = _mapped(task, columns, source.rows[0], told)
     data = split_line(source, columns, adapter is not None, told) + mapped
     if columns.blank:
@@ -89,7 +89,7 @@ def draft(root: Path, given: Given, sample: Path) -> tuple[Path, str, Told]:
         training, held_out = load_examples(first, made, root)
         window, new_tokens = _window(root, model, [*training, *held_out], told)
         gate = starter.CLOSED if made.labels else starter.OPEN
-        if task not in ("classify", "answer") and not made.labels:
+        if task not in OWN and not made.labels:
             main = next(metric for metric in made.metrics if metric.direction == "higher")
             gate = f"[gate.{main.tier}]\n{main.name} = {{ gain = 0.0 }}\n"
         text, _ = read(window, new_tokens, starter.GATE.format(id=f"{phase}/{spec.stem}") + gate)
@@ -148,7 +148,7 @@ def _from(root: Path, path: Path, told: Told, what: str) -> str:
 
 def _table(task: str, columns: Columns, given: Given, told: Told) -> str:
     """The table [classify] or [answer]; empty for other tasks, which have prompts of their own."""
-    if task not in ("classify", "answer"):
+    if task not in OWN:
         if given.prompt:
             raise SpecError(f"--prompt: {task} has a prompt of its own; delete the option, or name another --task")
         return ""
@@ -166,8 +166,6 @@ def _table(task: str, columns: Columns, given: Given, told: Told) -> str:
 
 def _mapped(task: str, columns: Columns, row: Row, told: Told) -> str:
     """[data].columns for a task that names its own columns; empty if the rows have them."""
-    from prism.cli.inferring import quoted
-
     if task not in known_tasks():
         raise SpecError(f"--task {task}: no such task; name one of {', '.join(known_tasks())}")
     module = import_module(f"prism.tasks.{task}")

@@ -161,22 +161,13 @@ def _pairs(old: list[Scores], new: list[Scores], before: str, after: str) -> lis
 
 def _samples(scores: Scores, root: Path, run: str) -> dict[str, dict[str, str]]:
     """Question and answers by sample id, if the scores come from a run's folder."""
-    from prism.errors import ScoresError
-    from prism.rows.answers import read_json_lines
     from prism.verdicts.accepted import locate
+    from prism.verdicts.record import read_samples
 
     if run.startswith("git:"):
         return {}
-    file = locate(run, root) / "samples" / f"{scores.phase}-{scores.spec}.jsonl"
-    if not file.is_file():
-        return {}
-    try:
-        lines = {line["id"]: line.items() for line in read_json_lines(file)}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ScoresError(
-            f"{file}: is not a file of samples ({error!r:.200}); delete it, or compare another run"
-        ) from None
-    return {name: {key: value for key, value in line if isinstance(value, str)} for name, line in lines.items()}
+    lines = read_samples(locate(run, root), scores.phase, scores.spec)
+    return {name: {key: value for key, value in line.items() if isinstance(value, str)} for name, line in lines.items()}
 
 
 @app.command()

@@ -51,20 +51,15 @@ def view(
     """Write the samples of a run, or of two, as one page that searches and filters them, without a server."""
     from prism.errors import ScoresError
     from prism.report import browse
-    from prism.rows.answers import read_json_lines
     from prism.store import unwritable, write_text
     from prism.verdicts.accepted import locate
-    from prism.verdicts.record import read_run
+    from prism.verdicts.record import read_run, read_samples
 
     with exit_on_error():
         folders = [locate(where, root) for where in (run, other) if where]
         runs = [read_run(folder) for folder in folders]
         samples = [
-            {
-                result.id: list(read_json_lines(file))
-                for result in found.results
-                if (file := folder / "samples" / f"{result.phase}-{result.spec}.jsonl").is_file()
-            }
+            {result.id: list(read_samples(folder, result.phase, result.spec).values()) for result in found.results}
             for folder, found in zip(folders, runs)
         ]
         shared = (

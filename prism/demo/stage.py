@@ -17,9 +17,8 @@ from prism.models.lazy import LazyBase
 from prism.plugin.scheduling import choose_profile, lacking
 from prism.report import words
 from prism.rows import Example
-from prism.rows.examples import Examples, load_examples
+from prism.rows.examples import load_examples
 from prism.rows.images import prepare, read_source
-from prism.rows.leaks import Leaks
 from prism.setting import Setting
 from prism.spec import Spec, find_specs
 from prism.store import read_manifest
@@ -184,9 +183,9 @@ def offers(setting: Setting, only: str | None = None, adapter: Path | None = Non
     for spec in chosen:
         if lacking(spec, setting.root, setting.data):
             continue
-        rows = _rows(spec, setting)
+        training, held_out = _rows(spec, setting)
         base = LazyBase(spec, setting.root, setting.store.home, setting.screen, setting.models)
-        made = adapter_identity(spec, base.identity, rows.training, spec.seed, setting.root)
+        made = adapter_identity(spec, base.identity, training, spec.seed, setting.root)
         fitting = {
             f"seed {identity['seed']} · {folder.name[:8]}"
             if "seed" in identity
@@ -197,7 +196,7 @@ def offers(setting: Setting, only: str | None = None, adapter: Path | None = Non
         if adapter is not None:
             fitting = {adapter.name: adapter, **fitting}
         if fitting:
-            found[spec.id] = Offer(spec, base, fitting, rows.held_out)
+            found[spec.id] = Offer(spec, base, fitting, held_out)
     if not found:
         named = only or f"profile {profile}"
         raise ModelError(
@@ -207,10 +206,9 @@ def offers(setting: Setting, only: str | None = None, adapter: Path | None = Non
     return found
 
 
-def _rows(spec: Spec, setting: Setting) -> Examples:
+def _rows(spec: Spec, setting: Setting) -> tuple[list[Example], list[Example]]:
     pictures, say = setting.store.home / "images", setting.screen.say
-    training, held_out = load_examples(spec, load_task(spec), setting.root, setting.data, pictures=pictures, say=say)
-    return Examples(training, held_out, Leaks({}, [], [], {}, {}), 0)
+    return load_examples(spec, load_task(spec), setting.root, setting.data, pictures=pictures, say=say)
 
 
 def _purpose(identity: Mapping[str, Any]) -> dict[str, Any]:

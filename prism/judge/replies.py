@@ -17,6 +17,7 @@ from prism.judge.spending import Spending
 from prism.judge.weighing import weigh
 from prism.redaction import redacted
 from prism.rows.thoughts import without_thoughts
+from prism.untrusted import escaped
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse
@@ -184,10 +185,4 @@ def shown(text: str) -> str:
 
     Else a reply could colour the terminal, move its cursor or turn the direction of writing.
     """
-    return "".join(map(_visible, redacted(text)))
-
-
-def _visible(character: str) -> str:
-    if character == "\n" or character.isprintable():
-        return character
-    return " " if character.isspace() else character.encode("unicode_escape").decode("ascii")
+    return escaped(redacted(text))

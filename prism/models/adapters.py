@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from prism.errors import ModelError, SpecError
+from prism.errors import ModelError, SpecError, first_line
 from prism.models.chat import decide, set_template
 from prism.models.load import Base
 from prism.store.adapters import CONFIG, TOKENIZER, WEIGHTS, find_adapter, read_config
@@ -79,7 +79,7 @@ def _own_tokenizer(base: Base, source: Path) -> Any:
         try:
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         except Exception as error:  # noqa: BLE001  # a damaged tokenizer.json raises a bare Exception
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             raise ModelError(
                 f"{named}: its tokenizer cannot be loaded ({reason}); restore or delete its files"
             ) from None

@@ -16,7 +16,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from prism.errors import ModelError, SpecError
+from prism.errors import ModelError, SpecError, first_line
 from prism.models.bounds import require_bounded
 from prism.models.identity import template_file
 from prism.rows import Example
@@ -171,7 +171,7 @@ def decide(spec: Spec, words: Any, tokenizer: Any, today: str) -> Chat:
         asked = _written(words, turns, True)
         trained = [_written(words, [*turns, {"role": "assistant", "content": answer}], False) for answer in ANSWERS]
     except RAISED as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise ModelError(
             f"{spec.model.model_name}: the chat template cannot write a question and its answer ({reason}); name another "
             f"by [sft].chat_template_path"

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy
 
-from prism.errors import ModelError
+from prism.errors import ModelError, first_line
 from prism.progress import CONSOLE
 from prism.store import digest, folder_digest
 from prism.store.hub import Say, commit, model_folder
@@ -62,7 +62,7 @@ def _embed(name: str, root: Path, texts: list[str]) -> numpy.ndarray:
             source, device="cpu", trust_remote_code=False, model_kwargs={"use_safetensors": True}
         )
     except (OSError, ValueError, KeyError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise ModelError(f"{name}: the sentence-transformers model cannot be loaded ({reason}); name another") from None
     return numpy.asarray(model.encode(texts, normalize_embeddings=True, show_progress_bar=False), float)
 

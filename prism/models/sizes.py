@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prism.errors import ModelError
+from prism.errors import ModelError, first_line
 from prism.store import read_json
 from prism.store.sources import check_configs
 
@@ -35,7 +35,7 @@ def sizes(folder: Path, name: str, questions: Sequence[Sequence[Mapping[str, str
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # noqa: BLE001  # a damaged tokenizer.json raises a bare Exception
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise ModelError(f"{name}: its tokenizer cannot be loaded ({reason}); restore its files") from None
     if tokenizer.chat_template is None:
         raise ModelError(f"{name}: the tokenizer has no chat template; use an instruction-tuned model, or add one")

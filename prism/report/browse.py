@@ -5,11 +5,11 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from prism.report import vision
 from prism.report.samples import Sample, without_shared_prefix
+from prism.report.templates import FOLDER, template
 from prism.store import Store
 from prism.untrusted import visible
 from prism.verdicts.record import Result, Run
@@ -17,7 +17,6 @@ from prism.verdicts.record import Result, Run
 TEXT = 8_000  # characters of a question or an answer
 PICTURES = 500  # in one page, each about 10 kB; the samples beyond show none
 LABELS, LABEL = 30, 60  # distinct references of one spec that can be chosen from, and characters of one
-FOLDER = Path(__file__).parent
 
 Read = Callable[[str], str | None]  # an answer's label, as the task reads it
 
@@ -33,7 +32,6 @@ def render(
     `readers` find the label of an answer, by the id of a spec whose answers have one; `store` has the pictures. Of two
     runs, the samples that both measured are shown, and flipped means from the first run's adapter to the second's.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
     specs: list[dict[str, Any]] = []
@@ -65,14 +63,7 @@ def render(
         left_out += sum(len(part) for name, part in samples[0].items() if name not in {r.id for r in runs[1].results})
     script = (FOLDER / "browse.js").read_text(encoding="utf-8")
     allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    environment = Environment(
-        loader=FileSystemLoader(FOLDER),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    return environment.get_template("browse.html.j2").render(
+    return template("browse.html.j2").render(
         runs=[{"id": visible(run.id), "verdict": run.verdict, "command": visible(run.command)} for run in runs],
         data={"specs": specs, "rows": rows, "pictures": pictures, "runs": [visible(run.id) for run in runs]},
         left_out=left_out,

@@ -201,8 +201,7 @@ def _seeds(result: Result) -> str:
     """Whether the intervals describe these weights or the recipe."""
     if finished := result.details.get("adapter"):
         return f"PRISM did not train the adapter {finished['source']}: the intervals describe it, not its recipe."
-    names = next((list(record.seeds) for record in result.records if record.seeds), [])
-    seeds, first = len(names), next(iter(names), "")
+    seeds, first = len(result.seeds), next(iter(result.seeds), "")
     if seeds > 1:
         return (
             f"Mean of {seeds} training seeds; intervals include the spread between them, so they describe the recipe. "

@@ -33,8 +33,7 @@ def recipe(result: Result) -> str:
         parts.append(f"finished adapter {_short(finished['source'])}")
     else:
         parts += [_lora(lora), *_training(sft)]
-        seeds = list(next((record.seeds for record in result.records if record.seeds), {}))
-        if seeds:
+        if seeds := result.seeds:
             parts.append(f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(seeds)}")
     return " · ".join(filter(None, parts))
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from prism.report import callouts, findings, head, plots, tables, vision, words
 from prism.report.samples import Change, Sample
+from prism.report.templates import template
 from prism.store import Store
 from prism.untrusted import visible
 from prism.verdicts.record import Result, Run
@@ -25,17 +25,7 @@ QUESTION, ANSWER = 800, 300  # characters; samples/*.jsonl has the whole texts
 
 def render(run: Run, changes: Mapping[str, Sequence[Change]], store: Store | None = None) -> str:
     """The whole page; `store` caches its figures."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        finalize=_visible,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    return environment.get_template("report.html.j2").render(
+    return template("report.html.j2").render(
         run=run,
         words=words,
         provenance=tables.provenance(run),
@@ -49,11 +39,6 @@ def render(run: Run, changes: Mapping[str, Sequence[Change]], store: Store | Non
         cost=tables.cost(run.results),
         stored=any(result.cost.get("cached") for result in run.results),
     )
-
-
-def _visible(value: Any) -> Any:
-    """Escape invisible characters in every text that the template prints, but not in Markup (our SVG and macros)."""
-    return visible(value) if type(value) is str else value
 
 
 def _spec(result: Result, changes: Sequence[Change], store: Store | None) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from typing import Any
 from prism.report import words
 from prism.report.claims import Claim
 from prism.report.tables import Table
+from prism.report.templates import template
 from prism.store import write_text
-from prism.untrusted import visible
 from prism.verdicts.forgetting import Cell
 from prism.verdicts.headline import Headline
 from prism.verdicts.record import Result, State
@@ -69,17 +69,7 @@ def markdown(page: Page) -> str:
 
 
 def html(page: Page) -> str:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        finalize=lambda value: visible(value) if type(value) is str else value,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    return environment.get_template("portfolio.html.j2").render(
+    return template("portfolio.html.j2").render(
         page=page,
         words=words,
         heading=heading(page),

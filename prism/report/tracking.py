@@ -176,7 +176,7 @@ class Trackers:
         if not self.names:
             return
         adapters = result.details["digests"]
-        digests = adapters.get("adapters") or {next(iter(_seeds(result)), ""): adapters["adapter"]}
+        digests = adapters.get("adapters") or {next(iter(result.seeds), ""): adapters["adapter"]}
         for seed, adapter in digests.items():
             about = {"spec": result.id, "seed": seed, **_flat(result.details.get("options") or {})}
             if adapter not in self.last:
@@ -236,10 +236,6 @@ def _flat(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in options.items():
         pairs |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return pairs
-
-
-def _seeds(result: Result) -> list[str]:
-    return next((list(record.seeds) for record in result.records if record.seeds), [])
 
 
 def _values(record: Record, seed: str) -> dict[str, float]:

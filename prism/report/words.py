@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from prism.metrics import Metric
@@ -41,11 +41,7 @@ def signed(value: float | None) -> str:
 
 def difference(score: Score) -> str:
     """A difference with its 95 % interval: +.113 [+.090, +.136], or +.113 [unknown: 6 effective groups]."""
-    if not math.isfinite(score.value):
-        return NOTHING
-    if math.isnan(score.ci[0] + score.ci[1]):
-        return f"{signed(score.value)} [{score.rule or 'unknown'}]"
-    return f"{signed(score.value)} [{signed(score.ci[0])}, {signed(score.ci[1])}]"
+    return _with_interval(score, signed)
 
 
 def loss(accepted: Mapping[str, Any]) -> str:
@@ -135,11 +131,15 @@ def duration(seconds: float | None) -> str:
 
 def score(score: Score) -> str:
     """A value with its 95 % interval: .734 [.697, .768]."""
+    return _with_interval(score, number)
+
+
+def _with_interval(score: Score, written: Callable[[float], str]) -> str:
     if not math.isfinite(score.value):
         return NOTHING
     if math.isnan(score.ci[0] + score.ci[1]):
-        return f"{number(score.value)} [{score.rule or 'unknown'}]"
-    return f"{number(score.value)} [{number(score.ci[0])}, {number(score.ci[1])}]"
+        return f"{written(score.value)} [{score.rule or 'unknown'}]"
+    return f"{written(score.value)} [{written(score.ci[0])}, {written(score.ci[1])}]"
 
 
 def parameters(count: float | None) -> str:

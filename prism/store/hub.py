@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from prism.errors import DataError, ModelError, PrismError
+from prism.errors import DataError, ModelError, PrismError, first_line
 
 Kind = Literal["model", "dataset"]
 Say = Callable[[str], None]
@@ -124,7 +124,7 @@ def reason_of(error: Exception) -> str:
     if response is not None:
         return f"{response.status_code} {response.reason_phrase}".strip()
     first = error.__cause__ or error
-    return (str(first).splitlines() or [type(first).__name__])[0]
+    return first_line(first)
 
 
 def _repository(kind: Kind, name: str) -> Path:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
-from prism.errors import DataError
+from prism.errors import DataError, first_problem
 from prism.judge import FAITHFULNESS, SUPPORTED
 from prism.metrics import arithmetic, coverage, finance, overlap, tatqa
 from prism.metrics.finance import TYPES
@@ -75,9 +75,7 @@ def rows(row: Row, spec: Spec) -> list[Row]:
     try:
         context = _Context.model_validate(row)
     except ValidationError as error:
-        problem = error.errors()[0]
-        place = ".".join(map(str, problem["loc"]))
-        raise DataError(f"{place}: {problem['msg']}; correct the row, as TAT-QA has it") from None
+        raise DataError(f"{first_problem(error)}; correct the row, as TAT-QA has it") from None
     name = str(context.table.uid)
     paragraphs = [part.text for part in sorted(context.paragraphs, key=lambda part: part.order)]
     window = spec.model.max_seq_length - spec.generate.get("max_new_tokens", 0) - TEMPLATE - filings.tokens(SYSTEM)

@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
-from prism.errors import ScoresError
+from prism.errors import ScoresError, first_problem
+from prism.rows.answers import read_json_lines
 from prism.spec import PathName, Spec, threshold_id
 
 SCHEMA = 1
@@ -123,6 +124,11 @@ class Result:
     def id(self) -> str:
         return f"{self.phase}/{self.spec}"
 
+    @property
+    def seeds(self) -> list[str]:
+        """The training seeds, in the order of their scores; none of a finished adapter."""
+        return next((list(record.seeds) for record in self.records if record.seeds), [])
+
     def verdicts(self) -> dict[str, tuple[Record, Verdict]]:
         """Every threshold's verdict by its id (`Limit.id`), with the record of its metric."""
         return {
@@ -217,8 +223,7 @@ def parse_run(text: str) -> Run:
     try:
         return TypeAdapter(Run).validate_python({**content, "results": results})
     except ValidationError as error:
-        first = error.errors()[0]
-        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise ValueError(first_problem(error)) from None
 
 
 def read_run(folder: Path) -> Run:
@@ -226,4 +231,17 @@ def read_run(folder: Path) -> Run:
     try:
         return parse_run((folder / "results.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ScoresError(f"{folder}: is not a finished run ({error!r}); name a folder of reports/runs") from None
+        raise ScoresError(f"{folder}: is not a finished run ({error!r:.300}); name a folder of reports/runs") from None
+
+
+def read_samples(folder: Path, phase: str, spec: str) -> dict[str, dict[str, Any]]:
+    """The samples of a spec in a report folder, by id; none without their file. Raises ScoresError if a line is none."""
+    file = folder / "samples" / f"{phase}-{spec}.jsonl"
+    if not file.is_file():
+        return {}
+    try:
+        return {line["id"]: dict(line.items()) for line in read_json_lines(file)}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ScoresError(
+            f"{file}: is not a file of samples ({error!r:.200}); delete it, or compare another run"
+        ) from None

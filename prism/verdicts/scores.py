@@ -21,7 +21,7 @@ from typing import Any
 import numpy
 from pydantic import ValidationError
 
-from prism.errors import ScoresError
+from prism.errors import ScoresError, first_problem
 from prism.metrics import Metric
 from prism.rows import Example
 from prism.rows.images import image_digests
@@ -245,9 +245,9 @@ def parse_scores(text: str, name: str) -> Scores:
     try:
         scores = _build(content)
     except ValidationError as error:
-        problem = error.errors(include_input=False)[0]
-        why = f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
-        raise ScoresError(f"{name}: is an incomplete file of scores ({why}); restore it from git") from None
+        raise ScoresError(
+            f"{name}: is an incomplete file of scores ({first_problem(error)}); restore it from git"
+        ) from None
     except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
         raise ScoresError(f"{name}: is an incomplete file of scores ({error!r}); restore it from git") from None
     expected = f"{scores.spec}@{scores.evaluation_digest[:8]}.json"
