@@ -21,6 +21,7 @@ from typing import Any
 
 from prism.errors import ModelError, SpecError
 from prism.models.load import Base, add_adapter, lora_config
+from prism.progress import CONSOLE
 from prism.rows import Example
 from prism.spec import Spec
 from prism.store.hub import recorded
@@ -33,7 +34,7 @@ from transformers import GenerationConfig, TrainerCallback, TrainerControl, Trai
 from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
-from prism.models import cost, packing, resuming, vision, window
+from prism.models import captured, cost, dense, packing, resuming, vision, window
 from prism.models.anatomy import require_moved
 from prism.models.chat import prompt_ids
 from prism.models.identity import engine
@@ -160,7 +161,31 @@ def train(
     """
     disable_progress_bars()  # of datasets; the plugin draws the progress bar
     config = sft_config(base.spec, folder, seed)
-    notes = base.chat.notes | decide_checkpointing(base, config, examples)
+    most, why = captured.decide(base, config, examples, steps(base.spec, len(examples)))
+    if most:
+        try:
+            return _train(base, examples, seed, folder, advance, config, most) | {"engine": "captured"}
+        except captured.NotCaptured as reason:
+            why = str(reason)
+        resuming.discard_checkpoints(folder)
+        CONSOLE.say(f"{base.spec.id}: training starts again without the captured step: {why}")
+        config = sft_config(base.spec, folder, seed)
+    return _train(base, examples, seed, folder, advance, config, 0) | {"engine": "plain", "why": why}
+
+
+def _train(
+    base: Base,
+    examples: Sequence[Example],
+    seed: int,
+    folder: Path,
+    advance: Callable[[int], None],
+    config: SFTConfig,
+    most: int,
+) -> dict[str, Any]:
+    """As `train`, in the captured step with `most` tokens at once, or on the plain path if `most` is 0."""
+    if most:
+        config.gradient_checkpointing = False
+    notes = base.chat.notes | ({"most_tokens": most} if most else decide_checkpointing(base, config, examples))
     model = add_adapter(base, seed, config.gradient_checkpointing)
     try:
         trainer = SFTTrainer(
@@ -180,20 +205,28 @@ def train(
     resumed_at = resuming.step_of(checkpoint) if checkpoint else 0
     if resumed_at:
         advance(resumed_at)
-    with ExitStack() as contexts:
-        if base.library == "transformers":
-            if trainer.padding_free:
-                contexts.enter_context(packing.packed_attention(model, _max_length(base.spec, config)))
-            if base.spec.sft.get("torch_compile") and base.model.device.type == "cuda":
-                contexts.enter_context(packing.compiled(model))
-        start = time.perf_counter()
-        try:
+    try:
+        with ExitStack() as contexts:
+            if base.library == "transformers":
+                if trainer.padding_free or most:
+                    contexts.enter_context(packing.packed_attention(model, _max_length(base.spec, config)))
+                if most and base.spec.model.quantized:
+                    contexts.enter_context(dense.dense(model))
+                if base.model.device.type == "cuda" and (most or base.spec.sft.get("torch_compile")):
+                    contexts.enter_context(packing.compiled(model))
+                if most:
+                    contexts.enter_context(captured.captured(model, _max_length(base.spec, config), most))
+            start = time.perf_counter()
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        except RuntimeError as error:
-            if sentence := _compiling_failed(base, error):
-                raise ModelError(sentence) from error
-            raise
-        seconds = time.perf_counter() - start
+            seconds = time.perf_counter() - start
+    except captured.NotCaptured:
+        model.unload()  # so that the plain path can add the adapter anew
+        advance(-trainer.state.global_step)
+        raise
+    except RuntimeError as error:
+        if sentence := _compiling_failed(base, error):
+            raise ModelError(sentence) from error
+        raise
     losses = [[entry["step"], entry["loss"]] for entry in trainer.state.log_history if "loss" in entry]
     if any(math.isnan(loss) for _, loss in losses):
         raise ModelError(f"{base.spec.id}: the training loss became NaN; lower [sft].learning_rate")

@@ -1,0 +1,314 @@
+"""The captured training step: the trainer's own batches, loss and gradients, in one CUDA graph.
+
+A step of few short rows is bound by launching its thousands of small kernels from Python. Here the rows of a batch lie
+side by side in one row of a fixed length, samples apart (`prism.models.packing`), and one graph computes loss and
+gradients of the adapter. Only completion tokens reach the output head, in chunks, as in TRL's "chunked_nll". The
+trainer still draws the batches and does everything else; its model's `forward` is replaced while it trains.
+
+A batch of more tokens than fit is computed in several replays, whose gradients add up. On a CPU nothing is captured,
+and the same code gives the gradients of TRL's own step to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from peft import PeftModel
+from torch.utils.checkpoint import checkpoint
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from trl import SFTConfig
+
+from prism.models import cost, layout, packing, window
+from prism.models.load import Base
+from prism.rows import Example
+
+CHUNK = 256  # completion tokens whose logits are held at once, as in TRL
+FEWEST_STEPS = 100  # compiling and capturing take as long as some hundred plain steps
+SMALLEST = 128  # tokens of the smallest graph
+MOST = 16_384  # tokens of the largest: more at once are no faster
+MEMORY_SHARE = 0.8  # largest share of the free GPU memory for what the step takes
+LAYER_BYTES = 8  # that a compiled layer keeps for its gradients, per token and unit of (hidden + intermediate) width
+HEAD_BYTES = 20  # per logit of a chunk: in half and single precision, normalized, and their gradients
+KNOWN = {
+    "r",
+    "lora_alpha",
+    "target_modules",
+    "exclude_modules",
+    "bias",
+    "use_rslora",
+    "placement",
+    "rank_pattern",
+    "alpha_pattern",
+    "layers_to_transform",
+    "layers_pattern",
+}  # options of [lora] that the step has been tried with
+WARM_UP = 2  # steps before a capture, in which libraries initialize and torch compiles
+METRICS = ("loss", "correct", "entropy", "counted")  # sums over the completion tokens of a batch
+
+
+class NotCaptured(Exception):  # it reports no error: the plain path trains instead
+    """Why the captured step cannot go on, as a phrase."""
+
+
+def decide(base: Base, config: SFTConfig, examples: Sequence[Example], steps: int) -> tuple[int, str]:
+    """How many tokens the captured step computes at once, and why it does not train if that is 0."""
+    if reason := unsupported(base, config, steps):
+        return 0, reason
+    longest, most = max(window.lengths(base, examples, answered=True)), room(base)
+    if most < min(longest, config.max_length or longest):
+        return 0, f"the memory holds {most:,} tokens at once and the longest row has {longest:,}"
+    return most, ""
+
+
+def unsupported(base: Base, config: SFTConfig, steps: int) -> str:
+    """Why the captured step cannot train an adapter, or would not be faster; empty if it can."""
+    causal, lora, device = base.model, base.spec.lora, base.model.device.type
+    if device != "cuda":
+        return "there is no GPU"
+    if torch.cuda.get_device_capability(base.model.device) < (8, 0):
+        return "its attention needs a GPU of compute capability 8.0"
+    if base.spec.sft.get("gradient_checkpointing"):
+        return "[sft] gradient_checkpointing is set"
+    if base.library != "transformers":
+        return "Unsloth trains it"
+    if config.packing or config.padding_free:
+        return "its rows are packed already"
+    if steps < FEWEST_STEPS:
+        return f"{steps} steps do not repay compiling"
+    if reason := unknown_model(causal):
+        return reason
+    if config.use_liger_kernel or config.loss_type != "chunked_nll":
+        return "[sft] chooses another loss"
+    if config.neftune_noise_alpha or config.world_size > 1 or not config.bf16:
+        return "[sft] neftune_noise_alpha, bf16 or several processes"
+    if others := sorted(key for key, value in lora.items() if value and key not in KNOWN):
+        return f"[lora] {others[0]} is set"
+    return ""
+
+
+def room(base: Base) -> int:
+    """How many tokens the step may compute at once, at most MOST: as many as fit the free memory and the spec's ceiling.
+
+    Weights of 4 bits are held in the compute dtype besides. It may be 0.
+    """
+    config = base.model.config.get_text_config()
+    available = MEMORY_SHARE * cost.free_memory()
+    limit = base.spec.gate.get("cost", {}).get("peak_memory_gib")
+    if limit is not None and limit.ceiling is not None:
+        available = min(available, limit.ceiling * 2**30 - torch.cuda.memory_allocated(base.model.device))
+    if base.spec.model.load_in_4bit:
+        available -= layout.weight_bytes(base.model)
+    available -= CHUNK * config.vocab_size * HEAD_BYTES
+    width = config.hidden_size + config.intermediate_size
+    return max(0, min(MOST, int(available / (config.num_hidden_layers * width * LAYER_BYTES))))
+
+
+def unknown_model(causal: Any) -> str:
+    """Why a model's loss is not what is computed here; empty if it is."""
+    config = causal.config.get_text_config()
+    if config.model_type not in layout.FAMILIES or causal.config is not config:
+        return f"{causal.config.model_type} is none of {', '.join(layout.FAMILIES)}"
+    if getattr(config, "attention_dropout", 0):
+        return "its attention drops out"
+    return packing.unsupported(config, config.max_position_embeddings)
+
+
+@dataclass
+class _Output(CausalLMOutputWithPast):
+    """What TRL's trainer reads of its own "chunked_nll" forward."""
+
+    num_correct_tokens: torch.Tensor | None = None
+    entropy_sum: torch.Tensor | None = None
+    num_valid_tokens: torch.Tensor | None = None
+
+
+class _Loss(torch.autograd.Function):
+    """Hand the gradients that a replay has computed to autograd, as those of a loss."""
+
+    @staticmethod
+    def forward(ctx: Any, loss: torch.Tensor, gradients: Sequence[torch.Tensor], *_: torch.Tensor) -> torch.Tensor:
+        ctx.gradients = gradients
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *scale: torch.Tensor) -> tuple[Any, ...]:
+        return (None, None, *torch._foreach_mul(ctx.gradients, scale[0]))
+
+
+@dataclass(frozen=True)
+class _Buffers:
+    """The inputs of one graph; a replay reads what lies here."""
+
+    ids: torch.Tensor  # (1, tokens)
+    positions: torch.Tensor  # (1, tokens)
+    labels: torch.Tensor  # (tokens) the next token where it counts, else -100
+    boundaries: torch.Tensor  # see packing.boundaries
+    targets: int  # at least as many tokens as count, a multiple of CHUNK
+    graph: Any = None
+
+
+class Step:
+    """The step of a PEFT model whose samples have at most `longest` tokens, `most` tokens at once."""
+
+    def __init__(self, model: PeftModel, longest: int, most: int) -> None:
+        self.causal: Any = model.get_base_model()
+        self.device: torch.device = self.causal.device
+        self.longest, self.most = longest, most
+        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.gradients = [torch.zeros_like(parameter) for parameter in self.parameters]
+        self.sums = torch.zeros(len(METRICS), device=self.device)
+        self.graphs: dict[tuple[int, int], _Buffers] = {}
+        self.pool = torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        labels: torch.Tensor,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **_: Any,
+    ) -> _Output:
+        """Loss of a padded batch, (rows, width) each, as the trainer calls the model. Raises NotCaptured."""
+        following = F.pad(labels[:, 1:], (0, 1), value=-100)
+        counts = [attention_mask.sum(1), attention_mask.int().argmax(1), (following != -100).sum(1)]
+        lengths, starts, targets = torch.stack(counts).tolist()
+        width = input_ids.shape[1]
+        torch._foreach_zero_([*self.gradients, self.sums])
+        for rows in pieces(lengths, self.most):
+            places = [torch.arange(lengths[row]) + row * width + starts[row] for row in rows]
+            shape = (rung(sum(lengths[row] for row in rows), SMALLEST), rung(sum(targets[row] for row in rows), CHUNK))
+            buffers = self.graphs.get(shape) or self._buffers(*shape)
+            self._fill(buffers, places, input_ids.flatten(), following.flatten())
+            if buffers.graph is None and self.device.type == "cuda":
+                buffers = self._capture(buffers)
+            self.graphs[shape] = buffers
+            if buffers.graph is None:
+                self._compute(buffers)
+            else:
+                buffers.graph.replay()
+        loss, correct, entropy, counted = self.sums.unbind()
+        if not loss.isfinite():
+            raise NotCaptured("the loss of a step was not finite")
+        whole = counted.clamp(min=1) if num_items_in_batch is None else num_items_in_batch
+        return _Output(
+            loss=_Loss.apply(loss, self.gradients, *self.parameters) / whole,
+            num_correct_tokens=correct.clone(),
+            entropy_sum=entropy.clone(),
+            num_valid_tokens=counted.clone(),
+        )
+
+    def _buffers(self, tokens: int, targets: int) -> _Buffers:
+        ids = torch.zeros(1, tokens, dtype=torch.long, device=self.device)
+        positions = torch.arange(tokens, device=self.device)[None] % self.longest
+        boundaries = packing.boundaries(positions, self.longest)
+        return _Buffers(ids, positions, torch.full_like(ids[0], -100), boundaries, targets)
+
+    def _fill(
+        self, buffers: _Buffers, places: Sequence[torch.Tensor], ids: torch.Tensor, following: torch.Tensor
+    ) -> None:
+        """Put rows side by side; what is left of the buffers is padding, which no sample sees and no loss counts."""
+        used, tokens = sum(map(len, places)), buffers.ids.shape[1]
+        place = torch.cat([*places, torch.zeros(tokens - used, dtype=torch.long)])
+        position = torch.cat([*(torch.arange(len(part)) for part in places), torch.zeros(tokens - used).long()])
+        boundaries = packing.boundaries(position[None], self.longest)  # on the CPU, where nothing waits for the GPU
+        place = place.to(self.device)
+        buffers.ids.copy_(ids[place][None])
+        buffers.labels.copy_(following[place]).narrow(0, used, tokens - used).fill_(-100)
+        buffers.positions.copy_(position[None])
+        buffers.boundaries.copy_(boundaries)
+
+    def _compute(self, buffers: _Buffers) -> None:
+        """Add the sums and the gradients of the rows in the buffers."""
+        # What autocast has cast is cached until it ends, so a graph would keep the adapter's first weights.
+        kind, enabled = self.device.type, torch.is_autocast_enabled(self.device.type)
+        with torch.autocast(kind, torch.get_autocast_dtype(kind), enabled, cache_enabled=False), torch.enable_grad():
+            hidden = self.causal.model(
+                input_ids=buffers.ids,
+                position_ids=buffers.positions,
+                packed_boundaries=buffers.boundaries,
+                packed_longest=self.longest,
+                use_cache=False,
+            ).last_hidden_state[0]
+            first = (buffers.labels != -100).to(torch.int8).argsort(descending=True, stable=True)[: buffers.targets]
+            hidden, labels = hidden[first], buffers.labels[first]
+            sums = torch.zeros_like(self.sums)
+            for part, expected in zip(hidden.split(CHUNK), labels.split(CHUNK), strict=True):
+                sums = sums + checkpoint(
+                    _chunk, part, self.causal.lm_head.weight, expected, use_reentrant=False, preserve_rng_state=False
+                )
+            found = torch.autograd.grad(sums[0], self.parameters)
+        torch._foreach_add_(self.gradients, found)
+        self.sums += sums.detach()
+
+    def _capture(self, buffers: _Buffers) -> _Buffers:
+        """The buffers with a graph that reads them; the rows in them are not counted yet."""
+        before = [tensor.clone() for tensor in (*self.gradients, self.sums)]
+        graph = torch.cuda.CUDAGraph()
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        try:
+            with torch.cuda.stream(stream):
+                for _ in range(WARM_UP):
+                    self._compute(buffers)
+            torch.cuda.current_stream().wait_stream(stream)
+            with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
+                self._compute(buffers)
+        except Exception as error:  # compilers, kernels and the driver raise what they like
+            first = (str(error).splitlines() or [""])[0][:200]
+            raise NotCaptured(
+                f"a step of {buffers.ids.numel():,} tokens failed ({type(error).__name__}: {first})"
+            ) from error
+        torch._foreach_copy_([*self.gradients, self.sums], before)
+        return replace(buffers, graph=graph)
+
+
+def _chunk(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The METRICS of a chunk of completion tokens; a label of -100 counts nowhere."""
+    logits = F.linear(hidden, weight.to(hidden.dtype)).float()
+    scores = logits.log_softmax(-1)
+    counts = labels != -100
+    loss = F.nll_loss(scores, labels, ignore_index=-100, reduction="sum")
+    with torch.no_grad():
+        correct = ((logits.argmax(-1) == labels) & counts).sum().float()
+        entropy = (-(scores.exp() * scores).sum(-1) * counts).sum()
+    return torch.stack([loss, correct, entropy, counts.sum().float()])
+
+
+def rung(count: int, smallest: int) -> int:
+    """The least of a few sizes that holds `count`: eight an octave, so that few graphs waste at most an eighth."""
+    step = smallest
+    while step * 16 < count:
+        step *= 2
+    return max(1, -(-count // step)) * step
+
+
+def pieces(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
+    """The places of a batch's rows in groups of at most `most` tokens, in order. Raises NotCaptured."""
+    group: list[int] = []
+    for place, length in enumerate(lengths):
+        if length > most:
+            raise NotCaptured(f"a row of {length:,} tokens is longer than the {most:,} that fit at once")
+        if group and sum(lengths[row] for row in group) + length > most:
+            yield group
+            group = []
+        group.append(place)
+    yield group
+
+
+@contextmanager
+def captured(model: PeftModel, longest: int, most: int) -> Iterator[Step]:
+    """Let a PEFT model compute its loss in the captured step, and restore its own `forward` afterwards."""
+    step = Step(model, longest, most)
+    own = step.causal.__dict__.get("forward")  # TRL's, if it has replaced the class's
+    step.causal.forward = step.forward
+    try:
+        yield step
+    finally:
+        del step.causal.forward
+        if own is not None:
+            step.causal.forward = own
