@@ -3,11 +3,14 @@
 A CPU captures nothing, but runs the same packing, loss and gradients; in float32 only roundings may differ.
 """
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from prism.models import captured, load, train
+from prism.models import captured, flat, load, train
 from prism.spec import load_spec
 from tests.conftest import ROOT, SPEC, examples_of, write_rows, write_spec
 
@@ -50,3 +53,96 @@ def test_the_losses_and_the_adapter_are_the_plain_paths(recipe, tmp_path, on_cpu
     found = trained(recipe, tmp_path / "captured", **options)
     assert (found[0]["engine"], found[0]["most_tokens"]) == ("captured", most)
     same(found, plain)
+
+
+def test_a_step_that_fails_starts_the_plain_path(recipe, tmp_path, on_cpu, monkeypatch, capsys):
+    """The adapter has the bits of one that was never trained otherwise."""
+    _, expected = trained(recipe, tmp_path / "plain")
+    on_cpu(16_384)
+    compute, calls = captured.Step._compute, []
+
+    def fails(step, buffers):
+        calls.append(compute(step, buffers))
+        if len(calls) == 6:
+            step.sums[0] = torch.nan
+
+    monkeypatch.setattr(captured.Step, "_compute", fails)
+    notes, found = trained(recipe, tmp_path / "captured")
+    assert (notes["engine"], notes["why"]) == ("plain", "the loss of a step was not finite")
+    assert (
+        "training starts again without the captured step: the loss of a step was not finite" in capsys.readouterr().err
+    )
+    assert all(torch.equal(found[name], weight) for name, weight in expected.items())
+    assert notes["steps"] == len(notes["loss"]) == 24
+
+
+def test_a_row_that_does_not_fit(recipe, tmp_path, on_cpu):
+    on_cpu(20)
+    notes, _ = trained(recipe, tmp_path)
+    assert notes["engine"] == "plain"
+    assert "is longer than the 20 that fit at once" in notes["why"]
+
+
+def test_rows_are_grouped_in_order():
+    assert list(captured.pieces([5, 5, 5, 9], 10)) == [[0, 1], [2], [3]]
+
+
+def test_sizes_are_few_and_waste_little():
+    sizes = {captured.rung(count, 128) for count in range(1, 16_385)}
+    assert len(sizes) <= 64
+    assert all(count <= captured.rung(count, 128) <= max(128, count * 9 / 8 + 1) for count in range(1_024, 16_385))
+
+
+class Card:
+    """What is asked of a GPU before training."""
+
+    def __init__(self, monkeypatch, base, capability=(9, 0)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
+        self.base = base
+        self.base.model = type("Model", (), {"device": torch.device("cuda"), "config": base.model.config})()
+
+    def refuses(self, steps=500, **tables):
+        spec = self.base.spec.model_copy(update={k: {**getattr(self.base.spec, k), **v} for k, v in tables.items()})
+        config = train.sft_config(spec, ROOT, 42)
+        config.bf16 = True
+        return captured.unsupported(replace(self.base, spec=spec), config, steps)
+
+
+def test_what_the_plain_path_trains_and_why(recipe, monkeypatch):
+    card = Card(monkeypatch, load.load(recipe, ROOT))
+    assert card.refuses() == ""
+    assert card.refuses(steps=10) == "10 steps do not repay compiling"
+    assert card.refuses(sft={"gradient_checkpointing": True}) == "[sft] gradient_checkpointing is set"
+    assert card.refuses(sft={"packing": True}) == "its rows are packed already"
+    assert card.refuses(sft={"loss_type": "dft"}) == "[sft] chooses another loss"
+    assert card.refuses(lora={"lora_dropout": 0.1}) == "[lora] lora_dropout is set"
+    assert card.refuses(lora={"use_dora": True}) == "[lora] use_dora is set"
+    assert card.refuses(lora={"modules_to_save": ["lm_head"]}) == "[lora] modules_to_save is set"
+    assert "compute capability 8.0" in Card(monkeypatch, load.load(recipe, ROOT), (7, 5)).refuses()
+
+
+def test_a_spec_within_its_ceiling(recipe, monkeypatch):
+    base = load.load(recipe, ROOT)
+    monkeypatch.setattr(captured.cost, "free_memory", lambda: 70.0 * 2**30)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda *_: 4 * 2**20)
+    assert captured.room(base) == captured.MOST
+    limit = SimpleNamespace(ceiling=16 / 2**10)
+    base.spec = base.spec.model_copy(update={"gate": {"cost": {"peak_memory_gib": limit}}})
+    assert captured.room(base) == int((0.8 * 16 - 4) * 2**20 - 256 * 400 * captured.HEAD_BYTES) // (2 * 96 * 8)
+
+
+def test_one_flat_parameter_takes_the_steps_of_many(recipe, tmp_path, on_cpu, monkeypatch):
+    on_cpu(16_384)
+    options = {"optim": "adamw_torch", "weight_decay": 0.1}
+    apart = trained(recipe, tmp_path / "apart", **options)
+    monkeypatch.setattr(flat, "NAMES", ("adamw_torch",))
+    monkeypatch.setattr(flat, "SMALLEST", 1)
+    monkeypatch.setattr(flat, "BLOCK", 1)
+    same(trained(recipe, tmp_path / "flat", **options), apart)
+
+
+def test_a_parameter_of_half_a_block_keeps_an_optimizer_of_its_own():
+    model = torch.nn.Linear(64, 65)
+    arguments = SimpleNamespace(optim="adamw_8bit")
+    with flat.flat_optimizer(SimpleNamespace(model=model, args=arguments)) as used:
+        assert used is False

@@ -111,12 +111,19 @@ def test_a_class_that_unsloth_patched_is_not_loaded_without_it(spec_file, tmp_pa
         load.load(load_spec(spec_file), tmp_path)
 
 
-def test_compiling_goes_without_unsloth(spec_file, monkeypatch):
+def test_unsloth_is_for_little_memory(spec_file, monkeypatch):
+    """The captured step, and compiled layers, go without it."""
     monkeypatch.setattr(identity, "cuda_devices", lambda: 1)
+    monkeypatch.setattr(identity, "cuda_memory", lambda: [("NVIDIA L4", 22.0)])
     monkeypatch.setattr(identity.importlib.util, "find_spec", lambda _: object())
     spec = load_spec(spec_file)
-    assert identity.engine(without_gpu_key(spec))["library"] == "unsloth"
-    assert identity.engine(without_gpu_key(spec, torch_compile=True))["library"] == "transformers"
+    small, large = (
+        spec.model_copy(update={"requires": spec.requires.model_copy(update={"vram_gb": gib})}) for gib in (12.0, 8.0)
+    )
+    assert identity.engine(without_gpu_key(small))["library"] == "unsloth"
+    assert identity.engine(without_gpu_key(large))["library"] == "transformers"
+    assert identity.engine(without_gpu_key(large, gradient_checkpointing=True))["library"] == "unsloth"
+    assert identity.engine(without_gpu_key(small, torch_compile=True))["library"] == "transformers"
     assert identity.engine(spec)["device"] == "cpu"
 
 

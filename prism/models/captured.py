@@ -19,7 +19,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from peft import PeftModel
-from torch.utils.checkpoint import checkpoint
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from trl import SFTConfig
 
@@ -82,7 +81,7 @@ def unsupported(base: Base, config: SFTConfig, steps: int) -> str:
         return f"{steps} steps do not repay compiling"
     if reason := unknown_model(causal):
         return reason
-    if config.use_liger_kernel or config.loss_type != "chunked_nll":
+    if config.use_liger_kernel or config.loss_type not in (None, "nll", "chunked_nll"):
         return "[sft] chooses another loss"
     if config.neftune_noise_alpha or config.world_size > 1 or not config.bf16:
         return "[sft] neftune_noise_alpha, bf16 or several processes"
@@ -100,7 +99,9 @@ def room(base: Base) -> int:
     available = MEMORY_SHARE * cost.free_memory()
     limit = base.spec.gate.get("cost", {}).get("peak_memory_gib")
     if limit is not None and limit.ceiling is not None:
-        available = min(available, limit.ceiling * 2**30 - torch.cuda.memory_allocated(base.model.device))
+        available = min(
+            available, MEMORY_SHARE * limit.ceiling * 2**30 - torch.cuda.memory_allocated(base.model.device)
+        )
     if base.spec.model.load_in_4bit:
         available -= layout.weight_bytes(base.model)
     available -= CHUNK * config.vocab_size * HEAD_BYTES
@@ -140,6 +141,33 @@ class _Loss(torch.autograd.Function):
         return (None, None, *torch._foreach_mul(ctx.gradients, scale[0]))
 
 
+class _Head(torch.autograd.Function):
+    """METRICS of completion tokens from their hidden states; a label of -100 counts nowhere.
+
+    Logits are held a chunk at a time, since their gradient is known as soon as they are. They are rounded as by TRL.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        sums, gradients = torch.zeros(len(METRICS), device=hidden.device), []
+        for part, expected in zip(hidden.split(CHUNK), labels.split(CHUNK), strict=True):
+            raw = F.linear(part, weight.to(part.dtype))
+            scores, counts = raw.float().log_softmax(-1), expected != -100
+            expected = expected.clamp(min=0)[:, None]
+            told, odds = scores.gather(1, expected)[:, 0], scores.exp()
+            correct, entropy = scores.argmax(-1) == expected[:, 0], -(odds * scores).sum(-1)
+            sums += (torch.stack([-told, correct.float(), entropy, torch.ones_like(told)]) * counts).sum(1)
+            slope = odds.scatter_add_(1, expected, -torch.ones_like(told)[:, None]) * counts[:, None]
+            gradients.append((slope.to(raw.dtype) @ weight.to(raw.dtype)).to(part.dtype))
+        ctx.save_for_backward(torch.cat(gradients))
+        return sums
+
+    @staticmethod
+    def backward(ctx: Any, *gradient: torch.Tensor) -> tuple[Any, ...]:
+        (slopes,) = ctx.saved_tensors
+        return slopes * gradient[0][0].to(slopes.dtype), None, None
+
+
 @dataclass(frozen=True)
 class _Buffers:
     """The inputs of one graph; a replay reads what lies here."""
@@ -168,12 +196,14 @@ class Step:
     def forward(
         self,
         input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
         labels: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         **_: Any,
     ) -> _Output:
         """Loss of a padded batch, (rows, width) each, as the trainer calls the model. Raises NotCaptured."""
+        if attention_mask is None:
+            raise NotCaptured("the trainer packs the rows itself")
         following = F.pad(labels[:, 1:], (0, 1), value=-100)
         counts = [attention_mask.sum(1), attention_mask.int().argmax(1), (following != -100).sum(1)]
         lengths, starts, targets = torch.stack(counts).tolist()
@@ -236,11 +266,7 @@ class Step:
             ).last_hidden_state[0]
             first = (buffers.labels != -100).to(torch.int8).argsort(descending=True, stable=True)[: buffers.targets]
             hidden, labels = hidden[first], buffers.labels[first]
-            sums = torch.zeros_like(self.sums)
-            for part, expected in zip(hidden.split(CHUNK), labels.split(CHUNK), strict=True):
-                sums = sums + checkpoint(
-                    _chunk, part, self.causal.lm_head.weight, expected, use_reentrant=False, preserve_rng_state=False
-                )
+            sums = _Head.apply(hidden, self.causal.lm_head.weight, labels)
             found = torch.autograd.grad(sums[0], self.parameters)
         torch._foreach_add_(self.gradients, found)
         self.sums += sums.detach()
@@ -265,18 +291,6 @@ class Step:
             ) from error
         torch._foreach_copy_([*self.gradients, self.sums], before)
         return replace(buffers, graph=graph)
-
-
-def _chunk(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """The METRICS of a chunk of completion tokens; a label of -100 counts nowhere."""
-    logits = F.linear(hidden, weight.to(hidden.dtype)).float()
-    scores = logits.log_softmax(-1)
-    counts = labels != -100
-    loss = F.nll_loss(scores, labels, ignore_index=-100, reduction="sum")
-    with torch.no_grad():
-        correct = ((logits.argmax(-1) == labels) & counts).sum().float()
-        entropy = (-(scores.exp() * scores).sum(-1) * counts).sum()
-    return torch.stack([loss, correct, entropy, counts.sum().float()])
 
 
 def rung(count: int, smallest: int) -> int:

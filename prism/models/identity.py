@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prism.devices import cuda_devices
+from prism.devices import cuda_devices, cuda_memory
 from prism.errors import SpecError
 from prism.rows import Example
 from prism.rows.images import image_digests
@@ -44,15 +44,24 @@ NOT_IDENTIFYING = {"model_name", "revision", "measured_with"}
 
 
 def engine(spec: Spec) -> dict[str, str]:
-    """The library that loads the model, the device and the dtype of its computation."""
+    """The library that loads the model, the device and the dtype of its computation.
+
+    Unsloth is for images and for little memory; its patches can be neither compiled nor captured.
+    """
     on_cpu = bool(spec.sft.get("use_cpu")) or not cuda_devices()
-    compiled = bool(spec.sft.get("torch_compile"))  # Unsloth's patches cannot be compiled
+    small = bool(spec.image or spec.sft.get("gradient_checkpointing")) or _small_card(spec)
+    compiled = bool(spec.sft.get("torch_compile")) or not small
     unsloth = not on_cpu and not compiled and importlib.util.find_spec("unsloth") is not None
     return {
         "library": "unsloth" if unsloth else "transformers",
         "device": "cpu" if on_cpu else "cuda",
         "dtype": spec.model.dtype or ("float32" if on_cpu else "bfloat16"),
     }
+
+
+def _small_card(spec: Spec) -> bool:
+    """Whether a GPU has less than twice what the spec requires; training without checkpointing needs about that."""
+    return any(gib < 2 * (spec.requires.vram_gb or 0) for _, gib in cuda_memory())
 
 
 def adapter_identity(

@@ -34,7 +34,7 @@ from transformers import GenerationConfig, TrainerCallback, TrainerControl, Trai
 from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
-from prism.models import captured, cost, dense, packing, resuming, vision, window
+from prism.models import captured, cost, dense, flat, packing, resuming, vision, window
 from prism.models.anatomy import require_moved
 from prism.models.chat import prompt_ids
 from prism.models.identity import engine
@@ -185,6 +185,7 @@ def _train(
     """As `train`, in the captured step with `most` tokens at once, or on the plain path if `most` is 0."""
     if most:
         config.gradient_checkpointing = False
+        config.loss_type = "chunked_nll"  # TRL's default, of which Unsloth makes "nll": the same loss
     notes = base.chat.notes | ({"most_tokens": most} if most else decide_checkpointing(base, config, examples))
     model = add_adapter(base, seed, config.gradient_checkpointing)
     try:
@@ -215,6 +216,7 @@ def _train(
                 if base.model.device.type == "cuda" and (most or base.spec.sft.get("torch_compile")):
                     contexts.enter_context(packing.compiled(model))
                 if most:
+                    contexts.enter_context(flat.flat_optimizer(trainer))
                     contexts.enter_context(captured.captured(model, _max_length(base.spec, config), most))
             start = time.perf_counter()
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
