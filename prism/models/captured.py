@@ -184,8 +184,8 @@ class Step:
     """The step of a PEFT model whose samples have at most `longest` tokens, `most` tokens at once."""
 
     def __init__(self, model: PeftModel, longest: int, most: int) -> None:
-        self.causal: Any = model.get_base_model()
-        self.device: torch.device = self.causal.device
+        causal: Any = model.get_base_model()
+        self.causal, self.device = causal, causal.device
         self.longest, self.most = longest, most
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.gradients = [torch.zeros_like(parameter) for parameter in self.parameters]

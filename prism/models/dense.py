@@ -52,9 +52,9 @@ class _Int8Product(torch.autograd.Function):
         return y.view(*x.shape[:-1], len(weight))
 
     @staticmethod
-    def backward(ctx: Any, *gradient: torch.Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:  # torch compiles no *gradients
         weight, scales = ctx.saved_tensors
-        return gradient[0] @ _dequantized(weight, scales, gradient[0].dtype), None, None, None
+        return gradient @ _dequantized(weight, scales, gradient.dtype), None, None, None
 
 
 def _dequantized(weight: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -186,7 +186,9 @@ def _train(
     if most:
         config.gradient_checkpointing = False
         config.loss_type = "chunked_nll"  # TRL's default, of which Unsloth makes "nll": the same loss
-    notes = base.chat.notes | ({"most_tokens": most} if most else decide_checkpointing(base, config, examples))
+    notes: dict[str, Any] = base.chat.notes | (
+        {"most_tokens": most} if most else decide_checkpointing(base, config, examples)
+    )
     model = add_adapter(base, seed, config.gradient_checkpointing)
     try:
         trainer = SFTTrainer(
