@@ -3,6 +3,8 @@
 A CPU captures nothing, but runs the same packing, loss and gradients; in float32 only roundings may differ.
 """
 
+import json
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -10,7 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from prism.models import captured, flat, load, train
+from prism.errors import SpecError
+from prism.models import captured, dense, flat, identity, load, train
 from prism.spec import load_spec
 from tests.conftest import ROOT, SPEC, examples_of, write_rows, write_spec
 
@@ -121,6 +124,26 @@ def test_what_the_plain_path_trains_and_why(recipe, monkeypatch):
     assert "compute capability 8.0" in Card(monkeypatch, load.load(recipe, ROOT), (7, 5)).refuses()
 
 
+def test_the_plain_path_on_demand_is_another_adapter(recipe, tmp_path, monkeypatch):
+    identities = []
+    for chosen in ("auto", "plain"):
+        monkeypatch.setenv("PRISM_ENGINE", chosen)
+        identities.append(identity.adapter_identity(recipe, {}, examples_of(recipe, ROOT)[0], 42, ROOT))
+    assert identities[1] == identities[0] | {"engine": identities[0]["engine"] | {"path": "plain"}}
+    assert Card(monkeypatch, load.load(recipe, ROOT)).refuses() == "--prism-engine plain"
+    monkeypatch.setenv("PRISM_ENGINE", "plane")
+    with pytest.raises(SpecError, match=r"PRISM_ENGINE = 'plane': must be auto or plain; correct or unset it"):
+        identity.engine(recipe)
+
+
+def test_the_option_chooses_the_path(checkout, monkeypatch):
+    monkeypatch.delenv("PRISM_ENGINE", raising=False)
+    checkout.runpytest_subprocess("benchmarks", "-m", "phase1", "--prism-profile", "nano", "--prism-engine", "plain")
+    found = json.loads((checkout.path / "reports" / "latest" / "results.json").read_text())
+    assert found["cost"][0]["engine"]["training, seed 42"] == "plain"
+    assert found["specs"][0]["details"]["training"]["42"]["why"] == "--prism-engine plain"
+
+
 def test_a_spec_within_its_ceiling(recipe, monkeypatch):
     base = load.load(recipe, ROOT)
     monkeypatch.setattr(captured.cost, "free_memory", lambda: 70.0 * 2**30)
@@ -138,7 +161,16 @@ def test_one_flat_parameter_takes_the_steps_of_many(recipe, tmp_path, on_cpu, mo
     monkeypatch.setattr(flat, "NAMES", ("adamw_torch",))
     monkeypatch.setattr(flat, "SMALLEST", 1)
     monkeypatch.setattr(flat, "BLOCK", 1)
+    optimizers = []
+    made = torch.optim.AdamW.__init__
+
+    def seen(optimizer, parameters, **rest):
+        made(optimizer, parameters, **rest)
+        optimizers.append(optimizer)
+
+    monkeypatch.setattr(torch.optim.AdamW, "__init__", seen)
     same(trained(recipe, tmp_path / "flat", **options), apart)
+    assert [len(group["params"]) for group in optimizers[-1].param_groups] == [1]
 
 
 def test_a_parameter_of_half_a_block_keeps_an_optimizer_of_its_own():
@@ -146,3 +178,50 @@ def test_a_parameter_of_half_a_block_keeps_an_optimizer_of_its_own():
     arguments = SimpleNamespace(optim="adamw_8bit")
     with flat.flat_optimizer(SimpleNamespace(model=model, args=arguments)) as used:
         assert used is False
+
+
+@pytest.mark.parametrize("outliers", [False, True])
+def test_eight_bits_multiply_as_bitsandbytes_does(outliers):
+    """Against its steps one by one: outlier columns in the activations' precision, all else in whole numbers."""
+    torch.manual_seed(0)
+    weight, scales = torch.randint(-127, 128, (48, 64), dtype=torch.int8), torch.rand(48) + 0.5
+    state = SimpleNamespace(CB=weight, SCB=scales, threshold=6.0)
+    layer = SimpleNamespace(in_features=64, out_features=48, bias=None, state=state, weight=None)
+    x = torch.randn(40, 64)
+    if outliers:
+        x[3, 5], x[7, 6] = 9, -20
+    columns = (x.abs() >= 6).any(0)
+    inner = x.masked_fill(x.abs() >= 6, 0)
+    most = inner.abs().amax(1, keepdim=True)
+    whole = (inner * 127 / most).round() * ~columns
+    full = weight.float() * scales[:, None] / 127
+    expected = whole @ full.t() * most / 127 + (x * columns) @ full.t()
+    x.requires_grad_()
+    found = dense.Int8Linear(layer)(x)
+    assert (found - expected).abs().max() <= 2e-3 * expected.abs().max()
+    assert bool(columns.any()) == outliers
+    found.sum().backward()
+    torch.testing.assert_close(x.grad, torch.ones(40, 48) @ full)
+
+
+def test_a_base_in_four_and_eight_bits_gets_its_own_layers_back(monkeypatch):
+    """`Linear4bit` stands for bitsandbytes', which PEFT dequantizes by its class."""
+
+    class Linear4bit(torch.nn.Linear):
+        pass
+
+    class Linear8bitLt(torch.nn.Linear):
+        state = SimpleNamespace(CB=torch.ones(8, 8, dtype=torch.int8), SCB=torch.ones(8), threshold=6.0)
+
+    layers = SimpleNamespace(Linear4bit=Linear4bit, Linear8bitLt=Linear8bitLt)
+    monkeypatch.setitem(sys.modules, "bitsandbytes", SimpleNamespace(nn=layers))
+    monkeypatch.setattr(dense, "dequantize_module_weight", lambda layer: layer.weight)
+    four, eight = Linear4bit(8, 8), Linear8bitLt(8, 8)
+    model, x = torch.nn.Sequential(four, torch.nn.Sequential(eight)), torch.randn(3, 8)
+    plain = four(x)
+    with dense.dense(model):
+        assert type(model[0]) is torch.nn.Linear
+        assert isinstance(model[1][0], dense.Int8Linear)
+        assert torch.equal(model[0](x), plain)
+        assert not any(parameter.requires_grad for parameter in model[0].parameters() if parameter is not four.bias)
+    assert (model[0], model[1][0]) == (four, eight)

@@ -23,6 +23,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from trl import SFTConfig
 
 from prism.models import cost, layout, packing, window
+from prism.models.identity import plain_only
 from prism.models.load import Base
 from prism.rows import Example
 
@@ -67,6 +68,8 @@ def decide(base: Base, config: SFTConfig, examples: Sequence[Example], steps: in
 def unsupported(base: Base, config: SFTConfig, steps: int) -> str:
     """Why the captured step cannot train an adapter, or would not be faster; empty if it can."""
     causal, lora, device = base.model, base.spec.lora, base.model.device.type
+    if plain_only():
+        return "--prism-engine plain"
     if device != "cuda":
         return "there is no GPU"
     if torch.cuda.get_device_capability(base.model.device) < (8, 0):

@@ -6,6 +6,7 @@ This module imports no model library, so that a fully cached run starts fast.
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,8 @@ ANSWERING_LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "unsloth
 # Keys of [model] that determine no artifact: the base's own identity says which weights they are.
 NOT_IDENTIFYING = {"model_name", "revision", "measured_with"}
 
+ENGINES = ("auto", "plain")  # values of --prism-engine: what is fastest, or only what the libraries themselves do
+
 
 def engine(spec: Spec) -> dict[str, str]:
     """The library that loads the model, the device and the dtype of its computation.
@@ -49,7 +52,7 @@ def engine(spec: Spec) -> dict[str, str]:
     Unsloth is for images and for little memory; its patches can be neither compiled nor captured.
     """
     on_cpu = bool(spec.sft.get("use_cpu")) or not cuda_devices()
-    small = bool(spec.image or spec.sft.get("gradient_checkpointing")) or _small_card(spec)
+    small = plain_only() or bool(spec.image or spec.sft.get("gradient_checkpointing")) or _small_card(spec)
     compiled = bool(spec.sft.get("torch_compile")) or not small
     unsloth = not on_cpu and not compiled and importlib.util.find_spec("unsloth") is not None
     return {
@@ -57,6 +60,14 @@ def engine(spec: Spec) -> dict[str, str]:
         "device": "cpu" if on_cpu else "cuda",
         "dtype": spec.model.dtype or ("float32" if on_cpu else "bfloat16"),
     }
+
+
+def plain_only() -> bool:
+    """Whether nothing may be captured while training: PRISM_ENGINE, which `--prism-engine` sets. Raises SpecError."""
+    chosen = os.environ.get("PRISM_ENGINE") or ENGINES[0]
+    if chosen not in ENGINES:
+        raise SpecError(f"PRISM_ENGINE = {chosen!r}: must be {' or '.join(ENGINES)}; correct or unset it")
+    return chosen == "plain"
 
 
 def _small_card(spec: Spec) -> bool:
@@ -89,7 +100,7 @@ def adapter_identity(
         "lora": spec.lora,
         "sft": {key: _option_identity(value, root) for key, value in spec.sft.items()},
         "seed": seed,
-        "engine": engine(spec),
+        "engine": engine(spec) | ({"path": "plain"} if plain_only() else {}),
         "versions": versions(TRAINING_LIBRARIES),
         "path": TRAINING_VERSION[engine(spec)["device"]],
         **({"template": spec.template} if spec.template else {}),

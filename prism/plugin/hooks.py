@@ -16,6 +16,7 @@ import pytest
 
 from prism.devices import cuda_memory
 from prism.errors import PrismError
+from prism.models.identity import ENGINES
 from prism.plugin import workers
 from prism.plugin.redacting import Redacting
 from prism.plugin.results import decided_verdicts
@@ -36,6 +37,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--prism-home", metavar="DIR", help="the store of adapters and answers (default: $PRISM_HOME, ~/.cache/prism)")
     add("--prism-report", metavar="DIR", default="reports", help="write runs/ and latest/ to this folder")
     add("--prism-report-title", metavar="TITLE", default="PRISM", help="title of the reports, to tell several apart")
+    add("--prism-engine", choices=ENGINES, help="plain: train without the captured step (or PRISM_ENGINE)")
     add("--prism-retrain", action="store_true", help="train again even if the store has the adapter")
     alarms = "5 %% false alarms of drop in a run, or over all runs against one accepted run"
     add("--prism-alarms", choices=["run", "reference"], default="run", help=alarms)
