@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from prism.errors import SpecError
-from prism.models import captured, dense, flat, identity, load, train
+from prism.models import captured, dense, flat, identity, load, packing, train
 from prism.spec import load_spec
 from tests.conftest import ROOT, SPEC, examples_of, write_rows, write_spec
 
@@ -56,6 +56,22 @@ def test_the_losses_and_the_adapter_are_the_plain_paths(recipe, tmp_path, on_cpu
     found = trained(recipe, tmp_path / "captured", **options)
     assert (found[0]["engine"], found[0]["most_tokens"]) == ("captured", most)
     same(found, plain)
+
+
+def test_half_precision_moves_the_losses_by_roundings(recipe, tmp_path, on_cpu):
+    """The trainer's automatic mixed precision: weights in float32, products in bfloat16."""
+    plain, _ = trained(recipe, tmp_path / "plain", bf16=True)
+    on_cpu(16_384)
+    found, _ = trained(recipe, tmp_path / "captured", bf16=True)
+    assert found["engine"] == "captured"
+    assert torch.tensor(found["loss"]) == pytest.approx(torch.tensor(plain["loss"]), abs=0.05)
+
+
+def test_rows_too_short_for_their_boundaries(recipe, tmp_path, on_cpu, monkeypatch):
+    on_cpu(16_384)
+    monkeypatch.setattr(packing, "TOKENS_PER_BOUNDARY", 10**6)
+    notes, _ = trained(recipe, tmp_path)
+    assert notes["why"] == "its rows are shorter than 1,000,000 tokens"
 
 
 def test_a_step_that_fails_starts_the_plain_path(recipe, tmp_path, on_cpu, monkeypatch, capsys):
@@ -187,7 +203,7 @@ def test_eight_bits_multiply_as_bitsandbytes_does(outliers):
     weight, scales = torch.randint(-127, 128, (48, 64), dtype=torch.int8), torch.rand(48) + 0.5
     state = SimpleNamespace(CB=weight, SCB=scales, threshold=6.0)
     layer = SimpleNamespace(in_features=64, out_features=48, bias=None, state=state, weight=None)
-    x = torch.randn(40, 64)
+    x = torch.randn(40, 64).half().float()
     if outliers:
         x[3, 5], x[7, 6] = 9, -20
     columns = (x.abs() >= 6).any(0)

@@ -249,6 +249,8 @@ class Step:
         place = torch.cat([*places, torch.zeros(tokens - used, dtype=torch.long)])
         position = torch.cat([*(torch.arange(len(part)) for part in places), torch.zeros(tokens - used).long()])
         boundaries = packing.boundaries(position[None], self.longest)  # on the CPU, where nothing waits for the GPU
+        if len(boundaries) > len(buffers.boundaries):
+            raise NotCaptured(f"its rows are shorter than {packing.TOKENS_PER_BOUNDARY:,} tokens")
         place = place.to(self.device)
         buffers.ids.copy_(ids[place][None])
         buffers.labels.copy_(following[place]).narrow(0, used, tokens - used).fill_(-100)
