@@ -6,11 +6,14 @@ A CPU captures nothing, but runs the same packing, loss and gradients; in float3
 import json
 import sys
 from dataclasses import replace
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from prism.errors import SpecError
 from prism.models import captured, dense, flat, identity, load, packing, train
@@ -112,6 +115,35 @@ def test_sizes_are_few_and_waste_little():
     assert all(count <= captured.rung(count, 128) <= max(128, count * 9 / 8 + 1) for count in range(1_024, 16_385))
 
 
+def test_one_compilation_serves_all_layers_and_all_sizes(recipe, tmp_path, on_cpu, monkeypatch):
+    """As on a GPU, where the attention is one operation; the CPU's has a Python loop."""
+    on_cpu(16_384)
+    graphs, sizes, compute, kept = [], set(), captured.Step._compute, captured.captured
+
+    def attend(module, query, key, value, mask, scaling, packed_boundaries, **_):
+        attended = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=True)
+        return attended.transpose(1, 2) + 0 * packed_boundaries.sum(), None
+
+    def seen(step, buffers):
+        sizes.add((buffers.ids.shape, buffers.boundaries.shape))
+        compute(step, buffers)
+
+    def compiled(trainer, *rest):
+        for layer in trainer.model.get_base_model().model.layers:
+            layer.compile(backend=lambda graph, _: graphs.append(graph) or graph.forward)
+        return kept(trainer, *rest)
+
+    monkeypatch.setattr(packing, "attend", attend)
+    monkeypatch.setattr(captured.Step, "_compute", seen)
+    monkeypatch.setattr(captured, "captured", compiled)
+    trained(recipe, tmp_path, max_steps=8, save_strategy="no")
+    assert len(sizes) > 1
+    assert len(graphs) == 1
+
+
+QUIET = {"max_steps": 5, "save_strategy": "no"}
+
+
 class Card:
     """What is asked of a GPU before training."""
 
@@ -173,10 +205,9 @@ def test_a_spec_within_its_ceiling(recipe, monkeypatch):
 def test_one_flat_parameter_takes_the_steps_of_many(recipe, tmp_path, on_cpu, monkeypatch):
     on_cpu(16_384)
     options = {"optim": "adamw_torch", "weight_decay": 0.1}
+    monkeypatch.setattr(flat, "EACH_NUMBER", ())
     apart = trained(recipe, tmp_path / "apart", **options)
-    monkeypatch.setattr(flat, "NAMES", ("adamw_torch",))
-    monkeypatch.setattr(flat, "SMALLEST", 1)
-    monkeypatch.setattr(flat, "BLOCK", 1)
+    monkeypatch.setattr(flat, "EACH_NUMBER", ("adamw_torch",))
     optimizers = []
     made = torch.optim.AdamW.__init__
 
@@ -189,11 +220,58 @@ def test_one_flat_parameter_takes_the_steps_of_many(recipe, tmp_path, on_cpu, mo
     assert [len(group["params"]) for group in optimizers[-1].param_groups] == [1]
 
 
-def test_a_parameter_of_half_a_block_keeps_an_optimizer_of_its_own():
-    model = torch.nn.Linear(64, 65)
-    arguments = SimpleNamespace(optim="adamw_8bit")
-    with flat.flat_optimizer(SimpleNamespace(model=model, args=arguments)) as used:
-        assert used is False
+@pytest.mark.parametrize(
+    ("optim", "shape", "used"),
+    [
+        ("adamw_8bit", (64, 64), True),
+        ("adamw_8bit", (64, 65), False),  # half a block
+        ("adamw_8bit", (32, 64), False),  # a state in 32 bits
+        ("adamw_torch", (32, 65), True),
+        ("adamw_torch", (65,), False),  # the trainer does not decay it
+        ("adafactor", (64, 64), False),
+    ],
+)
+def test_an_optimizer_of_its_own_where_one_flat_parameter_would_take_other_steps(optim, shape, used):
+    parameter = torch.nn.Parameter(torch.ones(shape))
+    trainer = SimpleNamespace(
+        args=SimpleNamespace(optim=optim, weight_decay=0.1),
+        model=None,
+        get_optimizer_cls_and_kwargs=lambda *_: (torch.optim.SGD, {"lr": 1.0}),
+    )
+    with flat.flattened([parameter]) as whole:
+        assert flat.set_optimizer(trainer, whole, [parameter]) is used
+
+
+def test_a_step_launches_nothing_for_each_matrix(recipe, tmp_path, on_cpu, monkeypatch):
+    """The operations of a trainer's step outside of what a GPU captures are as many for 2 matrices as for 28."""
+    on_cpu(16_384)
+    compute = captured.Step._compute
+
+    class Counted(TorchDispatchMode):
+        seen = 0
+
+        def __torch_dispatch__(self, function, types, arguments=(), options=None):
+            self.seen += 1
+            return function(*arguments, **(options or {}))
+
+    def operations(folder, **lora):
+        with Counted() as mode:
+
+            def uncounted(step, buffers):
+                before = mode.seen
+                compute(step, buffers)
+                mode.seen = before
+
+            monkeypatch.setattr(captured.Step, "_compute", uncounted)
+            counts = []
+            spec = recipe.model_copy(update={"lora": recipe.lora | lora, "sft": recipe.sft | QUIET})
+            base = load.load(spec, ROOT)
+            train.train(base, examples_of(spec, ROOT)[0], 42, tmp_path / folder, lambda _: counts.append(mode.seen))
+        return min(after - before for before, after in pairwise(counts))
+
+    few = operations("few", target_modules=["q_proj"])
+    assert operations("many", target_modules="all-linear") == few
+    assert few < 300
 
 
 @pytest.mark.parametrize("outliers", [False, True])

@@ -23,6 +23,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from trl import SFTConfig
 
 from prism.models import cost, layout, packing, window
+from prism.models.flat import flattened, set_optimizer, trained
 from prism.models.identity import plain_only
 from prism.models.load import Base
 from prism.rows import Example
@@ -132,43 +133,46 @@ class _Output(CausalLMOutputWithPast):
 
 
 class _Loss(torch.autograd.Function):
-    """Hand the gradients that a replay has computed to autograd, as those of a loss."""
+    """A loss whose gradients are computed already; they are added to the flat parameter's."""
 
     @staticmethod
-    def forward(ctx: Any, loss: torch.Tensor, gradients: Sequence[torch.Tensor], *_: torch.Tensor) -> torch.Tensor:
-        ctx.gradients = gradients
+    def forward(ctx: Any, flat: torch.Tensor, loss: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
+        ctx.flat, ctx.found = flat, found
         return loss.clone()
 
     @staticmethod
     def backward(ctx: Any, *scale: torch.Tensor) -> tuple[Any, ...]:
-        return (None, None, *torch._foreach_mul(ctx.gradients, scale[0]))
+        ctx.flat.grad.add_(ctx.found.float().mul_(scale[0]))  # in half precision the scale itself would be rounded
+        return None, None, None
 
 
 class _Head(torch.autograd.Function):
     """METRICS of completion tokens from their hidden states; a label of -100 counts nowhere.
 
     Logits are held a chunk at a time, since their gradient is known as soon as they are. They are rounded as by TRL.
+    The gradient is that of the summed loss times `share`. Each pass over the logits costs time: there are few.
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def forward(
+        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, share: torch.Tensor
+    ) -> torch.Tensor:
         sums, gradients = torch.zeros(len(METRICS), device=hidden.device), []
         for part, expected in zip(hidden.split(CHUNK), labels.split(CHUNK), strict=True):
             raw = F.linear(part, weight.to(part.dtype))
-            scores, counts = raw.float().log_softmax(-1), expected != -100
+            scores, counts = F.log_softmax(raw, -1, dtype=torch.float32), expected != -100
             expected = expected.clamp(min=0)[:, None]
             told, odds = scores.gather(1, expected)[:, 0], scores.exp()
-            correct, entropy = scores.argmax(-1) == expected[:, 0], -(odds * scores).sum(-1)
+            correct, entropy = scores.argmax(-1) == expected[:, 0], -torch.linalg.vecdot(odds, scores)
             sums += (torch.stack([-told, correct.float(), entropy, torch.ones_like(told)]) * counts).sum(1)
-            slope = odds.scatter_add_(1, expected, -torch.ones_like(told)[:, None]) * counts[:, None]
+            slope = odds.scatter_add_(1, expected, -torch.ones_like(told)[:, None]).mul_((counts * share)[:, None])
             gradients.append((slope.to(raw.dtype) @ weight.to(raw.dtype)).to(part.dtype))
         ctx.save_for_backward(torch.cat(gradients))
         return sums
 
     @staticmethod
     def backward(ctx: Any, *gradient: torch.Tensor) -> tuple[Any, ...]:
-        (slopes,) = ctx.saved_tensors
-        return slopes * gradient[0][0].to(slopes.dtype), None, None
+        return ctx.saved_tensors[0], None, None, None
 
 
 @dataclass(frozen=True)
@@ -186,13 +190,14 @@ class _Buffers:
 class Step:
     """The step of a PEFT model whose samples have at most `longest` tokens, `most` tokens at once."""
 
-    def __init__(self, model: PeftModel, longest: int, most: int) -> None:
+    def __init__(self, model: PeftModel, flat: torch.nn.Parameter, longest: int, most: int) -> None:
         causal: Any = model.get_base_model()
-        self.causal, self.device = causal, causal.device
+        self.causal, self.device, self.flat = causal, causal.device, flat
         self.longest, self.most = longest, most
-        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.gradients = [torch.zeros_like(parameter) for parameter in self.parameters]
+        self.parameters = trained(model)
+        self.found = torch.zeros_like(flat)  # the gradients of a batch
         self.sums = torch.zeros(len(METRICS), device=self.device)
+        self.share = torch.ones((), device=self.device)  # of each completion token in the loss
         self.graphs: dict[tuple[int, int], _Buffers] = {}
         self.pool = torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
 
@@ -211,7 +216,10 @@ class Step:
         counts = [attention_mask.sum(1), attention_mask.int().argmax(1), (following != -100).sum(1)]
         lengths, starts, targets = torch.stack(counts).tolist()
         width = input_ids.shape[1]
-        torch._foreach_zero_([*self.gradients, self.sums])
+        whole = sum(targets) or 1 if num_items_in_batch is None else num_items_in_batch
+        self.share.copy_(1 / torch.as_tensor(whole))
+        self.found.zero_()
+        self.sums.zero_()
         for rows in pieces(lengths, self.most):
             places = [torch.arange(lengths[row]) + row * width + starts[row] for row in rows]
             shape = (rung(sum(lengths[row] for row in rows), SMALLEST), rung(sum(targets[row] for row in rows), CHUNK))
@@ -224,21 +232,22 @@ class Step:
                 self._compute(buffers)
             else:
                 buffers.graph.replay()
-        loss, correct, entropy, counted = self.sums.unbind()
-        if not loss.isfinite():
+        told, correct, entropy, counted = self.sums.cpu()  # the trainer reads them all one by one
+        if not told.isfinite():
             raise NotCaptured("the loss of a step was not finite")
-        whole = counted.clamp(min=1) if num_items_in_batch is None else num_items_in_batch
         return _Output(
-            loss=_Loss.apply(loss, self.gradients, *self.parameters) / whole,
-            num_correct_tokens=correct.clone(),
-            entropy_sum=entropy.clone(),
-            num_valid_tokens=counted.clone(),
+            loss=_Loss.apply(self.flat, self.sums[0] * self.share, self.found),
+            num_correct_tokens=correct,
+            entropy_sum=entropy,
+            num_valid_tokens=counted,
         )
 
     def _buffers(self, tokens: int, targets: int) -> _Buffers:
         ids = torch.zeros(1, tokens, dtype=torch.long, device=self.device)
         positions = torch.arange(tokens, device=self.device)[None] % self.longest
         boundaries = packing.boundaries(positions, self.longest)
+        _any_length(positions)
+        torch._dynamo.maybe_mark_dynamic(boundaries, 0)
         return _Buffers(ids, positions, torch.full_like(ids[0], -100), boundaries, targets)
 
     def _fill(
@@ -262,8 +271,11 @@ class Step:
         # What autocast has cast is cached until it ends, so a graph would keep the adapter's first weights.
         kind, enabled = self.device.type, torch.is_autocast_enabled(self.device.type)
         with torch.autocast(kind, torch.get_autocast_dtype(kind), enabled, cache_enabled=False), torch.enable_grad():
+            # With a gradient, so that the first layer is compiled as the others are.
+            embedded = self.causal.model.embed_tokens(buffers.ids).detach().requires_grad_()
+            _any_length(embedded)
             hidden = self.causal.model(
-                input_ids=buffers.ids,
+                inputs_embeds=embedded,
                 position_ids=buffers.positions,
                 packed_boundaries=buffers.boundaries,
                 packed_longest=self.longest,
@@ -271,14 +283,14 @@ class Step:
             ).last_hidden_state[0]
             first = (buffers.labels != -100).to(torch.int8).argsort(descending=True, stable=True)[: buffers.targets]
             hidden, labels = hidden[first], buffers.labels[first]
-            sums = _Head.apply(hidden, self.causal.lm_head.weight, labels)
+            sums = _Head.apply(hidden, self.causal.lm_head.weight, labels, self.share)
             found = torch.autograd.grad(sums[0], self.parameters)
-        torch._foreach_add_(self.gradients, found)
+        self.found += torch.cat([part.flatten() for part in found])
         self.sums += sums.detach()
 
     def _capture(self, buffers: _Buffers) -> _Buffers:
         """The buffers with a graph that reads them; the rows in them are not counted yet."""
-        before = [tensor.clone() for tensor in (*self.gradients, self.sums)]
+        before = self.found.clone(), self.sums.clone()
         graph = torch.cuda.CUDAGraph()
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -294,8 +306,19 @@ class Step:
             raise NotCaptured(
                 f"a step of {buffers.ids.numel():,} tokens failed ({type(error).__name__}: {first})"
             ) from error
-        torch._foreach_copy_([*self.gradients, self.sums], before)
+        self.found.copy_(before[0])
+        self.sums.copy_(before[1])
         return replace(buffers, graph=graph)
+
+
+def _any_length(tensor: torch.Tensor) -> None:
+    """Let torch compile the layers once for any number of tokens, the second dimension, and not once for each graph."""
+    torch._dynamo.maybe_mark_dynamic(tensor, 1)
+
+
+def _rotations_of_any_length(_: Any, arguments: Any, made: tuple[torch.Tensor, ...]) -> None:
+    for part in made:
+        _any_length(part)
 
 
 def rung(count: int, smallest: int) -> int:
@@ -320,14 +343,36 @@ def pieces(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
 
 
 @contextmanager
-def captured(model: PeftModel, longest: int, most: int) -> Iterator[Step]:
-    """Let a PEFT model compute its loss in the captured step, and restore its own `forward` afterwards."""
-    step = Step(model, longest, most)
-    own = step.causal.__dict__.get("forward")  # TRL's, if it has replaced the class's
-    step.causal.forward = step.forward
-    try:
-        yield step
-    finally:
-        del step.causal.forward
-        if own is not None:
-            step.causal.forward = own
+def captured(trainer: Any, longest: int, most: int) -> Iterator[Step]:
+    """Let a trainer's PEFT model compute its loss in the captured step, and restore the model afterwards.
+
+    Within, the model shows the trainer one flat parameter. Raises NotCaptured.
+    """
+    model = trainer.model
+    parameters, train, number = trained(model), model.train, model.num_parameters(exclude_embeddings=True)
+    if len({(parameter.dtype, parameter.device) for parameter in parameters}) != 1:
+        raise NotCaptured("the adapter has several dtypes or devices")
+    train()
+    with flattened(parameters) as flat:
+        set_optimizer(trainer, flat, parameters)
+        step = Step(model, flat, longest, most)
+        # The trainer calls these in each step, and they would walk through thousands of modules.
+        shown = {
+            "parameters": lambda recurse=True: iter((flat,)),
+            "zero_grad": lambda set_to_none=True: step.flat.grad.zero_(),
+            "train": lambda mode=True: model if mode == model.training else train(mode),
+            "num_parameters": lambda **_: number,
+        }
+        own = step.causal.__dict__.get("forward")  # TRL's, if it has replaced the class's
+        step.causal.forward = step.forward
+        hook = step.causal.model.rotary_emb.register_forward_hook(_rotations_of_any_length)
+        model.__dict__.update(shown)
+        try:
+            yield step
+        finally:
+            hook.remove()
+            for name in shown:
+                del model.__dict__[name]
+            del step.causal.forward
+            if own is not None:
+                step.causal.forward = own

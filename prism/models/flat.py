@@ -1,7 +1,8 @@
-"""One optimizer kernel for all matrices of an adapter, where bitsandbytes' 8-bit AdamW launches one each.
+"""One flat parameter for all matrices of an adapter, so that a step launches no kernel and runs no Python for each.
 
-It quantizes its state in blocks of 256 numbers. Matrices of whole blocks laid end to end have the same blocks, so the
-steps are the same to the bit; the hundreds of launches took longer than the rest of a short step.
+The matrices and their gradients are views of it. Clipping, an optimizer and zeroing take one kernel where they took
+hundreds, which took longer than the rest of a short step. bitsandbytes' 8-bit AdamW quantizes its state in blocks of
+256 numbers: matrices of whole blocks laid end to end have the same blocks, so the steps are the same to the bit.
 """
 
 from __future__ import annotations
@@ -13,33 +14,43 @@ from typing import Any
 import torch
 
 BLOCK, SMALLEST = 256, 4_096  # bitsandbytes keeps the state of smaller tensors in 32 bits
-NAMES = ("adamw_8bit", "adamw_bnb_8bit")  # values of [sft] optim
+EIGHT_BITS = ("adamw_8bit", "adamw_bnb_8bit")  # values of [sft] optim
+EACH_NUMBER = ("adamw_torch", "adamw_torch_fused", "sgd")  # optimizers that treat each number by itself
+
+
+def trained(model: torch.nn.Module) -> list[torch.nn.Parameter]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 @contextmanager
-def flat_optimizer(trainer: Any) -> Iterator[bool]:
-    """Give a trainer an optimizer of one flat parameter that the adapter's are views of, if that changes nothing.
+def flattened(parameters: list[torch.nn.Parameter]) -> Iterator[torch.nn.Parameter]:
+    """A parameter that those given are views of, and their gradients of its own. All have one dtype and device.
 
-    Yields whether it did. Afterwards each parameter has its own memory again.
+    Afterwards each has its own memory again.
     """
-    parameters = [parameter for parameter in trainer.model.parameters() if parameter.requires_grad]
-    whole = all(part.numel() % BLOCK == 0 and part.numel() >= SMALLEST for part in parameters)
-    if trainer.args.optim not in NAMES or not whole:
-        yield False
-        return
-    made, options = trainer.get_optimizer_cls_and_kwargs(trainer.args, trainer.model)
     flat = torch.nn.Parameter(torch.cat([parameter.detach().flatten() for parameter in parameters]))
-    for parameter, part in zip(parameters, flat.detach().split([part.numel() for part in parameters]), strict=True):
-        parameter.data = part.view_as(parameter)
-
-    def gather(*_: object) -> None:
-        flat.grad = torch.cat([parameter.grad.flatten() for parameter in parameters])
-
-    # The trainer's own decay group: it leaves biases and norms out, which have no whole blocks.
-    trainer.optimizer = made([{"params": [flat], "weight_decay": trainer.args.weight_decay}], **options)
-    trainer.optimizer.register_step_pre_hook(gather)
+    flat.grad = torch.zeros_like(flat)
+    sizes = [parameter.numel() for parameter in parameters]
+    for parameter, part, slope in zip(parameters, flat.detach().split(sizes), flat.grad.split(sizes), strict=True):
+        parameter.data, parameter.grad = part.view_as(parameter), slope.view_as(parameter)
     try:
-        yield True
+        yield flat
     finally:
         for parameter in parameters:
-            parameter.data = parameter.detach().clone()
+            parameter.data, parameter.grad = parameter.detach().clone(), None
+
+
+def set_optimizer(trainer: Any, flat: torch.nn.Parameter, parameters: list[torch.nn.Parameter]) -> bool:
+    """Give a trainer an optimizer of the flat parameter, if that changes no step; says whether it did.
+
+    The trainer decays matrices only.
+    """
+    options = trainer.args
+    whole = all(part.numel() % BLOCK == 0 and part.numel() >= SMALLEST for part in parameters)
+    if options.optim not in EACH_NUMBER and not (options.optim in EIGHT_BITS and whole):
+        return False
+    if options.weight_decay and any(part.ndim < 2 for part in parameters):
+        return False
+    made, arguments = trainer.get_optimizer_cls_and_kwargs(options, trainer.model)
+    trainer.optimizer = made([{"params": [flat], "weight_decay": options.weight_decay}], **arguments)
+    return True

@@ -34,7 +34,7 @@ from transformers import GenerationConfig, TrainerCallback, TrainerControl, Trai
 from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
-from prism.models import captured, cost, dense, flat, packing, resuming, vision, window
+from prism.models import captured, cost, dense, packing, resuming, vision, window
 from prism.models.anatomy import require_moved
 from prism.models.chat import prompt_ids
 from prism.models.identity import engine
@@ -218,8 +218,7 @@ def _train(
                 if base.model.device.type == "cuda" and (most or base.spec.sft.get("torch_compile")):
                     contexts.enter_context(packing.compiled(model))
                 if most:
-                    contexts.enter_context(flat.flat_optimizer(trainer))
-                    contexts.enter_context(captured.captured(model, _max_length(base.spec, config), most))
+                    contexts.enter_context(captured.captured(trainer, _max_length(base.spec, config), most))
             start = time.perf_counter()
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             seconds = time.perf_counter() - start
