@@ -128,15 +128,21 @@ def test_one_compilation_serves_all_layers_and_all_sizes(recipe, tmp_path, on_cp
         sizes.add((buffers.ids.shape, buffers.boundaries.shape))
         compute(step, buffers)
 
+    def backend(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
     def compiled(trainer, *rest):
         for layer in trainer.model.get_base_model().model.layers:
-            layer.compile(backend=lambda graph, _: graphs.append(graph) or graph.forward)
+            layer.compile(backend=backend)
         return kept(trainer, *rest)
 
+    sized = captured.rung
+    monkeypatch.setattr(captured, "rung", lambda count, least: sized(count, least // 16))  # more sizes
     monkeypatch.setattr(packing, "attend", attend)
     monkeypatch.setattr(captured.Step, "_compute", seen)
     monkeypatch.setattr(captured, "captured", compiled)
-    trained(recipe, tmp_path, max_steps=8, save_strategy="no")
+    trained(recipe, tmp_path, max_steps=8, save_strategy="no", per_device_train_batch_size=3)
     assert len(sizes) > 1
     assert len(graphs) == 1
 
@@ -232,14 +238,18 @@ def test_one_flat_parameter_takes_the_steps_of_many(recipe, tmp_path, on_cpu, mo
     ],
 )
 def test_an_optimizer_of_its_own_where_one_flat_parameter_would_take_other_steps(optim, shape, used):
-    parameter = torch.nn.Parameter(torch.ones(shape))
+    model = torch.nn.Module()
+    model.weight = torch.nn.Parameter(torch.ones(shape))
+    model.num_parameters = lambda **_: 0
     trainer = SimpleNamespace(
         args=SimpleNamespace(optim=optim, weight_decay=0.1),
         model=None,
         get_optimizer_cls_and_kwargs=lambda *_: (torch.optim.SGD, {"lr": 1.0}),
     )
-    with flat.flattened([parameter]) as whole:
-        assert flat.set_optimizer(trainer, whole, [parameter]) is used
+    with flat.flattened(model) as whole:
+        assert list(model.parameters()) == [whole]
+        assert flat.set_optimizer(trainer, whole, [model.weight]) is used
+    assert list(model.parameters()) == [model.weight]
 
 
 def test_a_step_launches_nothing_for_each_matrix(recipe, tmp_path, on_cpu, monkeypatch):

@@ -19,16 +19,15 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from peft import PeftModel
-from transformers.modeling_outputs import CausalLMOutputWithPast
 from trl import SFTConfig
 
 from prism.models import cost, layout, packing, window
 from prism.models.flat import flattened, set_optimizer, trained
 from prism.models.identity import plain_only
 from prism.models.load import Base
+from prism.models.loss import CHUNK, METRICS, Head, Loss, Output
 from prism.rows import Example
 
-CHUNK = 256  # completion tokens whose logits are held at once, as in TRL
 FEWEST_STEPS = 100  # compiling and capturing take as long as some hundred plain steps
 SMALLEST = 128  # tokens of the smallest graph
 MOST = 16_384  # tokens of the largest: more at once are no faster
@@ -49,7 +48,6 @@ KNOWN = {
     "layers_pattern",
 }  # options of [lora] that the step has been tried with
 WARM_UP = 2  # steps before a capture, in which libraries initialize and torch compiles
-METRICS = ("loss", "correct", "entropy", "counted")  # sums over the completion tokens of a batch
 
 
 class NotCaptured(Exception):  # it reports no error: the plain path trains instead
@@ -123,58 +121,6 @@ def unknown_model(causal: Any) -> str:
     return packing.unsupported(config, config.max_position_embeddings)
 
 
-@dataclass
-class _Output(CausalLMOutputWithPast):
-    """What TRL's trainer reads of its own "chunked_nll" forward."""
-
-    num_correct_tokens: torch.Tensor | None = None
-    entropy_sum: torch.Tensor | None = None
-    num_valid_tokens: torch.Tensor | None = None
-
-
-class _Loss(torch.autograd.Function):
-    """A loss whose gradients are computed already; they are added to the flat parameter's."""
-
-    @staticmethod
-    def forward(ctx: Any, flat: torch.Tensor, loss: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
-        ctx.flat, ctx.found = flat, found
-        return loss.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *scale: torch.Tensor) -> tuple[Any, ...]:
-        ctx.flat.grad.add_(ctx.found.float().mul_(scale[0]))  # in half precision the scale itself would be rounded
-        return None, None, None
-
-
-class _Head(torch.autograd.Function):
-    """METRICS of completion tokens from their hidden states; a label of -100 counts nowhere.
-
-    Logits are held a chunk at a time, since their gradient is known as soon as they are. They are rounded as by TRL.
-    The gradient is that of the summed loss times `share`. Each pass over the logits costs time: there are few.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, share: torch.Tensor
-    ) -> torch.Tensor:
-        sums, gradients = torch.zeros(len(METRICS), device=hidden.device), []
-        for part, expected in zip(hidden.split(CHUNK), labels.split(CHUNK), strict=True):
-            raw = F.linear(part, weight.to(part.dtype))
-            scores, counts = F.log_softmax(raw, -1, dtype=torch.float32), expected != -100
-            expected = expected.clamp(min=0)[:, None]
-            told, odds = scores.gather(1, expected)[:, 0], scores.exp()
-            correct, entropy = scores.argmax(-1) == expected[:, 0], -torch.linalg.vecdot(odds, scores)
-            sums += (torch.stack([-told, correct.float(), entropy, torch.ones_like(told)]) * counts).sum(1)
-            slope = odds.scatter_add_(1, expected, -torch.ones_like(told)[:, None]).mul_((counts * share)[:, None])
-            gradients.append((slope.to(raw.dtype) @ weight.to(raw.dtype)).to(part.dtype))
-        ctx.save_for_backward(torch.cat(gradients))
-        return sums
-
-    @staticmethod
-    def backward(ctx: Any, *gradient: torch.Tensor) -> tuple[Any, ...]:
-        return ctx.saved_tensors[0], None, None, None
-
-
 @dataclass(frozen=True)
 class _Buffers:
     """The inputs of one graph; a replay reads what lies here."""
@@ -190,11 +136,18 @@ class _Buffers:
 class Step:
     """The step of a PEFT model whose samples have at most `longest` tokens, `most` tokens at once."""
 
-    def __init__(self, model: PeftModel, flat: torch.nn.Parameter, longest: int, most: int) -> None:
+    def __init__(
+        self,
+        model: PeftModel,
+        parameters: list[torch.nn.Parameter],
+        flat: torch.nn.Parameter,
+        longest: int,
+        most: int,
+    ) -> None:
         causal: Any = model.get_base_model()
         self.causal, self.device, self.flat = causal, causal.device, flat
         self.longest, self.most = longest, most
-        self.parameters = trained(model)
+        self.parameters = parameters
         self.found = torch.zeros_like(flat)  # the gradients of a batch
         self.sums = torch.zeros(len(METRICS), device=self.device)
         self.share = torch.ones((), device=self.device)  # of each completion token in the loss
@@ -208,7 +161,7 @@ class Step:
         attention_mask: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         **_: Any,
-    ) -> _Output:
+    ) -> Output:
         """Loss of a padded batch, (rows, width) each, as the trainer calls the model. Raises NotCaptured."""
         if attention_mask is None:
             raise NotCaptured("the trainer packs the rows itself")
@@ -235,8 +188,8 @@ class Step:
         told, correct, entropy, counted = self.sums.cpu()  # the trainer reads them all one by one
         if not told.isfinite():
             raise NotCaptured("the loss of a step was not finite")
-        return _Output(
-            loss=_Loss.apply(self.flat, self.sums[0] * self.share, self.found),
+        return Output(
+            loss=Loss.apply(self.flat, self.sums[0] * self.share, self.found),
             num_correct_tokens=correct,
             entropy_sum=entropy,
             num_valid_tokens=counted,
@@ -283,7 +236,7 @@ class Step:
             ).last_hidden_state[0]
             first = (buffers.labels != -100).to(torch.int8).argsort(descending=True, stable=True)[: buffers.targets]
             hidden, labels = hidden[first], buffers.labels[first]
-            sums = _Head.apply(hidden, self.causal.lm_head.weight, labels, self.share)
+            sums = Head.apply(hidden, self.causal.lm_head.weight, labels, self.share)
             found = torch.autograd.grad(sums[0], self.parameters)
         self.found += torch.cat([part.flatten() for part in found])
         self.sums += sums.detach()
@@ -344,35 +297,21 @@ def pieces(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
 
 @contextmanager
 def captured(trainer: Any, longest: int, most: int) -> Iterator[Step]:
-    """Let a trainer's PEFT model compute its loss in the captured step, and restore the model afterwards.
-
-    Within, the model shows the trainer one flat parameter. Raises NotCaptured.
-    """
+    """Let a trainer's PEFT model compute its loss in the captured step, and restore it afterwards. Raises NotCaptured."""
     model = trainer.model
-    parameters, train, number = trained(model), model.train, model.num_parameters(exclude_embeddings=True)
+    parameters = trained(model)
     if len({(parameter.dtype, parameter.device) for parameter in parameters}) != 1:
         raise NotCaptured("the adapter has several dtypes or devices")
-    train()
-    with flattened(parameters) as flat:
+    with flattened(model) as flat:
         set_optimizer(trainer, flat, parameters)
-        step = Step(model, flat, longest, most)
-        # The trainer calls these in each step, and they would walk through thousands of modules.
-        shown = {
-            "parameters": lambda recurse=True: iter((flat,)),
-            "zero_grad": lambda set_to_none=True: step.flat.grad.zero_(),
-            "train": lambda mode=True: model if mode == model.training else train(mode),
-            "num_parameters": lambda **_: number,
-        }
+        step = Step(model, parameters, flat, longest, most)
         own = step.causal.__dict__.get("forward")  # TRL's, if it has replaced the class's
         step.causal.forward = step.forward
         hook = step.causal.model.rotary_emb.register_forward_hook(_rotations_of_any_length)
-        model.__dict__.update(shown)
         try:
             yield step
         finally:
             hook.remove()
-            for name in shown:
-                del model.__dict__[name]
             del step.causal.forward
             if own is not None:
                 step.causal.forward = own

@@ -23,19 +23,39 @@ def trained(model: torch.nn.Module) -> list[torch.nn.Parameter]:
 
 
 @contextmanager
-def flattened(parameters: list[torch.nn.Parameter]) -> Iterator[torch.nn.Parameter]:
-    """A parameter that those given are views of, and their gradients of its own. All have one dtype and device.
+def flattened(model: Any) -> Iterator[torch.nn.Parameter]:
+    """A parameter that a PEFT model's trained ones are views of, and their gradients of its own.
 
-    Afterwards each has its own memory again.
+    All have one dtype and device. Within, it is the model's only parameter for a trainer, which asks for them in each
+    step and would walk through thousands of modules. Afterwards each has its own memory again.
     """
+    parameters, train, number = trained(model), model.train, model.num_parameters(exclude_embeddings=True)
     flat = torch.nn.Parameter(torch.cat([parameter.detach().flatten() for parameter in parameters]))
-    flat.grad = torch.zeros_like(flat)
+    gradient = flat.grad = torch.zeros_like(flat)
     sizes = [parameter.numel() for parameter in parameters]
-    for parameter, part, slope in zip(parameters, flat.detach().split(sizes), flat.grad.split(sizes), strict=True):
+    for parameter, part, slope in zip(parameters, flat.detach().split(sizes), gradient.split(sizes), strict=True):
         parameter.data, parameter.grad = part.view_as(parameter), slope.view_as(parameter)
+
+    def only(recurse: bool = True) -> Iterator[torch.nn.Parameter]:
+        yield flat
+
+    def zero(set_to_none: bool = True) -> None:
+        gradient.zero_()
+
+    def switch(mode: bool = True) -> Any:
+        return model if mode == model.training else train(mode)
+
+    def count(**_: Any) -> int:
+        return int(number)
+
+    train()
+    shown: dict[str, Any] = {"parameters": only, "zero_grad": zero, "train": switch, "num_parameters": count}
+    model.__dict__.update(shown)
     try:
         yield flat
     finally:
+        for name in shown:
+            del model.__dict__[name]
         for parameter in parameters:
             parameter.data, parameter.grad = parameter.detach().clone(), None
 
