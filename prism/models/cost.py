@@ -37,6 +37,7 @@ BF16_TFLOPS = {
     "RTX 3090": 71,
 }
 NOT_VARIANT = r"(?! Laptop| D\b| Ti\b)"  # excludes variants with the same name and another rate
+MEMORY_SHARE = 0.8  # largest share of the free GPU memory for what is estimated
 OUT_OF_MEMORY = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")  # messages of the driver and of cuBLAS
 
 
@@ -148,6 +149,15 @@ def free_memory() -> float:
 
     cached = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
     return float(torch.cuda.mem_get_info()[0] + max(0, cached))
+
+
+def available_memory(spec: Spec) -> float:
+    """Bytes of GPU memory that a stage may plan with: MEMORY_SHARE of the free ones, and of [gate.cost].peak_memory_gib."""
+    import torch
+
+    limit = spec.gate.get("cost", {}).get("peak_memory_gib")
+    ceiling = math.inf if limit is None or limit.ceiling is None else limit.ceiling
+    return min(MEMORY_SHARE * free_memory(), MEMORY_SHARE * ceiling * 2**30 - torch.cuda.memory_allocated())
 
 
 def resident_gib() -> float:

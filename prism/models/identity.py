@@ -6,11 +6,12 @@ This module imports no model library, so that a fully cached run starts fast.
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prism.devices import cuda_devices
+from prism.devices import cuda_devices, cuda_memory
 from prism.errors import SpecError
 from prism.rows import Example
 from prism.rows.images import image_digests
@@ -22,7 +23,7 @@ from prism.store.provenance import versions
 # The versions of the training and the answering code on each device. Raise one if the same inputs give another adapter or other
 # answers; all stored adapters or answers of users are then made again. `tests/test_identity.py` fails after a change of
 # that code until its author has decided.
-TRAINING_VERSION = {"cpu": 2, "cuda": 2}
+TRAINING_VERSION = {"cpu": 2, "cuda": 3}
 ANSWERING_VERSION = {"cpu": 2, "cuda": 2}
 
 TRAINING_LIBRARIES = (
@@ -42,17 +43,36 @@ ANSWERING_LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "unsloth
 # Keys of [model] that determine no artifact: the base's own identity says which weights they are.
 NOT_IDENTIFYING = {"model_name", "revision", "measured_with"}
 
+ENGINES = ("auto", "plain")  # values of --prism-engine: what is fastest, or only what the libraries themselves do
+
 
 def engine(spec: Spec) -> dict[str, str]:
-    """The library that loads the model, the device and the dtype of its computation."""
+    """The library that loads the model, the device and the dtype of its computation.
+
+    Unsloth is for images and for little memory; its patches can be neither compiled nor captured.
+    """
     on_cpu = bool(spec.sft.get("use_cpu")) or not cuda_devices()
-    compiled = bool(spec.sft.get("torch_compile"))  # Unsloth's patches cannot be compiled
+    small = plain_only() or bool(spec.image or spec.sft.get("gradient_checkpointing")) or _small_card(spec)
+    compiled = bool(spec.sft.get("torch_compile")) or not small
     unsloth = not on_cpu and not compiled and importlib.util.find_spec("unsloth") is not None
     return {
         "library": "unsloth" if unsloth else "transformers",
         "device": "cpu" if on_cpu else "cuda",
         "dtype": spec.model.dtype or ("float32" if on_cpu else "bfloat16"),
     }
+
+
+def plain_only() -> bool:
+    """Whether nothing may be captured while training: PRISM_ENGINE, which `--prism-engine` sets. Raises SpecError."""
+    chosen = os.environ.get("PRISM_ENGINE") or ENGINES[0]
+    if chosen not in ENGINES:
+        raise SpecError(f"PRISM_ENGINE = {chosen!r}: must be {' or '.join(ENGINES)}; correct or unset it")
+    return chosen == "plain"
+
+
+def _small_card(spec: Spec) -> bool:
+    """Whether a GPU has less than twice what the spec requires; training without checkpointing needs about that."""
+    return any(gib < 2 * (spec.requires.vram_gb or 0) for _, gib in cuda_memory())
 
 
 def adapter_identity(
@@ -80,7 +100,7 @@ def adapter_identity(
         "lora": spec.lora,
         "sft": {key: _option_identity(value, root) for key, value in spec.sft.items()},
         "seed": seed,
-        "engine": engine(spec),
+        "engine": engine(spec) | ({"path": "plain"} if plain_only() else {}),
         "versions": versions(TRAINING_LIBRARIES),
         "path": TRAINING_VERSION[engine(spec)["device"]],
         **({"template": spec.template} if spec.template else {}),

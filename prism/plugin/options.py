@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from prism.errors import PrismError
+from prism.models.identity import ENGINES
 from prism.plugin.scheduling import training_seeds
 from prism.spec import PROFILES
 
@@ -22,6 +23,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--prism-report", metavar="DIR", default="reports", help="write runs/ and latest/ to this folder")
     add("--prism-report-title", metavar="TITLE", default="PRISM", help="title of the reports, to tell several apart")
     add("--prism-track", metavar="NAMES", default="", help="log to trackio, mlflow, tensorboard, wandb (by comma), too")
+    add("--prism-engine", choices=ENGINES, help="plain: train without the captured step (or PRISM_ENGINE)")
     add("--prism-retrain", action="store_true", help="train again even if the store has the adapter")
     alarms = "5 %% false alarms of drop in a run, or over all runs against one accepted run"
     add("--prism-alarms", choices=["run", "reference"], default="run", help=alarms)

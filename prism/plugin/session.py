@@ -39,6 +39,8 @@ class Session:
         self.config = config
         self.worker = hasattr(config, "workerinput")
         self.screen = Screen(config)
+        if option("--prism-engine"):
+            os.environ["PRISM_ENGINE"] = option("--prism-engine")
         home = option("--prism-home") or os.environ.get("PRISM_HOME") or "~/.cache/prism"
         self.setting = Setting(
             root=config.rootpath,

@@ -241,7 +241,7 @@ WHERE_KNOWN = {
     "images/s": "images_per_second",
     "energy, Wh": "energy_wh",
     "utilization": "utilization",
-    "answered by": "engine",
+    "path": "engine",
     "system turn": "system",
 }
 
@@ -264,9 +264,9 @@ def cost(results: Sequence[Result]) -> Table | None:
 
 
 def _known(result: Result, key: str) -> bool:
-    """Whether a cost needs a column; not if `generate` gave every answer, as on a CPU."""
+    """Whether a cost needs a column; not if nothing was captured, as on a CPU."""
     values = set((result.cost.get(key) or {}).values())
-    return bool(values - {"generate"})
+    return bool(values - {"generate", "plain"})
 
 
 def parity(result: Result) -> Table | None:
