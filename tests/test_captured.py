@@ -310,6 +310,19 @@ def test_eight_bits_multiply_as_bitsandbytes_does(outliers):
     torch.testing.assert_close(x.grad, torch.ones(40, 48) @ full)
 
 
+def test_no_layer_keeps_a_weight_that_was_dequantized():
+    """A compiled step of a model in 8 bits would hold six bytes a parameter of all its layers."""
+    weight = torch.randint(-127, 128, (96, 64), dtype=torch.int8)
+    state = SimpleNamespace(CB=weight, SCB=torch.rand(96) + 0.5, threshold=6.0)
+    layer = dense.Int8Linear(SimpleNamespace(in_features=64, out_features=96, bias=None, state=state, weight=None))
+    compiled, kept = torch.compile(layer, backend="aot_eager_decomp_partition"), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.append((t.numel(), t.dtype)), t)[1], lambda t: t):
+        found = compiled(torch.randn(40, 64, requires_grad=True))
+    found.sum().backward()
+    assert (weight.numel(), torch.int8) in kept
+    assert [dtype for numbers, dtype in kept if numbers == weight.numel() and dtype.is_floating_point] == []
+
+
 def test_a_base_in_four_and_eight_bits_gets_its_own_layers_back(monkeypatch):
     """`Linear4bit` stands for bitsandbytes', which PEFT dequantizes by its class."""
 

@@ -2,7 +2,7 @@
 
 In 4 bits, bitsandbytes multiplies by the weight in the compute dtype, which it makes anew in each pass; here it is made
 once. In 8 bits it multiplies quantized activations, but for the columns with an outlier, whose number it waits for;
-here that sum has a fixed shape.
+here that sum has a fixed shape. The captured answering step multiplies by the same layers (`prism.models.layout`).
 """
 
 from __future__ import annotations
@@ -53,8 +53,21 @@ class _Int8Product(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:  # torch compiles no *gradients
-        weight, scales = ctx.saved_tensors
-        return gradient @ _dequantized(weight, scales, gradient.dtype), None, None, None
+        return _backwards(gradient, *ctx.saved_tensors), None, None, None
+
+
+# Within an operation that torch does not look into. Else a compiled layer keeps the forward pass's dequantized weight
+# for the backward pass: six bytes a parameter, in all layers at once.
+@torch.library.custom_op(
+    "prism::int8_backwards", mutates_args=(), schema="(Tensor gradient, Tensor weight, Tensor scales) -> Tensor"
+)
+def _backwards(gradient: torch.Tensor, weight: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+    return gradient @ _dequantized(weight, scales, gradient.dtype)
+
+
+@_backwards.register_fake
+def _(gradient: torch.Tensor, weight: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+    return gradient.new_empty(*gradient.shape[:-1], weight.shape[1])
 
 
 def _dequantized(weight: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -255,9 +255,8 @@ def _decoder(
         return fall_back(f"[generate] {options[0]} works only with generate")
     if reason := layout.unsupported(model):
         return fall_back(reason)
-    available = (
-        cost.available_memory(base.spec) - layout.weight_bytes(model) - layout.pass_bytes(model, sum(map(len, encoded)))
-    )
+    copied = 0 if base.spec.model.load_in_8bit else layout.weight_bytes(model)
+    available = cost.available_memory(base.spec) - copied - layout.pass_bytes(model, sum(map(len, encoded)))
     rows = min(decode.MAX_ROWS, len(encoded), int(available / (length * layout.cache_bytes(model))))
     if rows < min(len(encoded), PROBES):
         return fall_back("its weights and cache need more GPU memory than is free, or than [gate.cost] allows")
