@@ -54,6 +54,8 @@ class Base:
     library: str
     chat: Chat
     processor: Any = None
+    root: Path = Path()  # of the checkout
+    source: str = ""  # the folder that the model was loaded from
 
 
 def load(spec: Spec, root: Path, say: Say = CONSOLE.say, name: str | None = None) -> Base:
@@ -153,7 +155,7 @@ def load(spec: Spec, root: Path, say: Say = CONSOLE.say, name: str | None = None
                 f"{spec.id}.toml [sft] packing: {name} cannot be trained on packed rows, {reason}; delete it"
             )
     tokenizer.padding_side = "left"
-    return Base(spec, model.eval(), tokenizer, settings["library"], template, processor)
+    return Base(spec, model.eval(), tokenizer, settings["library"], template, processor, root, source)
 
 
 def _require_gpu(spec: Spec, device: str) -> None:

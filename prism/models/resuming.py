@@ -42,6 +42,8 @@ class SameOrder(TrainerCallback):
         self.epoch = int(state.epoch or 0)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
+        if not state.is_world_process_zero:
+            return
         folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
         for file in _files(folder):
             sync(file)

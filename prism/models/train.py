@@ -68,6 +68,8 @@ LOGGED = ("loss", "learning_rate", "grad_norm")  # of each step, for a tracker; 
 def check(spec: Spec, folder: Path) -> None:
     """Let the libraries check their tables before anything is measured. Raises SpecError."""
     if not spec.adapter:
+        from prism.models import launch
+
         lora_config(spec)
         for key in NUMERIC_OPTIONS:
             value = spec.sft.get(key, 1)
@@ -79,6 +81,7 @@ def check(spec: Spec, folder: Path) -> None:
                     f"{spec.id}.toml [sft] {key} = {spec.sft[key]!r}: a killed training would resume to another adapter; "
                     f"delete it"
                 )
+        launch.check(spec)
         sft_config(spec, folder, seed=spec.seed)
     known = GenerationConfig()
     for key in spec.generate.keys() - {"template"}:
@@ -178,6 +181,12 @@ def train(
     process, which may have resumed. Afterwards `base.model` has the new adapter. Raises ModelError if the loss becomes
     NaN, SpecError if the trainer rejects an option.
     """
+    if base.spec.launch.processes > 1:
+        from prism.models import launch
+
+        notes = launch.train(base, examples, seed, folder, advance, log)
+        _settle_config(base.spec, folder / "adapter_config.json")
+        return notes
     disable_progress_bars()  # of datasets; the plugin draws the progress bar
     config = sft_config(base.spec, folder, seed)
     most, why = captured.decide(base, config, examples, steps(base.spec, len(examples)))
@@ -261,14 +270,15 @@ def _train(
     lengths, trained_tokens = _lengths(base, trainer.train_dataset, examples)
     if base.processor:
         notes["moved"] = require_moved(model, base.spec.id)
-    batch = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    batch = config.per_device_train_batch_size * config.gradient_accumulation_steps * config.world_size
     rows_seen = min(trainer.state.global_step * batch, math.ceil(trainer.state.epoch or 0) * len(lengths))
     rows_here = rows_seen * (1 - resumed_at / trainer.state.global_step)
     if base.processor:
         notes["images"] = int(sum(len(example.images) for example in examples) / len(examples) * rows_here)
-    model.save_pretrained(str(folder))
-    (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card template
-    _settle_config(base.spec, folder / "adapter_config.json")
+    if trainer.is_world_process_zero():
+        model.save_pretrained(str(folder))
+        (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card template
+        _settle_config(base.spec, folder / "adapter_config.json")
     # Without the trainer's automatic mixed precision, in which a stored adapter would not answer either.
     base.model = extract_model_from_parallel(model, keep_fp32_wrapper=False).eval()
     return notes | {

@@ -1,0 +1,163 @@
+"""One adapter over several processes: `[launch] processes = 2` trains by data parallelism on so many GPUs, or on a CPU.
+
+transformers' trainer divides each batch among the processes that torch's launcher starts (`python -m
+torch.distributed.run`), so this module is started, too. The rows and the steps are those of one process, in the same
+order: each takes its share of the recipe's `per_device_train_batch_size`. A training that was killed starts again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from prism.devices import cuda_devices
+from prism.errors import ModelError, PrismError, SpecError
+from prism.models.load import Base, load
+from prism.progress import Advance
+from prism.rows import Example
+from prism.spec import Spec
+
+ORDER, NOTES, REFUSED = "order.json", "notes.json", "refused.txt"  # in the adapter's folder while it is trained
+EVENT = "prism: "  # begins what the first process says of its progress
+
+
+def check(spec: Spec) -> None:
+    """Raise SpecError unless batches can be shared, and there is a GPU for each process, or the spec trains on a CPU."""
+    wanted, batch = spec.launch.processes, spec.sft.get("per_device_train_batch_size", 8)
+    if batch % wanted:
+        raise SpecError(
+            f"{spec.id}.toml [launch] processes = {wanted}: cannot share [sft] per_device_train_batch_size = {batch} evenly; "
+            f"change either"
+        )
+    if wanted == 1 or spec.sft.get("use_cpu") or not cuda_devices():
+        return
+    count = "import torch; print(torch.cuda.device_count())"  # this process sees only its own GPU
+    found = subprocess.run([sys.executable, "-c", count], capture_output=True, text=True, env=_visible(), check=False)
+    there = int(found.stdout) if found.stdout.strip().isdecimal() else 0
+    if there < wanted:
+        raise SpecError(
+            f"{spec.id}.toml [launch] processes = {wanted}: {there} of its GPUs may be used here; lower it, or run on "
+            f"more GPUs and without -n"
+        )
+
+
+def _visible() -> dict[str, str]:
+    """This process's environment, with the GPUs that it could see before it took one (`prism.plugin.workers`)."""
+    environment = dict(os.environ)
+    if "PRISM_GPUS" in environment and not environment["PRISM_GPUS"]:
+        environment.pop("CUDA_VISIBLE_DEVICES", None)
+    elif "PRISM_GPUS" in environment:
+        environment["CUDA_VISIBLE_DEVICES"] = environment["PRISM_GPUS"]
+    return environment
+
+
+def train(
+    base: Base, examples: Sequence[Example], seed: int, folder: Path, advance: Advance, log: Any
+) -> dict[str, Any]:
+    """As `prism.models.train.train`, in the processes of `[launch]`. `base.model` stays without an adapter.
+
+    Raises ModelError with what a process said last if one fails.
+    """
+    spec = base.spec
+    order = {
+        "spec": spec.model_dump(mode="json", exclude_none=True),
+        "root": str(base.root),
+        "source": base.source,
+        "seed": seed,
+        "examples": [asdict(example) for example in examples],
+    }
+    (folder / ORDER).write_text(json.dumps(order, default=str), encoding="utf-8")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", str(spec.launch.processes), "-m", "prism.models.launch", str(folder)]
+    last: deque[str] = deque(maxlen=30)
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", env=_visible()
+    ) as process:
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if line.startswith(EVENT):
+                    _tell(json.loads(line.removeprefix(EVENT)), advance, log)
+                elif line.strip():
+                    last.append(line.strip())
+        except BaseException:  # Ctrl-C, or a screen that is gone: nothing goes on training
+            process.terminate()
+            raise
+    if process.returncode:
+        if (folder / REFUSED).exists():
+            raise ModelError((folder / REFUSED).read_text(encoding="utf-8"))
+        errors = [line for line in last if "Error" in line] or [*last, "it said nothing"]
+        raise ModelError(
+            f"{spec.id}: training in {spec.launch.processes} processes ended with code {process.returncode} ({errors[0]}); "
+            f"try [launch] processes = 1"
+        )
+    notes = json.loads((folder / NOTES).read_text(encoding="utf-8"))
+    for name in (ORDER, NOTES):
+        (folder / name).unlink()
+    return notes | {"processes": spec.launch.processes}
+
+
+def _tell(event: Mapping[str, Any], advance: Advance, log: Any) -> None:
+    if "values" in event:
+        log(event["step"], event["values"])
+    else:
+        advance(event["steps"], event["live"])
+
+
+def main(folder: Path) -> None:
+    """One of the processes; only the first writes."""
+    import torch
+
+    from prism.models import train as training
+
+    first, local = os.environ["RANK"] == "0", int(os.environ["LOCAL_RANK"])
+    order = json.loads((folder / ORDER).read_text(encoding="utf-8"))
+    spec = _share(Spec.model_validate_json(json.dumps(order["spec"])))
+    examples = [
+        Example(**each | {"messages": tuple(each["messages"]), "images": tuple(map(Path, each["images"]))})
+        for each in order["examples"]
+    ]
+
+    def say(**event: Any) -> None:
+        if first:
+            print(EVENT + json.dumps(event), flush=True)
+
+    try:
+        if not spec.sft.get("use_cpu") and torch.cuda.is_available():
+            torch.cuda.set_device(local)
+        base = load(spec, Path(order["root"]), lambda _: None, order["source"])
+        notes = training.train(
+            base,
+            examples,
+            order["seed"],
+            folder,
+            lambda steps, live="": say(steps=steps, live=live),
+            lambda step, values: say(step=step, values=dict(values)),
+        )
+    except PrismError as error:
+        if first:
+            (folder / REFUSED).write_text(str(error), encoding="utf-8")
+        raise
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+    if first:
+        (folder / NOTES).write_text(json.dumps(notes), encoding="utf-8")
+
+
+def _share(spec: Spec) -> Spec:
+    """The spec of one process: its share of each batch, and no checkpoints, from which nothing would resume."""
+    batch = spec.sft.get("per_device_train_batch_size", 8) // spec.launch.processes
+    sft = spec.sft | {"per_device_train_batch_size": batch, "save_strategy": "no"}
+    return spec.model_copy(update={"sft": sft, "launch": type(spec.launch)()})
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
