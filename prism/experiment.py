@@ -92,7 +92,7 @@ class Experiment:
         identity = adapter_identity(spec, self.base.identity, training, seed, setting.root)
 
         def work(folder: Path) -> dict[str, Any]:
-            from prism.models import adapters, parity, resuming, train
+            from prism.models import adapters, launch, parity, resuming, train
 
             stage = f"{spec.id}: {cost.named('training', seed, spec)}"
             fitting = self.base.fitting(training, self.examples.held_out)
@@ -103,7 +103,8 @@ class Experiment:
                         notes |= adapters.take(self.base.load(), spec.adapter, setting.root, folder)
                     else:
                         log = setting.track.losses(folder.stem, spec, seed)
-                        notes |= train.train(self.base.load(), fitting.kept, seed, folder, advance, log) | fitting.notes
+                        notes |= launch.train(self.base.load(), fitting.kept, seed, folder, advance, log)
+                        notes |= fitting.notes
                 notes["parity"] = parity.check(self.base.load(), folder, fitting.askable, self.examples.held_out)
                 resuming.discard_checkpoints(folder)
                 self.base.free()

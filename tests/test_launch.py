@@ -4,7 +4,7 @@ import pytest
 from safetensors.torch import load_file
 
 from prism.errors import ModelError, SpecError
-from prism.models import launch, load, train
+from prism.models import launch, load
 from prism.spec import Launch, load_spec
 from tests.conftest import ROOT, examples_of
 
@@ -29,7 +29,7 @@ def test_two_processes_train_the_adapter_of_one(recipe, tmp_path):
         folder = tmp_path / str(processes)
         folder.mkdir()
         base = load.load(over(recipe, processes), ROOT)
-        notes = train.train(base, training, 42, folder, lambda steps, live="": told.append((steps, live)))
+        notes = launch.train(base, training, 42, folder, lambda steps, live="": told.append((steps, live)))
         found[processes] = notes, load_file(folder / "adapter_model.safetensors")
         assert not {launch.ORDER, launch.NOTES} & {file.name for file in folder.iterdir()}
     (one, alone), (two, shared) = found[1], found[2]
@@ -43,14 +43,14 @@ def test_two_processes_train_the_adapter_of_one(recipe, tmp_path):
     assert told[: len(told) // 2] == told[len(told) // 2 :]  # the progress of both
 
 
-def test_batches_are_shared_evenly(recipe, tmp_path):
+def test_batches_are_shared_evenly(recipe):
     with pytest.raises(
         SpecError, match=r"\[launch\] processes = 3: cannot share .*batch_size = 4 evenly; change either"
     ):
-        train.check(over(recipe, 3), tmp_path)
+        launch.check(over(recipe, 3))
 
 
-def test_a_gpu_for_each_process_is_asked_for_before_anything_is_measured(recipe, tmp_path, monkeypatch):
+def test_a_gpu_for_each_process_is_asked_for_before_anything_is_measured(recipe, monkeypatch):
     monkeypatch.setattr(launch, "cuda_devices", lambda: 1)
     on_gpus = recipe.model_copy(update={"sft": recipe.sft | {"use_cpu": False}})
     with pytest.raises(
@@ -65,7 +65,7 @@ def test_what_a_process_refuses_is_the_error(recipe, tmp_path):
     spec = over(recipe.model_copy(update={"lora": recipe.lora | {"target_modules": ["nothing"]}}), 2)
     base = load.load(spec, ROOT)
     with pytest.raises(ModelError, match=r"phase2/nano.toml \[lora\]: .*nothing"):
-        train.train(base, examples_of(spec, ROOT)[0][:8], 42, tmp_path)
+        launch.train(base, examples_of(spec, ROOT)[0][:8], 42, tmp_path)
 
 
 def test_the_processes_see_the_gpus_that_this_one_gave_up(monkeypatch):

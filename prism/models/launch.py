@@ -19,6 +19,7 @@ from typing import Any
 
 from prism.devices import cuda_devices
 from prism.errors import ModelError, PrismError, SpecError
+from prism.models import train as training
 from prism.models.load import Base, load
 from prism.progress import Advance
 from prism.rows import Example
@@ -59,13 +60,20 @@ def _visible() -> dict[str, str]:
 
 
 def train(
-    base: Base, examples: Sequence[Example], seed: int, folder: Path, advance: Advance, log: Any
+    base: Base,
+    examples: Sequence[Example],
+    seed: int,
+    folder: Path,
+    advance: Advance = lambda _, __="": None,
+    log: training.Log = lambda step, values: None,
 ) -> dict[str, Any]:
-    """As `prism.models.train.train`, in the processes of `[launch]`. `base.model` stays without an adapter.
+    """`prism.models.train.train` in the processes of `[launch]`; if they are several, `base.model` gets no adapter.
 
     Raises ModelError with what a process said last if one fails.
     """
     spec = base.spec
+    if spec.launch.processes == 1:
+        return training.train(base, examples, seed, folder, advance, log)
     order = {
         "spec": spec.model_dump(mode="json", exclude_none=True),
         "root": str(base.root),
@@ -101,10 +109,11 @@ def train(
     notes = json.loads((folder / NOTES).read_text(encoding="utf-8"))
     for name in (ORDER, NOTES):
         (folder / name).unlink()
+    training.settle_config(spec, folder / "adapter_config.json")
     return notes | {"processes": spec.launch.processes}
 
 
-def _tell(event: Mapping[str, Any], advance: Advance, log: Any) -> None:
+def _tell(event: Mapping[str, Any], advance: Advance, log: training.Log) -> None:
     if "values" in event:
         log(event["step"], event["values"])
     else:
@@ -114,8 +123,6 @@ def _tell(event: Mapping[str, Any], advance: Advance, log: Any) -> None:
 def main(folder: Path) -> None:
     """One of the processes; only the first writes."""
     import torch
-
-    from prism.models import train as training
 
     first, local = os.environ["RANK"] == "0", int(os.environ["LOCAL_RANK"])
     order = json.loads((folder / ORDER).read_text(encoding="utf-8"))

@@ -56,9 +56,10 @@ class LazyBase:
     def load(self) -> Base:
         """The loaded model; the same object until `free`."""
         if self._loaded is None:
-            from prism.models import load, train
+            from prism.models import launch, load, train
 
             train.check(self.spec, self.home)
+            launch.check(self.spec)
             stage = f"{self.spec.id}: loading {self.spec.model.model_name}"
             with cost.stage(stage, LENGTH), self.screen.progress(stage):
                 self._loaded = load.load(self.spec, self.root, self.screen.say, self.source)

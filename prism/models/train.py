@@ -68,8 +68,6 @@ LOGGED = ("loss", "learning_rate", "grad_norm")  # of each step, for a tracker; 
 def check(spec: Spec, folder: Path) -> None:
     """Let the libraries check their tables before anything is measured. Raises SpecError."""
     if not spec.adapter:
-        from prism.models import launch
-
         lora_config(spec)
         for key in NUMERIC_OPTIONS:
             value = spec.sft.get(key, 1)
@@ -81,7 +79,6 @@ def check(spec: Spec, folder: Path) -> None:
                     f"{spec.id}.toml [sft] {key} = {spec.sft[key]!r}: a killed training would resume to another adapter; "
                     f"delete it"
                 )
-        launch.check(spec)
         sft_config(spec, folder, seed=spec.seed)
     known = GenerationConfig()
     for key in spec.generate.keys() - {"template"}:
@@ -181,12 +178,6 @@ def train(
     process, which may have resumed. Afterwards `base.model` has the new adapter. Raises ModelError if the loss becomes
     NaN, SpecError if the trainer rejects an option.
     """
-    if base.spec.launch.processes > 1:
-        from prism.models import launch
-
-        notes = launch.train(base, examples, seed, folder, advance, log)
-        _settle_config(base.spec, folder / "adapter_config.json")
-        return notes
     disable_progress_bars()  # of datasets; the plugin draws the progress bar
     config = sft_config(base.spec, folder, seed)
     most, why = captured.decide(base, config, examples, steps(base.spec, len(examples)))
@@ -278,7 +269,7 @@ def _train(
     if trainer.is_world_process_zero():
         model.save_pretrained(str(folder))
         (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card template
-        _settle_config(base.spec, folder / "adapter_config.json")
+        settle_config(base.spec, folder / "adapter_config.json")
     # Without the trainer's automatic mixed precision, in which a stored adapter would not answer either.
     base.model = extract_model_from_parallel(model, keep_fp32_wrapper=False).eval()
     return notes | {
@@ -307,7 +298,7 @@ def _compiling_failed(base: Base, error: RuntimeError) -> str:
     )
 
 
-def _settle_config(spec: Spec, file: Path) -> None:
+def settle_config(spec: Spec, file: Path) -> None:
     """Make an adapter's configuration the same in each training, and name a base of the hub as others find it.
 
     PEFT writes sets in any order, and where the base's files lie here.
