@@ -123,12 +123,8 @@ class Stage:
             example = offer.asked(place, question, picture)
             prompt = "\n\n".join(f"{message['role']}: {message['content']}" for message in example.messages)
             reference = example.reference if offer.is_example(place, question, upload) else ""
-            texts, notes = ["", ""], ["", "waits for the base"]
-            for side, worn in enumerate((None, offer.adapters[adapter])):
-                notes[side] = "…"
-                for said in voices.ask(spec, example, worn):
-                    texts[side], notes[side] = said.text, _spent(said)
-                    yield [texts[0], notes[0], texts[1], notes[1], prompt, reference]
+            for base, tuned in voices.ask(spec, example, [None, offer.adapters[adapter]]):
+                yield [base.text, _spent(base), tuned.text, _spent(tuned), prompt, reference]
 
     @lru_cache(maxsize=64)  # noqa: B019  # as long as the server
     def report(self, name: str) -> str:
