@@ -43,6 +43,38 @@ def test_two_processes_train_the_adapter_of_one(recipe, tmp_path):
     assert told[: len(told) // 2] == told[len(told) // 2 :]  # the progress of both
 
 
+@pytest.mark.slow
+def test_the_captured_step_adds_up_over_two_processes(recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(launch, "MODULE", "tests.launched")
+    training, found = examples_of(recipe, ROOT)[0][:40], {}
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        folder.mkdir()
+        notes = launch.train(load.load(over(recipe, processes), ROOT), training, 42, folder)
+        found[processes] = notes, load_file(folder / "adapter_model.safetensors")
+    (one, alone), (two, shared) = found[1], found[2]
+    assert (one["engine"], two["engine"]) == ("plain", "captured")
+    assert [loss for _, loss in two["loss"]] == pytest.approx([loss for _, loss in one["loss"]], rel=1e-3)
+    ups = [name for name in alone if "lora_B" in name]
+    moved = sum(float(alone[name].norm()) for name in ups)
+    assert sum(float((alone[name] - shared[name]).norm()) for name in ups) < 0.02 * moved
+
+
+@pytest.mark.slow
+def test_where_one_process_cannot_go_on_all_start_again_plainly(recipe, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(launch, "MODULE", "tests.launched")
+    monkeypatch.setenv("FAILS_IN", "1")
+    steps: list[int] = []
+    training = examples_of(recipe, ROOT)[0][:40]
+    notes = launch.train(
+        load.load(over(recipe, 2), ROOT), training, 42, tmp_path, lambda done, live="": steps.append(done)
+    )
+    assert (notes["engine"], notes["why"]) == ("plain", "the step of one process failed")
+    assert "starts again without the captured step: the step of one process failed" in capsys.readouterr().err
+    assert sum(steps) == notes["steps"] == 4
+    assert not list(tmp_path.glob("*.txt"))
+
+
 def test_batches_are_shared_evenly(recipe):
     with pytest.raises(
         SpecError, match=r"\[launch\] processes = 3: cannot share .*batch_size = 4 evenly; change either"

@@ -19,10 +19,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from peft import PeftModel
+from torch.nn.parallel import DistributedDataParallel
+from transformers import TrainerCallback
 from trl import SFTConfig
 
 from prism.models import cost, layout, packing, window
-from prism.models.flat import flattened, set_optimizer, trained
+from prism.models.flat import attach, flattened, set_optimizer, trained
 from prism.models.identity import plain_only
 from prism.models.load import Base
 from prism.models.loss import CHUNK, METRICS, Head, Loss, Output
@@ -84,8 +86,8 @@ def unsupported(base: Base, config: SFTConfig, steps: int) -> str:
         return reason
     if config.use_liger_kernel or config.loss_type not in (None, "nll", "chunked_nll"):
         return "[sft] chooses another loss"
-    if config.neftune_noise_alpha or config.world_size > 1 or not config.bf16:
-        return "[sft] neftune_noise_alpha, bf16 or several processes"
+    if config.neftune_noise_alpha or not config.bf16:
+        return "[sft] neftune_noise_alpha or bf16"
     if others := sorted(key for key, value in lora.items() if value and key not in KNOWN):
         return f"[lora] {others[0]} is set"
     return ""
@@ -179,6 +181,11 @@ class Step:
                 self._compute(buffers)
             else:
                 buffers.graph.replay()
+        if (
+            torch.distributed.is_initialized()
+        ):  # [launch] processes: the mean of all, as DistributedDataParallel makes it
+            torch.distributed.all_reduce(self.found)
+            self.found /= torch.distributed.get_world_size()
         told, correct, entropy, counted = self.sums.cpu()  # the trainer reads them all one by one
         if not told.isfinite():
             raise NotCaptured("the loss of a step was not finite")
@@ -289,6 +296,22 @@ def pieces(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
     yield group
 
 
+class _OwnMean(TrainerCallback):
+    """Keeps the trainer's DistributedDataParallel from waiting for gradients, which the step adds up itself.
+
+    It gives parameters memory of their own, and the trainer clips and zeroes gradients through it.
+    """
+
+    def __init__(self, trainer: Any, step: Step) -> None:
+        self.trainer, self.step = trainer, step
+
+    def on_train_begin(self, *_: object, **__: object) -> None:
+        if isinstance(wrapped := self.trainer.model_wrapped, DistributedDataParallel):
+            attach(self.step.parameters, self.step.flat)
+            wrapped.require_backward_grad_sync = False
+            wrapped.__dict__.update({name: self.trainer.model.__dict__[name] for name in ("parameters", "zero_grad")})
+
+
 @contextmanager
 def captured(trainer: Any, longest: int, most: int) -> Iterator[Step]:
     """Let a trainer's PEFT model compute its loss in the captured step, and restore it afterwards. Raises NotCaptured."""
@@ -301,6 +324,7 @@ def captured(trainer: Any, longest: int, most: int) -> Iterator[Step]:
         step = Step(model, parameters, flat, longest, most)
         own = step.causal.__dict__.get("forward")  # TRL's, if it has replaced the class's
         step.causal.forward = step.forward
+        trainer.add_callback(_OwnMean(trainer, step))
         hook = step.causal.model.rotary_emb.register_forward_hook(_rotations_of_any_length)
         try:
             yield step

@@ -22,6 +22,14 @@ def trained(model: torch.nn.Module) -> list[torch.nn.Parameter]:
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
+def attach(parameters: list[torch.nn.Parameter], flat: torch.nn.Parameter) -> None:
+    """Make parameters and their gradients views of a flat one, again after a wrapper gave them memory of their own."""
+    sizes = [parameter.numel() for parameter in parameters]
+    assert flat.grad is not None
+    for parameter, part, slope in zip(parameters, flat.detach().split(sizes), flat.grad.split(sizes), strict=True):
+        parameter.data, parameter.grad = part.view_as(parameter), slope.view_as(parameter)
+
+
 @contextmanager
 def flattened(model: Any) -> Iterator[torch.nn.Parameter]:
     """A parameter that a PEFT model's trained ones are views of, and their gradients of its own.
@@ -32,9 +40,7 @@ def flattened(model: Any) -> Iterator[torch.nn.Parameter]:
     parameters, train, number = trained(model), model.train, model.num_parameters(exclude_embeddings=True)
     flat = torch.nn.Parameter(torch.cat([parameter.detach().flatten() for parameter in parameters]))
     gradient = flat.grad = torch.zeros_like(flat)
-    sizes = [parameter.numel() for parameter in parameters]
-    for parameter, part, slope in zip(parameters, flat.detach().split(sizes), gradient.split(sizes), strict=True):
-        parameter.data, parameter.grad = part.view_as(parameter), slope.view_as(parameter)
+    attach(parameters, flat)
 
     def only(recurse: bool = True) -> Iterator[torch.nn.Parameter]:
         yield flat

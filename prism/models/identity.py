@@ -49,11 +49,11 @@ ENGINES = ("auto", "plain")  # values of --prism-engine: what is fastest, or onl
 def engine(spec: Spec) -> dict[str, str]:
     """The library that loads the model, the device and the dtype of its computation.
 
-    Unsloth is for images and for little memory; its patches can be neither compiled nor captured.
+    Unsloth is for images and for little memory, and for one process; its patches can be neither compiled nor captured.
     """
     on_cpu = bool(spec.sft.get("use_cpu")) or not cuda_devices()
     small = plain_only() or bool(spec.image or spec.sft.get("gradient_checkpointing")) or _small_card(spec)
-    compiled = bool(spec.sft.get("torch_compile")) or not small
+    compiled = bool(spec.sft.get("torch_compile")) or not small or spec.launch.processes > 1
     unsloth = not on_cpu and not compiled and importlib.util.find_spec("unsloth") is not None
     return {
         "library": "unsloth" if unsloth else "transformers",

@@ -19,13 +19,16 @@ from typing import Any
 
 from prism.devices import cuda_devices
 from prism.errors import ModelError, PrismError, SpecError
+from prism.models import captured
 from prism.models import train as training
 from prism.models.load import Base, load
-from prism.progress import Advance
+from prism.progress import CONSOLE, Advance
 from prism.rows import Example
 from prism.spec import Spec
 
-ORDER, NOTES, REFUSED = "order.json", "notes.json", "refused.txt"  # in the adapter's folder while it is trained
+# In the adapter's folder while it is trained: what to do, what was measured, why nothing can be, why to go plainly.
+ORDER, NOTES, REFUSED, PLAIN = "order.json", "notes.json", "refused.txt", "plain.txt"
+MODULE = "prism.models.launch"  # what each process runs
 EVENT = "prism: "  # begins what the first process says of its progress
 
 
@@ -82,42 +85,54 @@ def train(
         "examples": [asdict(example) for example in examples],
     }
     (folder / ORDER).write_text(json.dumps(order, default=str), encoding="utf-8")
+    environment, why = _visible(), {}
+    code, done, last = _run(folder, spec.launch.processes, environment, advance, log)
+    if code and (folder / PLAIN).exists():
+        why = {"why": (folder / PLAIN).read_text(encoding="utf-8")}
+        CONSOLE.say(f"{spec.id}: training starts again without the captured step: {why['why']}")
+        advance(-done)
+        code, done, last = _run(folder, spec.launch.processes, environment | {"PRISM_ENGINE": "plain"}, advance, log)
+    if code and (folder / REFUSED).exists():
+        raise ModelError((folder / REFUSED).read_text(encoding="utf-8"))
+    if code:
+        raise ModelError(
+            f"{spec.id}: training in {spec.launch.processes} processes ended with code {code} ({last}); try [launch] "
+            f"processes = 1"
+        )
+    notes = json.loads((folder / NOTES).read_text(encoding="utf-8"))
+    for name in (ORDER, NOTES, PLAIN):
+        (folder / name).unlink(missing_ok=True)
+    training.settle_config(spec, folder / "adapter_config.json")
+    return notes | why | {"processes": spec.launch.processes}
+
+
+def _run(
+    folder: Path, processes: int, environment: Mapping[str, str], advance: Advance, log: training.Log
+) -> tuple[int, int, str]:
+    """Run the processes. Returns the exit code, the steps that were done, and what was said last, of an error if any."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", str(spec.launch.processes), "-m", "prism.models.launch", str(folder)]
-    last: deque[str] = deque(maxlen=30)
+    command += ["--nproc-per-node", str(processes), "-m", MODULE, str(folder)]
+    last: deque[str] = deque(["it said nothing"], maxlen=30)
+    done = 0
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", env=_visible()
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", env=environment
     ) as process:
         try:
             assert process.stdout is not None
             for line in process.stdout:
                 if line.startswith(EVENT):
-                    _tell(json.loads(line.removeprefix(EVENT)), advance, log)
+                    event = json.loads(line.removeprefix(EVENT))
+                    if "values" in event:
+                        log(event["step"], event["values"])
+                    else:
+                        advance(event["steps"], event["live"])
+                        done += event["steps"]
                 elif line.strip():
                     last.append(line.strip())
         except BaseException:  # Ctrl-C, or a screen that is gone: nothing goes on training
             process.terminate()
             raise
-    if process.returncode:
-        if (folder / REFUSED).exists():
-            raise ModelError((folder / REFUSED).read_text(encoding="utf-8"))
-        errors = [line for line in last if "Error" in line] or [*last, "it said nothing"]
-        raise ModelError(
-            f"{spec.id}: training in {spec.launch.processes} processes ended with code {process.returncode} ({errors[0]}); "
-            f"try [launch] processes = 1"
-        )
-    notes = json.loads((folder / NOTES).read_text(encoding="utf-8"))
-    for name in (ORDER, NOTES):
-        (folder / name).unlink()
-    training.settle_config(spec, folder / "adapter_config.json")
-    return notes | {"processes": spec.launch.processes}
-
-
-def _tell(event: Mapping[str, Any], advance: Advance, log: training.Log) -> None:
-    if "values" in event:
-        log(event["step"], event["values"])
-    else:
-        advance(event["steps"], event["live"])
+    return process.returncode, done, next((line for line in last if "Error" in line), last[-1])
 
 
 def main(folder: Path) -> None:
@@ -148,9 +163,11 @@ def main(folder: Path) -> None:
             lambda steps, live="": say(steps=steps, live=live),
             lambda step, values: say(step=step, values=dict(values)),
         )
+    except captured.NotCaptured as reason:  # in one of them; the launcher then ends the others
+        (folder / PLAIN).write_text(str(reason), encoding="utf-8")
+        raise SystemExit(1) from None
     except PrismError as error:
-        if first:
-            (folder / REFUSED).write_text(str(error), encoding="utf-8")
+        (folder / REFUSED).write_text(str(error), encoding="utf-8")
         raise
     finally:
         if torch.distributed.is_initialized():
@@ -163,7 +180,7 @@ def _share(spec: Spec) -> Spec:
     """The spec of one process: its share of each batch, and no checkpoints, from which nothing would resume."""
     batch = spec.sft.get("per_device_train_batch_size", 8) // spec.launch.processes
     sft = spec.sft | {"per_device_train_batch_size": batch, "save_strategy": "no"}
-    return spec.model_copy(update={"sft": sft, "launch": type(spec.launch)()})
+    return spec.model_copy(update={"sft": sft})
 
 
 if __name__ == "__main__":

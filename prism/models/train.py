@@ -185,6 +185,8 @@ def train(
         try:
             return _train(base, examples, seed, folder, advance, log, config, most) | {"engine": "captured"}
         except captured.NotCaptured as reason:
+            if config.world_size > 1:  # all of them start again: `prism.models.launch`
+                raise
             why = str(reason)
         resuming.discard_checkpoints(folder)
         CONSOLE.say(f"{base.spec.id}: training starts again without the captured step: {why}")
