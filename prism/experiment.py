@@ -102,8 +102,8 @@ class Experiment:
                     if spec.adapter:
                         notes |= adapters.take(self.base.load(), spec.adapter, setting.root, folder)
                     else:
-                        log = setting.track.losses(folder.stem, spec, seed)
-                        notes |= train.train(self.base.load(), fitting.kept, seed, folder, advance, log) | fitting.notes
+                        told = advance, setting.track.losses(folder.stem, spec, seed), setting.store.keep
+                        notes |= train.train(self.base.load(), fitting.kept, seed, folder, *told) | fitting.notes
                 notes["parity"] = parity.check(self.base.load(), folder, fitting.askable, self.examples.held_out)
                 resuming.discard_checkpoints(folder)
                 self.base.free()

@@ -173,10 +173,12 @@ def train(
     folder: Path,
     advance: Advance = lambda _, __="": None,
     log: Log = lambda step, values: None,
+    kept: Callable[[Path], object] = lambda folder: None,
 ) -> dict[str, Any]:
     """Train an adapter and save it in `folder`; resume from the last complete checkpoint in it.
 
-    The checkpoints stay in `folder`/trainer until the caller has checked the adapter, so that a kill loses no training.
+    `kept` is called with `folder` for each whole checkpoint that training would go on from. They stay in
+    `folder`/trainer until the caller has checked the adapter, so that a kill loses no training.
 
     Returns notes: loss by step, trainable parameters, and wall seconds, images and tokens without padding of this
     process, which may have resumed. Afterwards `base.model` has the new adapter. Raises ModelError if the loss becomes
@@ -202,7 +204,7 @@ def train(
         ) from error
     trainer.remove_callback(PrinterCallback)  # the notes contain the losses; do not print them
     checkpoint = resuming.checkpoint_of(base, folder / "trainer")
-    trainer.add_callback(resuming.SameOrder(checkpoint))
+    trainer.add_callback(resuming.SameOrder(checkpoint, kept if resuming.goes_on(base) else None))
     resumed_at = resuming.step_of(checkpoint) if checkpoint else 0
     if resumed_at:
         advance(resumed_at)
