@@ -234,7 +234,9 @@ def test_storage_that_loses_writes_is_one_sentence_before_any_work(broken, tmp_p
 def test_a_lost_artifact_is_said_and_the_next_run_stores_it_without_making_it(broken, tmp_path):
     broken("loses artifacts")
     store = machine("broken://bucket/x", tmp_path / "a")
-    with pytest.raises(StoreError, match=r"was written and is not there, so storage loses writes; what was made is kept"):
+    with pytest.raises(
+        StoreError, match=r"was written and is not there, so storage loses writes; what was made is kept"
+    ):
         store.make("adapters", IDENTITY, write)
     broken("")
     machine("broken://bucket/x", tmp_path / "a").make("adapters", IDENTITY, never)
@@ -535,9 +537,11 @@ def test_measurements_of_all_machines_are_counted(url, tmp_path):
     looks.record(one, first)
     looks.record(two, second)
     looks.record(one, second)
-    assert [look.seeds for look in looks.seen(one, first)] == [[42], [43]] == [
-        look.seeds for look in looks.seen(one, second)
-    ]
+    assert (
+        [look.seeds for look in looks.seen(one, first)]
+        == [[42], [43]]
+        == [look.seeds for look in looks.seen(one, second)]
+    )
     assert looks.count(two, second, before) == 2
     assert looks.seen(one, first) == looks.seen(one, second), "also the times, which are those of the first"
     looks.record(one, second, fresh=True)

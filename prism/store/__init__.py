@@ -77,6 +77,9 @@ class Store:
         """
         folder = self.home / kind / digest(identity)
         found = self._find_here(folder)
+        if found:
+            with contextlib.suppress(OSError):  # another user's; `prism store gc` may delete what nobody used for long
+                os.utime(folder)
         if self.shared is None:
             return found
         if found is None:

@@ -58,6 +58,8 @@ class Remote:
                 f"--prism-home {protocol}://…: must be one plain URL; chain none, and give passwords and keys to the "
                 f"protocol's package, as its own settings"
             )
+        if not place.strip("/"):
+            raise StoreError(f"--prism-home {self.url}: names no bucket or folder; write {protocol}://NAME/FOLDER")
         known = known_implementations.get(protocol)
         if known is None and protocol not in registry:
             raise StoreError(
@@ -69,8 +71,6 @@ class Remote:
 
             pinned = f"{package}=={fsspec.__version__}" if package in LOCKSTEP else package
             raise StoreError(f"--prism-home {self.url}: {protocol}:// needs {package}; pip install {pinned}")
-        if not place.strip("/"):
-            raise StoreError(f"--prism-home {self.url}: names no bucket or folder; write {protocol}://NAME/FOLDER")
 
     @cached_property
     def _files(self) -> Any:

@@ -46,10 +46,10 @@ class Shared:
         One that comes damaged twice is not used, with a warning, and is replaced when it is made again.
         """
         with self.cache.scratch() as scratch:
-            fetched = self._fetched(folder, scratch)
+            fetched = self._sound(folder, scratch)
             if fetched is None:
                 return None
-            _place(fetched, folder)
+            place(fetched, folder)
         return self.cache.admit(folder)
 
     def bring_all(self, folders: Iterable[Path]) -> None:
@@ -58,23 +58,35 @@ class Shared:
         with ThreadPoolExecutor(AT_ONCE) as pool:
             list(pool.map(self.bring, lacking))
 
-    def _fetched(self, folder: Path, scratch: Path) -> Path | None:
-        kind, name = folder.parent.name, _name(folder, ARTIFACT)
-        reason = ""
+    def _sound(self, folder: Path, scratch: Path) -> Path | None:
+        """What storage has of an artifact, in a folder of `scratch`; None, with a warning, if that is damaged."""
+        fetched, reason = self.fetched(folder.parent.name, folder.name, scratch)
+        if reason:
+            name = _name(folder, ARTIFACT)
+            warnings.warn(
+                f"{self.remote.url}/{name}: is damaged ({reason}); it is made again and replaced", stacklevel=4
+            )
+            self._damaged.add(name)
+        return fetched
+
+    def fetched(self, kind: str, digest: str, scratch: Path) -> tuple[Path | None, str]:
+        """What storage has of an artifact, in a folder of `scratch`, and how it is damaged ("": it is not, or not there).
+
+        What comes damaged is asked for once more. Raises StoreError if storage cannot be read.
+        """
+        name, reason = f"{kind}/{digest}{ARTIFACT}", ""
         for _ in range(2):
             packed, fetched = scratch / "packed.tar", scratch / "fetched"
             shutil.rmtree(fetched, ignore_errors=True)
             if not self.remote.fetch(name, packed):
-                return None
+                return None, ""
             try:
                 unpack(packed, fetched)
-                verify(fetched, kind, folder.name)
-                return fetched
+                verify(fetched, kind, digest)
+                return fetched, ""
             except StoreError as error:
                 reason = str(error).replace(f"{fetched}/", "").replace(f"{fetched}: ", "")
-        warnings.warn(f"{self.remote.url}/{name}: is damaged ({reason}); it is made again and replaced", stacklevel=4)
-        self._damaged.add(name)
-        return None
+        return None, reason
 
     @contextlib.contextmanager
     def working(self, folder: Path, again: bool) -> Iterator[None]:
@@ -84,14 +96,20 @@ class Shared:
         cannot be written.
         """
         self._probe()
-        what = f"{folder.parent.name}/{folder.name[:8]}"
         if folder.parent.name in QUICK:
             yield
             return
-        only = lease.held(self.remote, _name(folder, LEASE), what, self.say)
-        with only if self._conditional else contextlib.nullcontext():
+        with self.alone(folder, f"{folder.parent.name}/{folder.name[:8]}"):
             if again or self.bring(folder) is None:
                 self._resume(folder, again)
+            yield
+
+    @contextlib.contextmanager
+    def alone(self, folder: Path, what: str) -> Iterator[None]:
+        """Keep other machines from the same work while the block runs, if storage can. Raises StoreError."""
+        self._probe()
+        held = lease.held(self.remote, _name(folder, LEASE), what, self.say)
+        with held if self._conditional else contextlib.nullcontext():
             yield
 
     def _probe(self) -> None:
@@ -121,7 +139,7 @@ class Shared:
             except StoreError as error:
                 self.say(f"{name}: its checkpoint cannot be used, so it starts again ({error})")
                 return
-            _place(scratch / "partial", partial)
+            place(scratch / "partial", partial)
         self.say(f"{folder.parent.name}/{folder.name[:8]}: goes on from the checkpoint that another machine has left")
 
     def keep(self, partial: Path) -> None:
@@ -145,13 +163,9 @@ class Shared:
         """
         name = _name(folder, ARTIFACT)
         with self.cache.scratch() as scratch:
-            packed = scratch / "offered.tar"
-            pack(folder, packed)
             try:
-                if not self.remote.write(name, packed, replace=replace or name in self._damaged):
+                if not self.put(folder, name, scratch, replace or name in self._damaged):
                     self._take_theirs(folder, scratch)
-                elif self.remote.size(name) != packed.stat().st_size:
-                    raise StoreError(f"{self.remote.url}/{name}: was written and is not there, so storage loses writes")
             except StoreError as error:
                 raise StoreError(f"{error}; what was made is kept in {self.cache.home}, for the next run") from error
         self._damaged.discard(name)
@@ -161,16 +175,26 @@ class Shared:
             self._kept.discard(_name(folder, PARTIAL))
         self.cache.admit(folder)
 
+    def put(self, folder: Path, name: str, scratch: Path, replace: bool = False) -> bool:
+        """Write a folder as one object, and look whether it is there; False if another was first. Raises StoreError."""
+        packed = scratch / "offered.tar"
+        pack(folder, packed)
+        if not self.remote.write(name, packed, replace=replace):
+            return False
+        if self.remote.size(name) != packed.stat().st_size:
+            raise StoreError(f"{self.remote.url}/{name}: was written and is not there, so storage loses writes")
+        return True
+
     def _take_theirs(self, folder: Path, scratch: Path) -> None:
-        theirs = self._fetched(folder, scratch)
+        theirs = self._sound(folder, scratch)
         if theirs is None:  # damaged, or deleted since
-            self.remote.write(_name(folder, ARTIFACT), scratch / "offered.tar", replace=True)
+            self.put(folder, _name(folder, ARTIFACT), scratch, replace=True)
         elif read_manifest(theirs)["files"] != read_manifest(folder)["files"]:
             self.say(
                 f"{folder.parent.name}/{folder.name[:8]}: another machine stored it first, of other bytes; its is taken"
             )
             os.replace(folder, scratch / "ours")
-            _place(theirs, folder)
+            place(theirs, folder)
 
     # Small files beside the artifacts
 
@@ -208,8 +232,8 @@ def _name(folder: Path, suffix: str) -> str:
     return f"{folder.parent.name}/{folder.name}{suffix}"
 
 
-def _place(fetched: Path, folder: Path) -> None:
-    """Move a fetched folder to its place, on the disk. If another process was faster, its stays."""
+def place(fetched: Path, folder: Path) -> None:
+    """Move a finished folder to its place, on the disk. If another process was faster, its stays."""
     try:
         settle(fetched)
         sync(fetched)
