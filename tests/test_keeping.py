@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 import time
 
 import pytest
@@ -12,7 +13,7 @@ from prism.errors import StoreError
 from prism.judge import ledger
 from prism.store import Store, digest, keeping, write_text
 from prism.store.homes import open_store
-from tests.test_shared import IDENTITY, NAME, empty, machine, never, write  # noqa: F401  # a fixture
+from tests.test_shared import IDENTITY, NAME, broken, empty, machine, never, write  # noqa: F401  # fixtures
 
 JUDGE = {"judge": "a"}
 KINDS = ["folder", "memory", "file"]
@@ -234,6 +235,47 @@ def test_two_machines_judge_each_sample_once(tmp_path):
         assert log.entries.keys() == {"0", "1"}
     lines = (stores[0].home / "judgements" / digest(JUDGE) / "judgements.jsonl").read_text().splitlines()
     assert sorted(json.loads(line)["key"] for line in lines) == ["0", "1"], "each line once"
+
+
+def test_while_one_machine_judges_another_waits(tmp_path, monkeypatch):
+    from prism.store import lease
+
+    monkeypatch.setattr(lease, "ASKED", 0.05)
+    stores = [machine("memory://bucket/x", tmp_path / name) for name in "ab"]
+    judging, order = threading.Event(), []
+
+    def judge():
+        with ledger.locked(stores[0], JUDGE, "x") as log, ledger.alone(stores[0], JUDGE, "x", log):
+            judging.set()
+            time.sleep(0.5)
+            log.add("key", score=1.0, reason="good")
+            order.append("judged")
+
+    worker = threading.Thread(target=judge)
+    worker.start()
+    assert judging.wait(10)
+    with ledger.locked(stores[1], JUDGE, "x") as log:
+        assert not log.entries
+        with ledger.alone(stores[1], JUDGE, "x", log):
+            order.append("waited")
+            assert log.entries["key"]["score"] == 1.0
+    worker.join()
+    assert order == ["judged", "waited"]
+    assert "waiting for x" in stores[1].said.text()
+
+
+def test_judgements_that_storage_does_not_take_are_kept_and_sent_later(broken, tmp_path):  # noqa: F811
+    broken("")
+    store = machine("broken://bucket/x", tmp_path / "a")
+    with ledger.locked(store, JUDGE, "x") as log:
+        log.add("key", score=1.0, reason="good")
+        broken("refuses")
+    assert "until the next run, these judgements are on this machine only" in store.said.text()
+    broken("")
+    with ledger.locked(store, JUDGE, "x"):
+        pass
+    with ledger.locked(machine("broken://bucket/x", tmp_path / "b"), JUDGE, "x") as log:
+        assert log.entries.keys() == {"key"}
 
 
 def test_a_folder_that_cannot_be_written_to_is_one_sentence(tmp_path):
