@@ -1,5 +1,6 @@
 """A store of a URL: nothing half-written, nothing lost, nothing made twice, whichever machine looks at it."""
 
+import errno
 import json
 import os
 import subprocess
@@ -241,6 +242,36 @@ def test_a_lost_artifact_is_said_and_the_next_run_stores_it_without_making_it(br
     broken("")
     machine("broken://bucket/x", tmp_path / "a").make("adapters", IDENTITY, never)
     assert machine("broken://bucket/x", tmp_path / "b").find("adapters", IDENTITY)
+
+
+def test_what_was_made_again_and_lost_replaces_what_is_stored(broken, tmp_path):
+    """The next run stores it, and does not take the older one for another machine's."""
+    broken("")
+    store = machine("broken://bucket/x", tmp_path / "a")
+    store.make("adapters", IDENTITY, lambda folder: (folder / "weights").write_text("old") and {})
+
+    def work(folder):
+        broken("refuses")
+        return write(folder)
+
+    with pytest.raises(StoreError, match="cannot be written"):
+        store.make("adapters", IDENTITY, work, again=True)
+    broken("")
+    machine("broken://bucket/x", tmp_path / "a").find("adapters", IDENTITY)
+    found = machine("broken://bucket/x", tmp_path / "b").find("adapters", IDENTITY)
+    assert (found / "weights").read_text() == "the content"
+
+
+def test_a_file_system_without_hard_links(tmp_path, monkeypatch):
+    def link(*_):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    remote = machine(f"file://{tmp_path}/storage", tmp_path / "a").shared.remote
+    assert remote.write("x", b"first")
+    assert not remote.write("x", b"second")
+    assert remote.read("x") == b"first"
+    assert [path.name for path in (tmp_path / "storage").iterdir()] == ["x"]
 
 
 def test_storage_that_lists_late_hides_no_artifact(broken, tmp_path):

@@ -58,6 +58,8 @@ __all__ = [
     "write_text",
 ]
 
+AGAIN = "again"  # in the mark of an artifact that storage lacks: it replaces the one that is stored
+
 
 class Store:
     """Artifacts under one home folder (PRISM_HOME, by default ~/.cache/prism), which `shared` storage may stand behind."""
@@ -85,7 +87,8 @@ class Store:
         if found is None:
             return self.shared.bring(folder)
         if pending(folder).exists():  # its process was killed, or storage was away
-            self.shared.offer(folder)
+            with contextlib.suppress(Timeout), FileLock(folder.with_suffix(".lock")).acquire(timeout=0):  # or is at it
+                self.shared.offer(folder, replace=pending(folder).read_text() == AGAIN)
         return self.shared.cache.use(folder)
 
     def _find_here(self, folder: Path) -> Path | None:
@@ -143,7 +146,7 @@ class Store:
                     write_bytes(partial / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False).encode())
                 sync(partial)
                 if self.shared:
-                    pending(folder).touch()
+                    pending(folder).write_text(AGAIN if again else "")
                 if existing:  # not deleted in place, where another process would find half of it
                     os.replace(existing, folder.with_suffix(f".replaced-{os.getpid()}"))
                 os.replace(partial, folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib.util
 import os
 import re
@@ -202,10 +203,22 @@ def _write_here(path: Path, content: Path | bytes, replace: bool) -> None:
         if replace:
             os.replace(temporary, path)
         else:
-            os.link(temporary, path)
+            _link(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     sync(path.parent)
+
+
+def _link(temporary: Path, path: Path) -> None:
+    """Give a whole file its name if nobody has it. Raises FileExistsError if somebody has."""
+    try:
+        os.link(temporary, path)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+            raise
+        if path.exists():  # on a file system without hard links, asked before and not at once
+            raise FileExistsError(path) from None
+        os.replace(temporary, path)
 
 
 def _code(error: BaseException | None) -> str:
