@@ -590,6 +590,24 @@ def test_a_measurement_that_storage_did_not_take_is_sent_later(broken, tmp_path)
     assert [look.seeds for look in looks.seen(one, other)] == [[42]]
 
 
+@pytest.mark.slow
+def test_a_run_on_another_machine_makes_nothing_and_measures_the_same(checkout):
+    """The second machine has no cache, and needs no torch: it fetches what the first one stored."""
+    home = ["--prism-home", f"file://{checkout.path}/storage", "-s"]
+    first = checkout.runpytest_subprocess("benchmarks", *home, "--prism-cache", "a", "--prism-report", "one")
+    first.stdout.fnmatch_lines([f"prism: profile * store file://{checkout.path}/storage"])
+    program = "import sys, pytest; code = pytest.main(sys.argv[1:]); print('imported', 'torch' in sys.modules)"
+    again = checkout.run(
+        sys.executable, "-c", program, "benchmarks", *home, "--prism-cache", "b", "--prism-report", "two"
+    )
+    assert "imported False" in again.outlines[-1]
+    one, two = (json.loads((checkout.path / name / "latest" / "results.json").read_text()) for name in ("one", "two"))
+    assert two["records"] == one["records"]
+    assert two["cost"][0]["cached"] == ["baseline", "label likelihoods", "training, seed 42", "tuned, seed 42"]
+    names = {path.name for path in (checkout.path / "storage").rglob("*") if path.is_file()}
+    assert all(name.endswith((".tar", ".json")) and "partial" not in name for name in names), names
+
+
 def test_a_plain_store_asks_for_no_storage(tmp_path):
     store = Store(tmp_path)
     store.bring(["adapters/x"])

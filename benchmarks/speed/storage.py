@@ -2,7 +2,8 @@
 
 The store has 10,000 artifacts, in a folder and in a real S3 server on loopback that takes 20 ms for each request. The
 target: at most 1.5 times the local store's time. Each time is a process's from start to end, the least of several, and
-the server counts the requests. `cold` is a machine that has no cache yet. Needs the cluster extra and moto.
+the server counts the requests. What moto itself computes (about .3 s for a page of a listing) is no part of the 20 ms, so
+it is told apart. Needs the cluster extra and moto.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from tabulate import tabulate
@@ -25,6 +27,15 @@ from tests.cluster.s3 import Server, serving
 ROOT = Path(__file__).resolve().parents[2]
 PRISM = [sys.executable, "-m", "prism", "store"]
 PYTEST = [sys.executable, "-m", "pytest", "benchmarks", "-q", "--prism-profile", "nano", "--prism-spec", "phase1/nano"]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """The seconds of a process, those in which the server itself was busy, and the requests by method."""
+
+    seconds: float
+    busy: float
+    asked: str
 
 
 def fill(home: Path, artifacts: int) -> None:
@@ -48,14 +59,16 @@ def timed(command: list[str], environment: dict[str, str]) -> float:
     return time.perf_counter() - began
 
 
-def least(command: list[str], environment: dict[str, str], server: Server | None, times: int) -> tuple[float, str]:
-    """The least seconds of a command, and the requests of its last call by method."""
-    seconds = []
+def least(command: list[str], environment: dict[str, str], server: Server, times: int) -> Figure:
+    """The least seconds of a command, with what the server did meanwhile."""
+    found = []
     for _ in range(times):
-        if server:
-            server.requests.clear()
-        seconds.append(timed(command, environment))
-    return min(seconds), " ".join(f"{n} {method}" for method, n in sorted(server.requests.items())) if server else "–"
+        server.requests.clear()
+        server.busy = 0.0
+        seconds = timed(command, environment)
+        asked = " ".join(f"{n} {method}" for method, n in sorted(server.requests.items()))
+        found.append(Figure(seconds, server.busy, asked or "none"))
+    return min(found, key=lambda figure: figure.seconds - figure.busy)
 
 
 def main() -> None:
@@ -77,22 +90,19 @@ def main() -> None:
         server.delay = asked.delay
         copying = timed([*PRISM, "copy", str(home), url], there)
         print(f"copied: {copying:.0f} s, {server.requests.total():,} requests", flush=True)
-        cold_seconds, cold_requests = [], ""
-        for number in range(asked.times):
-            cold = there | {"PRISM_CACHE": str(work / f"cold-{number}")}
-            seconds, cold_requests = least(run, cold, server, 1)
-            cold_seconds.append(seconds)
-        least(run, there, server, 1)
-        local_ls, _ = least([*PRISM, "ls"], here, None, asked.times)
-        far_ls, ls_requests = least([*PRISM, "ls"], there, server, asked.times)
-        local_run, _ = least(run, here, None, asked.times)
-        far_run, run_requests = least(run, there, server, asked.times)
+        folder = {"ls": least([*PRISM, "ls"], here, server, asked.times), "run": least(run, here, server, asked.times)}
+        far = {"ls": least([*PRISM, "ls"], there, server, asked.times)}
+        caches = [there | {"PRISM_CACHE": str(work / f"cold-{number}")} for number in range(asked.times)]
+        cold = [least(run, cache, server, 1) for cache in caches]
+        far["run, no cache yet"] = min(cold, key=lambda figure: figure.seconds - figure.busy)
+        far["run"] = least(run, caches[0], server, asked.times)
     rows = [
-        ("prism store ls", local_ls, far_ls, far_ls / local_ls, ls_requests),
-        ("a cached run", local_run, far_run, far_run / local_run, run_requests or "none"),
-        ("a cached run, cold", local_run, min(cold_seconds), min(cold_seconds) / local_run, cold_requests),
+        (what, local.seconds, figure.seconds, figure.busy, (figure.seconds - figure.busy) / local.seconds, figure.asked)
+        for what, figure in far.items()
+        for local in [folder[what.partition(",")[0]]]
     ]
-    print(tabulate(rows, headers=["", "folder, s", "S3, s", "ratio", "requests"], floatfmt=".2f", tablefmt="github"))
+    headers = ["", "folder, s", "S3, s", "of which moto, s", "ratio without moto", "requests"]
+    print(tabulate(rows, headers=headers, floatfmt=".2f", tablefmt="github"))
 
 
 if __name__ == "__main__":

@@ -79,7 +79,8 @@ class Remote:
 
         protocol = self.url.partition("://")[0]
         with self._asking("opened"):
-            return fsspec.filesystem(protocol, use_listings_cache=False, skip_instance_cache=True)
+            options = {"session": _s3_session()} if protocol in ("s3", "s3a") else {}
+            return fsspec.filesystem(protocol, use_listings_cache=False, skip_instance_cache=True, **options)
 
     @cached_property
     def _root(self) -> str:
@@ -184,6 +185,22 @@ class Remote:
     def _no_bucket(self) -> StoreError:
         bucket = "://".join(part.partition("/")[0] for part in self.url.split("://", 1))
         return StoreError(f"{self.url}: there is no {bucket}; create it, or set another --prism-home")
+
+
+def _s3_session() -> Any:
+    """As s3fs makes one, but for its parser of times, which takes two thirds of what a listing costs."""
+    from aiobotocore.session import AioSession
+    from botocore.utils import parse_timestamp
+
+    def parse(text: Any) -> datetime:
+        try:
+            return datetime.fromisoformat(text)
+        except (TypeError, ValueError):
+            return parse_timestamp(text)
+
+    session = AioSession()
+    session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=parse)
+    return session
 
 
 class _Busy(Exception):

@@ -21,6 +21,7 @@ class Server:
         from werkzeug.serving import make_server
 
         self.delay, self.requests = delay, Counter[str]()
+        self.busy = 0.0  # seconds that moto itself took, which is no part of `delay`
         self._one_writer = threading.Lock()
         self.refuse: str = ""  # an S3 error code for every request
         self._app = DomainDispatcherApplication(create_backend_app)
@@ -32,6 +33,13 @@ class Server:
     def _answer(self, environ: dict[str, Any], respond: Any) -> Iterable[bytes]:
         self.requests[environ["REQUEST_METHOD"]] += 1
         time.sleep(self.delay)
+        began = time.perf_counter()
+        try:
+            return self._answer_now(environ, respond)
+        finally:
+            self.busy += time.perf_counter() - began
+
+    def _answer_now(self, environ: dict[str, Any], respond: Any) -> Iterable[bytes]:
         if self.refuse:
             respond("403 Forbidden", [("Content-Type", "application/xml")])
             return [f"<Error><Code>{self.refuse}</Code><Message>Refused.</Message></Error>".encode()]
