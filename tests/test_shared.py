@@ -579,6 +579,16 @@ def test_measurements_of_all_machines_are_counted(url, tmp_path):
     assert [look.fresh for look in looks.seen(one, first)] == [True, False]
 
 
+def test_an_object_of_a_stranger_is_written_nowhere_else(tmp_path):
+    store = machine("memory://bucket/x", tmp_path / "a" / "b")
+    remote = store.shared.remote
+    remote.write("evaluations/good.json", b"{}")
+    for name in ("evaluations/../../../evil.json", "evaluations//evil.json", "evaluations/./evil.json"):
+        MemoryFileSystem.store[f"/bucket/x/{name}"] = MemoryFileSystem.store["/bucket/x/evaluations/good.json"]
+    store.gather("evaluations")
+    assert [path.name for path in tmp_path.rglob("*.json")] == ["good.json"]
+
+
 def test_a_measurement_that_storage_did_not_take_is_sent_later(broken, tmp_path):
     one = scored(tiny_spec(tmp_path), {42: answers(12)})
     broken("refuses")
@@ -606,6 +616,15 @@ def test_a_run_on_another_machine_makes_nothing_and_measures_the_same(checkout):
     assert two["cost"][0]["cached"] == ["baseline", "label likelihoods", "training, seed 42", "tuned, seed 42"]
     names = {path.name for path in (checkout.path / "storage").rglob("*") if path.is_file()}
     assert all(name.endswith((".tar", ".json")) and "partial" not in name for name in names), names
+
+
+def test_a_url_of_no_use_ends_a_run_and_a_command_in_one_sentence(checkout):
+    done = checkout.runpytest_subprocess("benchmarks", "--prism-home", "ftp2://host/x")
+    assert done.ret == pytest.ExitCode.USAGE_ERROR
+    done.stderr.fnmatch_lines(["ERROR: --prism-home ftp2://host/x: ftp2 is no protocol of fsspec; *"])
+    done = checkout.run(sys.executable, "-m", "prism", "store", "ls", "--home", "ftp2://host/x")
+    assert done.ret == 2
+    assert len(done.errlines) == 1
 
 
 def test_a_plain_store_asks_for_no_storage(tmp_path):

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import importlib.util
 import os
+import platform
 import re
 import shutil
 import threading
@@ -145,14 +146,18 @@ class Remote:
             files.rm_file(self._path(name))
 
     def objects(self, folder: str = "") -> list[Object]:
-        """What is stored below a folder, sorted by name. Storage may list late what was written now."""
+        """What is stored below a folder, sorted by name, but for names that lead elsewhere as a path.
+
+        Storage may list late what was written now.
+        """
         files, found = self._files, {}
         with self._asking("listed", folder):
             found = files.find(self._path(folder), detail=True)
         self.requests += len(found) // PAGE
         start = len(self._root) + 1
         listed = [Object(path[start:], int(info["size"] or 0), _time(info)) for path, info in found.items()]
-        return sorted((each for each in listed if each.name and not each.name.endswith("/")), key=lambda o: o.name)
+        plain = (each for each in listed if not {"", ".", ".."} & set(each.name.split("/")))
+        return sorted(plain, key=lambda each: each.name)
 
     @contextlib.contextmanager
     def _asking(self, done: str, name: str = "", file: Path | None = None) -> Iterator[None]:
@@ -210,7 +215,7 @@ class _Busy(Exception):
 def _write_here(path: Path, content: Path | bytes, replace: bool) -> None:
     """Write a file of a shared folder whole: fsspec would write it in place, and ask before whether it exists."""
     make_folder(path.parent)
-    temporary = path.with_name(f".{path.name}.{os.uname().nodename}-{os.getpid()}-{threading.get_ident()}")
+    temporary = path.with_name(f".{path.name}.{platform.node()}-{os.getpid()}-{threading.get_ident()}")
     try:
         if isinstance(content, Path):
             shutil.copyfile(content, temporary)
