@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: bench test test-faults check wheel docs clean
+.PHONY: bench test test-faults test-cluster check wheel docs clean
 
 bench: $(READY)
 	@echo "== phase 1 on the embedded model: baseline, LoRA training, gate, report (about 3 minutes on 2 cores)"
@@ -19,6 +19,11 @@ test: $(READY)
 test-faults: $(READY)
 	@echo "== kills, flipped bits, full disks and fuzzers (about 30 minutes on 2 cores)"
 	@$(BIN)/pytest tests/faults -n auto
+
+test-cluster: $(READY)
+	@echo "== a store in S3, on a server of its own"
+	@$(BIN)/pip install -q --disable-pip-version-check -c constraints-cluster.txt -e '.[cluster]' 'moto[server]'
+	@$(BIN)/pytest tests/cluster
 
 check: $(READY)
 	@echo "== ruff, ruff format, the order of imports, mypy"

@@ -102,9 +102,8 @@ class Experiment:
                     if spec.adapter:
                         notes |= adapters.take(self.base.load(), spec.adapter, setting.root, folder)
                     else:
-                        log = setting.track.losses(folder.stem, spec, seed)
-                        notes |= launch.train(self.base.load(), fitting.kept, seed, folder, advance, log)
-                        notes |= fitting.notes
+                        told = advance, setting.track.losses(folder.stem, spec, seed), setting.store.keep
+                        notes |= launch.train(self.base.load(), fitting.kept, seed, folder, *told) | fitting.notes
                 notes["parity"] = parity.check(self.base.load(), folder, fitting.askable, self.examples.held_out)
                 resuming.discard_checkpoints(folder)
                 self.base.free()

@@ -69,6 +69,7 @@ def train(
     folder: Path,
     advance: Advance = lambda _, __="": None,
     log: training.Log = lambda step, values: None,
+    kept: training.Kept = lambda folder: None,
 ) -> dict[str, Any]:
     """`prism.models.train.train` in the processes of `[launch]`; if they are several, `base.model` gets no adapter.
 
@@ -76,7 +77,7 @@ def train(
     """
     spec = base.spec
     if spec.launch.processes == 1:
-        return training.train(base, examples, seed, folder, advance, log)
+        return training.train(base, examples, seed, folder, advance, log, kept)
     order = {
         "spec": spec.model_dump(mode="json", exclude_none=True),
         "root": str(base.root),

@@ -15,6 +15,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ from prism.models.chat import prompt_ids
 from prism.models.identity import engine
 
 Log = Callable[[int, Mapping[str, float]], None]  # a step and its numbers
+Kept = Callable[[Path], object]  # the folder of an adapter that has a new checkpoint
 
 # TRL's defaults, set explicitly because Unsloth replaces them (two accumulation steps, weight decay .001, warm-up .1).
 DEFAULTS: dict[str, Any] = {
@@ -169,21 +171,23 @@ def train(
     folder: Path,
     advance: Advance = lambda _, __="": None,
     log: Log = lambda step, values: None,
+    kept: Kept = lambda folder: None,
 ) -> dict[str, Any]:
     """Train an adapter and save it in `folder`; resume from the last complete checkpoint in it.
 
-    The checkpoints stay in `folder`/trainer until the caller has checked the adapter, so that a kill loses no training.
+    `kept` is called with `folder` for each whole checkpoint that training would go on from. They stay in
+    `folder`/trainer until the caller has checked the adapter, so that a kill loses no training.
 
     Returns notes: loss by step, trainable parameters, and wall seconds, images and tokens without padding of this
     process, which may have resumed. Afterwards `base.model` has the new adapter. Raises ModelError if the loss becomes
     NaN, SpecError if the trainer rejects an option.
     """
     disable_progress_bars()  # of datasets; the plugin draws the progress bar
-    config = sft_config(base.spec, folder, seed)
+    config, run = sft_config(base.spec, folder, seed), partial(_train, base, examples, seed, folder, advance, log, kept)
     most, why = captured.decide(base, config, examples, steps(base.spec, len(examples)))
     if most:
         try:
-            return _train(base, examples, seed, folder, advance, log, config, most) | {"engine": "captured"}
+            return run(config, most) | {"engine": "captured"}
         except captured.NotCaptured as reason:
             if config.world_size > 1:  # all of them start again: `prism.models.launch`
                 raise
@@ -191,7 +195,7 @@ def train(
         resuming.discard_checkpoints(folder)
         CONSOLE.say(f"{base.spec.id}: training starts again without the captured step: {why}")
         config = sft_config(base.spec, folder, seed)
-    return _train(base, examples, seed, folder, advance, log, config, 0) | {"engine": "plain", "why": why}
+    return run(config, 0) | {"engine": "plain", "why": why}
 
 
 def _train(
@@ -201,6 +205,7 @@ def _train(
     folder: Path,
     advance: Advance,
     log: Log,
+    kept: Kept,
     config: SFTConfig,
     most: int,
 ) -> dict[str, Any]:
@@ -228,7 +233,7 @@ def _train(
         ) from error
     trainer.remove_callback(PrinterCallback)  # the notes contain the losses; do not print them
     checkpoint = resuming.checkpoint_of(base, folder / "trainer")
-    trainer.add_callback(resuming.SameOrder(checkpoint))
+    trainer.add_callback(resuming.SameOrder(checkpoint, kept if resuming.goes_on(base) else None))
     resumed_at = resuming.step_of(checkpoint) if checkpoint else 0
     if resumed_at:
         advance(resumed_at)
