@@ -11,7 +11,6 @@ from importlib import import_module
 from pathlib import Path
 
 from prism.cli import starter
-from prism.cli.app import open_store
 from prism.cli.inferring import MOST_HELD_OUT, Columns, Told, infer_columns, quoted, read_source, split_line
 from prism.cli.pictures import Seen, fields_of, picture_column, reads_pictures, seen_by, task_of
 from prism.devices import cuda_devices
@@ -21,6 +20,7 @@ from prism.rows import Example, Row
 from prism.rows.examples import load_examples
 from prism.spec import Spec
 from prism.store.adapters import find_adapter, read_config
+from prism.store.homes import open_store
 from prism.tasks import Task, known_tasks, load_task
 from prism.tasks.check import load_checked_spec
 
