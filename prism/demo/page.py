@@ -67,13 +67,17 @@ def blocks(stage: Stage) -> Any:
             [visible(offer.typed(example), CUT), visible(example.reference, CUT)] for example in offer.held_out[:SHOWN]
         ]
 
+    def looked_at(name: str, place: int) -> dict[str, Any]:
+        """The picture of an example, for phases that have pictures."""
+        offer = stage.offers[name]
+        images = offer.held_out[place].images
+        return {"value": str(images[0]) if images else None, "visible": bool(offer.spec.image)}
+
     def shown(name: str, place: int) -> list[Any]:
         """The question, picture and reference of an example, and its place."""
         offer = stage.offers[name]
         example = offer.held_out[place]
-        picture = str(example.images[0]) if example.images else None
-        seen = gr.Image(value=picture, visible=bool(offer.spec.image))
-        return [offer.typed(example), seen, example.reference, place]
+        return [offer.typed(example), gr.Image(**looked_at(name, place)), example.reference, place]
 
     def framed(name: str) -> str:
         report = stage.report(name)
@@ -127,13 +131,12 @@ def blocks(stage: Stage) -> Any:
                         filterable=False,
                         elem_classes="choice",
                     )
-                question, picture, reference, place = shown(first, 0)
+                question, _, reference, place = shown(first, 0)
                 asked = gr.Textbox(
                     question, label="Question", lines=3, max_lines=10, max_length=CHARACTERS, elem_id="question"
                 )
                 image = gr.Image(
-                    picture.value,
-                    visible=picture.visible,
+                    **looked_at(first, 0),
                     label="Picture",
                     type="filepath",
                     image_mode=None,
