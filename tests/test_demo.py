@@ -457,9 +457,9 @@ def address(shop, request, monkeypatch):
 def test_the_page_may_begin_with_a_phase_of_pictures(looking):
     from prism.demo.page import blocks
 
-    parts = {part.elem_id: part for part in blocks(looking).blocks.values()}
-    assert parts["picture"].visible
-    assert Path(parts["picture"].value["path"]).is_file()
+    (picture,) = [part for part in blocks(looking).blocks.values() if part.get_block_name() == "image"]
+    assert picture.visible
+    assert Path(picture.value["path"]).is_file()
 
 
 @needs_gradio

@@ -59,7 +59,7 @@ def blocks(stage: Stage) -> Any:
     import gradio as gr
 
     names = [(f"{name} · {offer.spec.title.partition(':')[0]}", name) for name, offer in stage.offers.items()]
-    first = next(iter(stage.offers))
+    first, at_first = next(iter(stage.offers.items()))
 
     def listed(name: str) -> list[list[str]]:
         offer = stage.offers[name]
@@ -74,7 +74,7 @@ def blocks(stage: Stage) -> Any:
         return {"value": str(images[0]) if images else None, "visible": bool(offer.spec.image)}
 
     def shown(name: str, place: int) -> list[Any]:
-        """The question, picture and reference of an example, and its place."""
+        """The question, picture and reference of an example, and its place. Only for events: it makes a component."""
         offer = stage.offers[name]
         example = offer.held_out[place]
         return [offer.typed(example), gr.Image(**looked_at(name, place)), example.reference, place]
@@ -121,7 +121,7 @@ def blocks(stage: Stage) -> Any:
                         filterable=False,
                         elem_classes="choice",
                     )
-                    known = list(stage.offers[first].adapters)
+                    known = list(at_first.adapters)
                     adapter = gr.Dropdown(
                         known,
                         value=known[0],
@@ -131,9 +131,13 @@ def blocks(stage: Stage) -> Any:
                         filterable=False,
                         elem_classes="choice",
                     )
-                question, _, reference, place = shown(first, 0)
                 asked = gr.Textbox(
-                    question, label="Question", lines=3, max_lines=10, max_length=CHARACTERS, elem_id="question"
+                    at_first.typed(at_first.held_out[0]),
+                    label="Question",
+                    lines=3,
+                    max_lines=10,
+                    max_length=CHARACTERS,
+                    elem_id="question",
                 )
                 image = gr.Image(
                     **looked_at(first, 0),
@@ -149,7 +153,7 @@ def blocks(stage: Stage) -> Any:
                     ask = gr.Button("Ask both", variant="primary", elem_id="ask", scale=3)
                     stop = gr.Button("Stop", elem_id="stop", scale=1, min_width=80)
                 gold = gr.Textbox(
-                    reference,
+                    at_first.held_out[0].reference,
                     label="Reference of the example",
                     interactive=False,
                     lines=1,
@@ -170,7 +174,7 @@ def blocks(stage: Stage) -> Any:
                             elem_classes="tuned",
                         )
                         tuned_spent = gr.Markdown(elem_classes="spent", elem_id="tuned-spent")
-                kept = gr.State(place)
+                kept = gr.State(0)
                 examples = gr.Dataset(
                     components=[gr.Textbox(visible=False), gr.Textbox(visible=False)],
                     headers=["question", "reference"],
