@@ -61,7 +61,7 @@ def demo(options: argparse.Namespace) -> None:
         _wait_for(port)
         with _page(options.width, options.height, options.dark, options.scale) as shown:
             shown.goto(f"http://127.0.0.1:{port}/")
-            shown.locator("#examples tbody tr").nth(options.example).click()
+            shown.locator("#examples tbody tr").nth(options.example).locator("td").first.click()
             shown.wait_for_timeout(1_000)
             for _ in range(2):  # the first answer waits for the adapter
                 shown.locator("#ask").click()
@@ -70,8 +70,9 @@ def demo(options: argparse.Namespace) -> None:
                     "[...document.querySelectorAll('.spent')].every(one => /s\\s*$/.test(one.innerText))",
                     timeout=PATIENCE * 1_000,
                 )
+            shown.evaluate("window.scrollTo(0, 0)")
             shown.mouse.move(0, 0)
-            shown.wait_for_timeout(500)
+            shown.wait_for_timeout(3_000)  # Gradio greys what may still change
             _save(shown.screenshot(), options.out)
     finally:
         served.terminate()
