@@ -454,6 +454,15 @@ def address(shop, request, monkeypatch):
 
 
 @needs_gradio
+def test_the_page_may_begin_with_a_phase_of_pictures(looking):
+    from prism.demo.page import blocks
+
+    (picture,) = [part for part in blocks(looking).blocks.values() if part.get_block_name() == "image"]
+    assert picture.visible
+    assert Path(picture.value["path"]).is_file()
+
+
+@needs_gradio
 @pytest.mark.slow
 def test_eight_people_at_once_are_all_answered(address, shop):
     from gradio_client import Client

@@ -78,8 +78,9 @@ def draft(root: Path, given: Given, sample: Path) -> tuple[Path, str, Told]:
         columns = replace(columns, group=names.get(image, image))
     data = split_line(source, columns, adapter is not None, told)
     if mapped:
-        told.append(("columns", ", ".join(f"{theirs} is {own}" for own, theirs in mapped.items()) + f" of {task}"))
-        data += f"columns = {{ {', '.join(f'{own} = {quoted(theirs)}' for own, theirs in mapped.items())} }}\n"
+        pairs = ", ".join(f"{own} = {quoted(theirs)}" for own, theirs in mapped.items())
+        told.append(("columns", f"{pairs}: {task}'s names, and those of the rows"))
+        data += f"columns = {{ {pairs} }}\n"
     if columns.blank:
         empty = ", ".join(f'{quoted(names.get(name, name))} = [""]' for name in columns.blank)
         data += f"without = {{ {empty} }}\n"
