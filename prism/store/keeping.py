@@ -16,8 +16,9 @@ from typing import Literal
 from filelock import FileLock, Timeout
 
 from prism.errors import StoreError
-from prism.store import MANIFEST, Store, file_digest, make_folder, unwritable
+from prism.store import MANIFEST, Store, file_digest, make_folder, sync, unwritable
 from prism.store.cache import DIGEST, WORK
+from prism.store.files import settle
 from prism.store.manifest import verify
 from prism.store.shared import ARTIFACT, AT_ONCE, LEASE, PARTIAL, PROBE, place
 
@@ -240,7 +241,10 @@ def _put(store: Store, folder: Path, artifact: str) -> None:
         make_folder(target.parent)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".copied-") as temporary:
             shutil.copytree(folder, Path(temporary) / "artifact")
+            settle(Path(temporary) / "artifact")
+            sync(Path(temporary) / "artifact")
             place(Path(temporary) / "artifact", target)
+            sync(target.parent)
     except OSError as error:
         raise unwritable(store.home, error, "the folder that is copied to") from error
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from prism.errors import StoreError
 from prism.store import lease
 from prism.store.cache import Cache
-from prism.store.files import make_folder, settle, sync, unwritable
+from prism.store.files import make_folder, unwritable
 from prism.store.manifest import pending, read_manifest, verify
 from prism.store.packing import pack, unpack
 from prism.store.remote import Remote
@@ -233,16 +233,13 @@ def _name(folder: Path, suffix: str) -> str:
 
 
 def place(fetched: Path, folder: Path) -> None:
-    """Move a finished folder to its place, on the disk. If another process was faster, its stays."""
+    """Move a finished folder to its place. If another process was faster, its stays.
+
+    What a power cut takes of a cache has not the checksums of its manifest then, and is fetched again.
+    """
     try:
-        settle(fetched)
-        sync(fetched)
         make_folder(folder.parent)
-        try:
-            os.replace(fetched, folder)
-        except OSError:
-            if not folder.exists():
-                raise
-        sync(folder.parent)
+        os.replace(fetched, folder)
     except OSError as error:
-        raise unwritable(folder.parent, error, "--prism-cache") from error
+        if not folder.exists():
+            raise unwritable(folder.parent, error, "--prism-cache") from error
