@@ -121,7 +121,7 @@ def join(address: str, setting: Setting) -> Nodes:
     connect(address, {})
     try:
         found = _looked_at(ray, setting)
-        environment = _environment(found, setting.root)
+        environment = _environment(found, setting)
         if "working_dir" in environment or "py_modules" in environment:  # which Ray sends for a whole job alone
             ray.shutdown()
             connect(address, environment)
@@ -247,14 +247,17 @@ def write_token(home: Path) -> Path | None:
     return token
 
 
-def _environment(found: Sequence[Node], root: Path) -> dict[str, Any]:
+def _environment(found: Sequence[Node], setting: Setting) -> dict[str, Any]:
     """How tasks get PRISM's code, the specs and the bundled rows: as all nodes have them, else as a copy of this one's."""
-    package = Path(devices.__file__).parent
     if all(node.code and node.sees_checkout for node in found):
         places = {node.code for node in found} - {"installed"}
         return {"env_vars": {"PYTHONPATH": places.pop()}} if places else {}
-    modules = [] if all(node.code == "installed" for node in found) else [str(package)]
-    return {"working_dir": str(root), "excludes": LEFT_OUT, "py_modules": modules}
+    root, home = setting.root, setting.store.home
+    own = [str(home.relative_to(root))] if home.is_relative_to(root) else []
+    copied: dict[str, Any] = {"working_dir": str(root), "excludes": [*LEFT_OUT, *own]}
+    if any(node.code != "installed" for node in found):
+        copied["py_modules"] = [str(Path(devices.__file__).parent)]
+    return copied
 
 
 def _threads(found: Sequence[Node]) -> int:
