@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: bench test test-faults check wheel docs clean
+.PHONY: bench test test-faults test-cluster check wheel docs clean
 
 bench: $(READY)
 	@echo "== phase 1 on the embedded model: baseline, LoRA training, gate, report (about 3 minutes on 2 cores)"
@@ -14,11 +14,16 @@ bench: $(READY)
 
 test: $(READY)
 	@echo "== PRISM's own tests"
-	@$(BIN)/pytest tests -n auto -m "not faults"
+	@$(BIN)/pytest tests -n auto -m "not faults and not cluster"
 
 test-faults: $(READY)
 	@echo "== kills, flipped bits, full disks and fuzzers (about 30 minutes on 2 cores)"
 	@$(BIN)/pytest tests/faults -n auto
+
+test-cluster: $(READY)
+	@echo "== Ray on loopback: nodes that are killed, clusters that cannot be used (about 15 minutes on 2 cores)"
+	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -c constraints-cluster.txt -e '.[cluster]'
+	@$(BIN)/pytest tests/cluster
 
 check: $(READY)
 	@echo "== ruff, ruff format, the order of imports, mypy"

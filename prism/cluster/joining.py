@@ -137,14 +137,15 @@ def connect(address: str, environment: dict[str, Any]) -> None:
     """Call `ray.init`, quietly and in time, and keep the handler of SIGTERM, which Ray replaces."""
     import ray
 
-    host, _, port = address.rpartition("://")[2].rpartition(":")
-    if address != "auto":
+    named = os.environ.get("RAY_ADDRESS", "auto") if address == "auto" else address  # as Ray does
+    host, _, port = named.rpartition("://")[2].rpartition(":")
+    if named != "auto":
         if not (host and port.isdecimal()):
-            raise ClusterError(f"--prism-cluster {address}: write auto, HOST:PORT or ray://HOST:PORT")
+            raise ClusterError(f"--prism-cluster {named}: write auto, HOST:PORT or ray://HOST:PORT")
         try:
             socket.create_connection((host, int(port)), REACH).close()
         except (OSError, OverflowError) as error:
-            raise ClusterError(f"--prism-cluster {address}: cannot be reached ({error}); {START}") from None
+            raise ClusterError(f"--prism-cluster {named}: cannot be reached ({error}); {START}") from None
     before = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address, runtime_env=environment, log_to_driver=False, logging_level=logging.ERROR)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,11 @@ class Task:
     def minutes(self) -> float:
         """The expected duration, by the spec's `requires.minutes`; unknown ones count as the longest."""
         return (self.spec.requires.minutes or math.inf) * (BASELINE_SHARE if self.seed is None else 1)
+
+
+def longest_first(tasks: Iterable[Task]) -> list[Task]:
+    """The order in which tasks are handed out, so that no long one begins when all others end."""
+    return sorted(tasks, key=lambda task: -task.minutes)
 
 
 def make(experiment: Experiment, seed: int | None) -> list[Path]:

@@ -13,7 +13,7 @@ from typing import Any
 from prism.cluster import carrying, joining, node
 from prism.cluster.joining import Nodes
 from prism.cluster.node import Done, Order
-from prism.cluster.plan import Looking, Missing, Needs, Task, make, missing
+from prism.cluster.plan import Looking, Missing, Needs, Task, longest_first, make, missing
 from prism.devices import cuda_devices, use_elsewhere
 from prism.errors import ClusterError, PrismError, first_line
 from prism.experiment import Experiment
@@ -73,7 +73,7 @@ class Cluster:
                 tasks += lacking
         if tasks:
             needed = {task.spec.id: self.nodes.require(task.spec) for task in tasks}
-            for task in sorted(tasks, key=lambda task: -task.minutes):
+            for task in longest_first(tasks):
                 self._submit(task, needed[task.spec.id])
             count = len(self._refs)
             self.setting.screen.say(f"{count} {'task' if count == 1 else 'tasks'} for the cluster")

@@ -1,4 +1,4 @@
-"""Two nodes of a Ray cluster on loopback, each with one core. `make test-cluster` installs Ray; without it all is skipped."""
+"""Two nodes of a Ray cluster on loopback, each with one core. `make test-cluster` installs Ray; without it each module is skipped."""
 
 import json
 import os
@@ -9,8 +9,6 @@ import psutil
 import pytest
 
 from tests.conftest import SPEC, write_rows, write_spec
-
-pytest.importorskip("ray", reason="Ray is not installed; `make test-cluster` installs it and runs these")
 
 SMALL = {"object_store_memory": 100 * 2**20, "include_dashboard": False}
 # A lost node is noticed after a second and not after fifteen.
@@ -39,6 +37,15 @@ class Nodes:
             process.send_signal(signal.SIGKILL)
         node.kill_all_processes(check_alive=False, allow_graceful=False, wait=True)
         self.cluster.worker_nodes.discard(node)
+
+    def node_that_holds(self, lock):
+        """The node with a process that has this lock file open."""
+        for node in self.nodes:
+            raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
+            for process in raylet.children(recursive=True):
+                if any(file.path.endswith(lock) for file in process.open_files()):
+                    return node
+        raise AssertionError(f"no process holds {lock}")
 
     def working(self):
         """The processes of nodes that have loaded PyTorch's libraries: those that train or answer."""

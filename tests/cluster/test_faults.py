@@ -10,16 +10,16 @@ from tests.cluster.conftest import files, notes, stop_here, wait_until
 from tests.conftest import results
 from tests.test_plugin import run, start
 
+pytest.importorskip("ray", reason="Ray is not installed; `make test-cluster` installs it and runs these")
+pytestmark = [pytest.mark.slow, pytest.mark.cluster]
+
 LONG = {"num_train_epochs = 2": "num_train_epochs = 40"}  # 480 steps, a checkpoint each 48
 
 
-def checkpoints(checkout, least=1):
-    """The checkpoints that have come so far of trainings that go on; None before there are `least` trainings with one."""
-    found = {
-        path.parent.parent.name: path
-        for path in checkout.path.glob("home/adapters/*.partial/trainer/*/epoch_start.pth")
-    }
-    return found if len(found) >= least else None
+def checkpoint(checkout):
+    """The digest of the adapter whose training has written a checkpoint; None before."""
+    found = checkout.path.glob("home/adapters/*.partial/trainer/*/epoch_start.pth")
+    return next((path.parent.parent.parent.stem for path in found), None)
 
 
 def printed(out):
@@ -28,25 +28,24 @@ def printed(out):
 
 def test_a_killed_node_costs_no_finished_work_and_at_most_a_checkpoint_of_the_other(checkout, specs, made):
     specs(tiny=LONG)
-    run(checkout, "--prism-home", "whole", "--prism-seeds", "2")
+    run(checkout, "--prism-home", "whole")
     nodes = made({}, {})
-    process = start(checkout, "--prism-cluster", nodes.address, "--prism-seeds", "2")
+    process = start(checkout, "--prism-cluster", nodes.address)
     try:
-        wait_until(lambda: checkpoints(checkout, 2))
+        adapter = wait_until(lambda: checkpoint(checkout))
+        wait_until(lambda: files(checkout.path / "home"))
         finished = files(checkout.path / "home")
-        busy = next(node for node in nodes.nodes if node is not nodes.cluster.head_node)
-        nodes.kill(busy)
+        nodes.kill(nodes.node_that_holds(f"{adapter}.lock"))
         output, _ = process.communicate(timeout=240)
     finally:
         stop_here(process)
     assert process.returncode == pytest.ExitCode.TESTS_FAILED, output  # of the gain of .9 that is out of reach
-    assert "2 passed" in output
-    assert "1 failed" in output
+    assert "1 failed, 2 passed" in output
     assert files(checkout.path / "home") == files(checkout.path / "whole")
+    assert finished, "the baseline, by the other node"
     assert finished.items() <= files(checkout.path / "home").items()
-    resumed = sorted(note["resumed_at"] for note in notes(checkout.path / "home"))
-    assert resumed[0] == 0, "the other node's training went on"
-    assert resumed[1] >= 48, "the killed one's went on at a checkpoint"
+    (note,) = notes(checkout.path / "home")
+    assert 48 <= note["resumed_at"] < 480
 
 
 def test_a_poisoned_task_fails_alone_with_its_reason_on_its_items(checkout, specs, two_nodes):
@@ -67,7 +66,7 @@ def test_a_driver_that_dies_leaves_nothing_running_and_the_next_run_goes_on(chec
     nodes = made({}, {})
     process = start(checkout, "--prism-cluster", nodes.address)
     try:
-        wait_until(lambda: checkpoints(checkout))
+        wait_until(lambda: checkpoint(checkout))
         assert nodes.working()
     finally:
         stop_here(process)
@@ -82,7 +81,7 @@ def test_ctrl_c_cancels_what_runs_and_keeps_what_is_done(checkout, specs, two_no
     specs(tiny=LONG)
     process = start(checkout, "--prism-cluster", two_nodes.address)
     try:
-        wait_until(lambda: checkpoints(checkout))
+        wait_until(lambda: checkpoint(checkout))
         process.send_signal(getattr(signal, by))
         output, _ = process.communicate(timeout=120)
     finally:

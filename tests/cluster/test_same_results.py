@@ -4,9 +4,14 @@ import json
 import shutil
 import socket
 
+import pytest
+
 from tests.cluster.conftest import files, notes
 from tests.conftest import SPEC, results, write_spec
 from tests.test_plugin import run
+
+pytest.importorskip("ray", reason="Ray is not installed; `make test-cluster` installs it and runs these")
+pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
 TWO = {"one": {}, "two": {"learning_rate = 1e-2": "learning_rate = 2e-2"}}
 EACH = {"passed": 4, "failed": 2}  # the gains of .9 are out of reach
