@@ -102,10 +102,14 @@ def work(order: Order, board: Any, *before: Done) -> Done:
 
     `before` are tasks that make an artifact of this one, too; if one failed, this one has failed with it.
     """
+    import ray
+
     task, host = order.task, platform.node()
     if failed := next((done for done in before if done.error), None):
         return failed
     screen = Telling(board, task.name)
+    if attempts := ray.get_runtime_context().get_attempt_number():
+        screen.say(f"{task.name}: tried again, attempt {attempts + 1}, because its node or process was lost ({host})")
     root = Path(order.root or os.getcwd())
     store = Store(
         Path(order.home or os.environ.get("PRISM_HOME") or "~/.cache/prism").expanduser().resolve(), screen.say

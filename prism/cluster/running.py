@@ -92,8 +92,8 @@ class Cluster:
         """On the node of this process, so that no other node's end loses it."""
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
 
-        here = On(self._ray.get_runtime_context().get_node_id(), soft=True)
-        return self._ray.remote(node.Board).options(num_cpus=0, scheduling_strategy=here).remote()
+        here = On(self._ray.get_runtime_context().get_node_id(), soft=False)
+        return self._ray.remote(node.Board).options(num_cpus=0, max_restarts=-1, scheduling_strategy=here).remote()
 
     @cached_property
     def _work(self) -> dict[bool, Any]:

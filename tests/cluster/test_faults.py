@@ -13,7 +13,7 @@ from tests.test_plugin import run, start
 pytest.importorskip("ray", reason="Ray is not installed; `make test-cluster` installs it and runs these")
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
-LONG = {"num_train_epochs = 2": "num_train_epochs = 40"}  # 480 steps, a checkpoint each 48
+LONG = {"num_train_epochs = 2": "num_train_epochs = 40"}  # 480 steps, a checkpoint each 48; the gain of .9 is reached
 
 
 def checkpoint(checkout):
@@ -39,8 +39,9 @@ def test_a_killed_node_costs_no_finished_work_and_at_most_a_checkpoint_of_the_ot
         output, _ = process.communicate(timeout=240)
     finally:
         stop_here(process)
-    assert process.returncode == pytest.ExitCode.TESTS_FAILED, output  # of the gain of .9 that is out of reach
-    assert "1 failed, 2 passed" in output
+    assert process.returncode == pytest.ExitCode.OK, output
+    assert "phase1/tiny seed 42: tried again, attempt 2, because its node or process was lost" in output
+    assert "training, seed 42: " in output
     assert files(checkout.path / "home") == files(checkout.path / "whole")
     assert finished, "the baseline, by the other node"
     assert finished.items() <= files(checkout.path / "home").items()
@@ -49,13 +50,11 @@ def test_a_killed_node_costs_no_finished_work_and_at_most_a_checkpoint_of_the_ot
 
 
 def test_a_poisoned_task_fails_alone_with_its_reason_on_its_items(checkout, specs, two_nodes):
-    specs(good={}, poisoned={"learning_rate = 1e-2": "learning_rate = 1e30"})
+    specs(good={}, poisoned={'["q_proj", "v_proj", "up_proj"]': '["no_such_layer"]'})
     out = run(checkout, "--prism-cluster", two_nodes.address)
     out.assert_outcomes(passed=2, failed=1, errors=3)
-    assert printed(out).count("the training loss became NaN; lower [sft].learning_rate") >= 3
-    out.stdout.fnmatch_lines(
-        ["*ClusterError: phase1/poisoned seed 42, on *: phase1/poisoned: the training loss became NaN*"]
-    )
+    assert printed(out).count("no_such_layer") >= 3
+    out.stdout.fnmatch_lines(["*ClusterError: phase1/poisoned seed 42, on *no_such_layer*"])
     assert printed(out).count("phase1/poisoned: loading") == 1, "it is tried once, and not again by the driver"
     assert [spec["spec"] for spec in results(checkout)["specs"]] == ["good"]
 
@@ -71,7 +70,7 @@ def test_a_driver_that_dies_leaves_nothing_running_and_the_next_run_goes_on(chec
     finally:
         stop_here(process)
     wait_until(lambda: not nodes.working(), 60)
-    run(checkout, "--prism-cluster", nodes.address).assert_outcomes(passed=2, failed=1)
+    run(checkout, "--prism-cluster", nodes.address).assert_outcomes(passed=3)
     assert files(checkout.path / "home") == files(checkout.path / "whole")
     assert [note["resumed_at"] >= 48 for note in notes(checkout.path / "home")] == [True]
 
@@ -90,7 +89,7 @@ def test_ctrl_c_cancels_what_runs_and_keeps_what_is_done(checkout, specs, two_no
     assert "Traceback" not in output
     assert "the next run reuses the finished work in" in output
     wait_until(lambda: not two_nodes.working(), 60)
-    run(checkout, "--prism-cluster", two_nodes.address).assert_outcomes(passed=2, failed=1)
+    run(checkout, "--prism-cluster", two_nodes.address).assert_outcomes(passed=3)
     assert [note["resumed_at"] >= 48 for note in notes(checkout.path / "home")] == [True]
 
 
@@ -119,7 +118,7 @@ def test_two_clusters_on_one_store_make_each_artifact_once(checkout, specs, made
     finally:
         for process in processes:
             stop_here(process)
-    assert all("2 passed" in output for output in outputs), outputs
+    assert all("3 passed" in output for output in outputs), outputs
     assert sum("which another process makes" in output for output in outputs) >= 1
     assert sum(output.count("training, seed 42: ") for output in outputs) == 1
     assert len(notes(checkout.path / "home")) == 1
