@@ -6,6 +6,7 @@ import os
 import platform
 import time
 import traceback
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -55,6 +56,12 @@ class Board:
     def __init__(self) -> None:
         self.lines: list[tuple[str, str]] = []
         self.stages: dict[str, tuple[str, str, int, int, str]] = {}
+        self.begun: set[str] = set()
+
+    def begin(self, task: str, host: str) -> None:
+        if task in self.begun:
+            self.lines.append((task, f"{task}: tried again, because its node or process was lost ({host})"))
+        self.begun.add(task)
 
     def say(self, task: str, sentence: str) -> None:
         self.lines.append((task, sentence))
@@ -100,16 +107,11 @@ class Telling:
 def work(order: Order, board: Any, *before: Done) -> Done:
     """Do a task. What fails is returned as a sentence, so that no exception of a library has to travel.
 
-    `before` are tasks that make an artifact of this one, too; if one failed, this one has failed with it.
+    `before` are tasks that make an artifact of this one, too; what failed there is tried here, by this spec.
     """
-    import ray
-
     task, host = order.task, platform.node()
-    if failed := next((done for done in before if done.error), None):
-        return failed
     screen = Telling(board, task.name)
-    if attempts := ray.get_runtime_context().get_attempt_number():
-        screen.say(f"{task.name}: tried again, attempt {attempts + 1}, because its node or process was lost ({host})")
+    board.begin.remote(task.name, host)
     root = Path(order.root or os.getcwd())
     store = Store(
         Path(order.home or os.environ.get("PRISM_HOME") or "~/.cache/prism").expanduser().resolve(), screen.say
@@ -119,7 +121,8 @@ def work(order: Order, board: Any, *before: Done) -> Done:
             _receive(order, before, store)
         setting = Setting(root, store, screen, order.data, order.models, retrain=order.retrain and not before)
         experiment = Experiment(_placed(order, root), setting, [task.seed if task.seed is not None else task.spec.seed])
-        folders = make(experiment, task.seed)
+        with _heard(screen):
+            folders = make(experiment, task.seed)
         experiment.base.free()
     except PrismError as error:
         return Done(host, error=str(error))
@@ -129,6 +132,18 @@ def work(order: Order, board: Any, *before: Done) -> Done:
         _end(board, task.name)
     carried = {} if order.home else {_name(folder): carrying.pack(folder) for folder in folders}
     return Done(host, tuple(map(_name, folders)), tuple(map(_name, setting.made)), carried)
+
+
+@contextmanager
+def _heard(screen: Telling) -> Iterator[None]:
+    """Tell PRISM's warnings, which pytest lists where the tests run."""
+    with warnings.catch_warnings(record=True) as caught:
+        try:
+            yield
+        finally:
+            own = [each for each in caught if "prism" in Path(each.filename).parts]
+            for sentence in dict.fromkeys(str(each.message) for each in own):
+                screen.say(sentence)
 
 
 def _end(board: Any, name: str) -> None:

@@ -37,6 +37,7 @@ class Cluster:
         self.done: dict[str, Done] = {}
         self._refs: dict[Any, list[str]] = {}  # the tasks that a result ends
         self._by_artifact: dict[str, Any] = {}
+        self._needs: dict[str, Needs] = {}  # by spec
         self._changed = threading.Condition()
         self._lines: list[str] = []
         self._stages: dict[str, tuple[str, str, int, int, str]] = {}
@@ -58,13 +59,13 @@ class Cluster:
     def begin(self, wanted: Sequence[tuple[Spec, list[int]]]) -> dict[str, Experiment]:
         """Start what the store lacks of these specs and seeds; returns their experiments, which make nothing yet.
 
-        A spec whose rows or base cannot be read is left out: what is wrong with it is said where it is measured. Raises
+        A spec whose task, rows or base cannot be read is left out: what is wrong with it is said where it is measured. Raises
         ClusterError, before anything is started, if the cluster cannot be used or no node is large enough.
         """
         looking = Looking(**vars(self.setting))
         experiments, tasks = {}, []
         for spec, seeds in wanted:
-            with contextlib.suppress(PrismError):
+            with contextlib.suppress(Exception):
                 experiment = Experiment(spec, looking, seeds)
                 lacking = missing(experiment)
                 if lacking:  # many specs' rows would fill the memory while the cluster works
@@ -73,8 +74,9 @@ class Cluster:
                 tasks += lacking
         if tasks:
             needed = {task.spec.id: self.nodes.require(task.spec) for task in tasks}
+            self._needs |= needed
             for task in longest_first(tasks):
-                self._submit(task, needed[task.spec.id])
+                self._submit(task)
             count = len(self._refs)
             self.setting.screen.say(f"{count} {'task' if count == 1 else 'tasks'} for the cluster")
             self._collector = threading.Thread(target=self._collect, name="prism-cluster", daemon=True)
@@ -104,8 +106,8 @@ class Cluster:
             True: self._ray.remote(**plain, num_gpus=1, max_calls=1)(node.work),
         }
 
-    def _submit(self, task: Task, need: Needs) -> None:
-        before = self._by_artifact.get(task.makes)
+    def _submit(self, task: Task) -> None:
+        before, need = self._by_artifact.get(task.makes), self._needs[task.spec.id]
         self.tasks[task.name] = task
         if before is not None and task.seed is None:  # two specs with one baseline
             self._refs[before].append(task.name)
@@ -165,8 +167,20 @@ class Cluster:
             with self._changed:
                 self._lines += [line for _, line in lines]
                 self._stages = stages
-                self.done |= {name: done for ref, done in taken.items() for name in self._refs.pop(ref)}
+                for ref, done in taken.items():
+                    self._settle(ref, done)
                 self._changed.notify_all()
+
+    def _settle(self, ref: Any, done: Done) -> None:
+        """Note what became of a task. A baseline that failed is tried by the next spec that has it: it may be the spec's."""
+        first, *others = self._refs.pop(ref)
+        self.done[first] = done
+        if not done.error:
+            self.done |= dict.fromkeys(others, done)
+        elif others:
+            del self._by_artifact[self.tasks[first].makes]
+            for name in others:
+                self._submit(self.tasks[name])
 
     def _take(self, ref: Any) -> Done:
         """The result of a task; what was carried is stored."""

@@ -126,7 +126,8 @@ def wait_until(found, seconds=90):
 
 
 def stop_here(process):
-    """End a test's own child, whatever it does."""
+    """End a test's own child, whatever it does, and print what it said."""
     if process.poll() is None:
         os.kill(process.pid, signal.SIGKILL)
-        process.communicate(timeout=30)
+    if not process.stdout.closed:
+        print(process.communicate(timeout=30)[0])

@@ -40,7 +40,7 @@ def test_a_killed_node_costs_no_finished_work_and_at_most_a_checkpoint_of_the_ot
     finally:
         stop_here(process)
     assert process.returncode == pytest.ExitCode.OK, output
-    assert "phase1/tiny seed 42: tried again, attempt 2, because its node or process was lost" in output
+    assert "phase1/tiny seed 42: tried again, because its node or process was lost" in output
     assert "training, seed 42: " in output
     assert files(checkout.path / "home") == files(checkout.path / "whole")
     assert finished, "the baseline, by the other node"
