@@ -94,7 +94,7 @@ def simulated(known: Sequence[tuple[Spec, float, float]], specs: int, seeds: int
     return f"| {specs:,} × {seeds} | {gpus} | {len(tasks):,} | {' | '.join(hours)} | {share} | {unordered} |"
 
 
-def nothing(order: Any, board: Any, *before: Any) -> Any:
+def nothing(order: Any, board: Any) -> Any:
     from prism.cluster.node import Done
 
     return Done("nowhere")

@@ -7,7 +7,7 @@ import platform
 import time
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,11 +104,8 @@ class Telling:
         self.say(f"{what}: {time.monotonic() - start:.1f} s ({self.host})")
 
 
-def work(order: Order, board: Any, *before: Done) -> Done:
-    """Do a task. What fails is returned as a sentence, so that no exception of a library has to travel.
-
-    `before` are tasks that make an artifact of this one, too; what failed there is tried here, by this spec.
-    """
+def work(order: Order, board: Any) -> Done:
+    """Do a task. What fails is returned as a sentence, so that no exception of a library has to travel."""
     task, host = order.task, platform.node()
     screen = Telling(board, task.name)
     board.begin.remote(task.name, host)
@@ -118,8 +115,8 @@ def work(order: Order, board: Any, *before: Done) -> Done:
     )
     try:
         if not order.home:
-            _receive(order, before, store)
-        setting = Setting(root, store, screen, order.data, order.models, retrain=order.retrain and not before)
+            _receive(order, store)
+        setting = Setting(root, store, screen, order.data, order.models, retrain=order.retrain)
         experiment = Experiment(_placed(order, root), setting, [task.seed if task.seed is not None else task.spec.seed])
         with _heard(screen):
             folders = make(experiment, task.seed)
@@ -154,14 +151,13 @@ def _end(board: Any, name: str) -> None:
         ray.get(board.end.remote(name))
 
 
-def _receive(order: Order, before: Sequence[Done], store: Store) -> None:
+def _receive(order: Order, store: Store) -> None:
     """Store what the task needs and this node lacks."""
     import ray
 
-    sent = {name: content for done in before for name, content in done.carried.items()}
-    for artifact in (*order.found, *sent):
+    for artifact, reference in order.found.items():
         if not (store.home / artifact).is_dir():
-            carrying.unpack(artifact, sent.get(artifact) or ray.get(order.found[artifact]), store)
+            carrying.unpack(artifact, ray.get(reference), store)
 
 
 def _placed(order: Order, root: Path) -> Any:

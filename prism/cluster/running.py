@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -37,6 +38,7 @@ class Cluster:
         self.done: dict[str, Done] = {}
         self._refs: dict[Any, list[str]] = {}  # the tasks that a result ends
         self._by_artifact: dict[str, Any] = {}
+        self._leading: dict[Any, str] = {}  # the other way round
         self._needs: dict[str, Needs] = {}  # by spec
         self._changed = threading.Condition()
         self._lines: list[str] = []
@@ -107,10 +109,10 @@ class Cluster:
         }
 
     def _submit(self, task: Task) -> None:
-        before, need = self._by_artifact.get(task.makes), self._needs[task.spec.id]
+        leader, need = self._by_artifact.get(task.makes), self._needs[task.spec.id]
         self.tasks[task.name] = task
-        if before is not None and task.seed is None:  # two specs with one baseline
-            self._refs[before].append(task.name)
+        if leader is not None:  # two specs with one baseline, or with one recipe: it is made once
+            self._refs[leader].append(task.name)
             return
         variables = {"OMP_NUM_THREADS": str(self.nodes.threads)}
         variables |= {name: os.environ[name] for name in CARRIED if name in os.environ}
@@ -127,9 +129,9 @@ class Cluster:
                 resources={kind: 0.001} if kind else None,
                 runtime_env={"env_vars": self.nodes.environment.get("env_vars", {}) | variables},
             )
-            .remote(order, self._board, *([before] if before is not None else []))
+            .remote(order, self._board)
         )
-        self._by_artifact[task.makes] = ref
+        self._by_artifact[task.makes], self._leading[ref] = ref, task.makes
         self._refs[ref] = [task.name]
 
     def _order(self, task: Task) -> Order:
@@ -144,7 +146,7 @@ class Cluster:
             home if shared else "",
             setting.data,
             setting.models,
-            setting.retrain,
+            setting.retrain and not task.found,
             found,
         )
 
@@ -172,15 +174,20 @@ class Cluster:
                 self._changed.notify_all()
 
     def _settle(self, ref: Any, done: Done) -> None:
-        """Note what became of a task. A baseline that failed is tried by the next spec that has it: it may be the spec's."""
+        """Note what became of a task, and hand out those that waited for what it makes, too.
+
+        They have an adapter's answers left to make. Where the task failed they try by themselves: it may be its spec's.
+        """
         first, *others = self._refs.pop(ref)
         self.done[first] = done
-        if not done.error:
+        made = self._leading.pop(ref)
+        del self._by_artifact[made]
+        if self.tasks[first].seed is None and not done.error:
             self.done |= dict.fromkeys(others, done)
-        elif others:
-            del self._by_artifact[self.tasks[first].makes]
-            for name in others:
-                self._submit(self.tasks[name])
+            return
+        for name in others:
+            task = self.tasks[name]
+            self._submit(task if done.error else replace(task, makes=f"answers of {name}", found=(made,)))
 
     def _take(self, ref: Any) -> Done:
         """The result of a task; what was carried is stored."""
