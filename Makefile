@@ -14,14 +14,14 @@ bench: $(READY)
 
 test: $(READY)
 	@echo "== PRISM's own tests"
-	@$(BIN)/pytest tests -n auto -m "not faults"
+	@$(BIN)/pytest tests -n auto -m "not faults and not cluster"
 
 test-faults: $(READY)
 	@echo "== kills, flipped bits, full disks and fuzzers (about 30 minutes on 2 cores)"
 	@$(BIN)/pytest tests/faults -n auto
 
 test-cluster: $(READY)
-	@echo "== a store in S3, on a server of its own"
+	@echo "== a store in S3 on a server of its own; Ray on loopback, with nodes that are killed (about 15 minutes on 2 cores)"
 	@$(BIN)/pip install -q --disable-pip-version-check -c constraints-cluster.txt -e '.[cluster]' 'moto[server]'
 	@$(BIN)/pytest tests/cluster
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -21,9 +22,21 @@ def _driver() -> tuple[Any, int]:
     return driver, driver.cuInit(0)
 
 
+_elsewhere: list[tuple[str, float]] = []
+
+
+def use_elsewhere(gpus: Sequence[tuple[str, float]]) -> None:
+    """Let a machine without a GPU count these, name and GiB: those of the cluster that computes for it."""
+    _elsewhere[:] = gpus
+    cuda_devices.cache_clear()
+    cuda_memory.cache_clear()
+
+
 @cache
 def cuda_devices() -> int:
     """The number of CUDA devices that the driver reports; 0 without a working driver."""
+    if _elsewhere:
+        return len(_elsewhere)
     driver, error = _driver()
     count = ctypes.c_int(0)
     if driver is None or error or cuda_fault() or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
@@ -56,6 +69,8 @@ def _torch_cuda() -> int:
 @cache
 def cuda_memory() -> list[tuple[str, float]]:
     """The name and memory in GiB of each CUDA device."""
+    if _elsewhere:
+        return list(_elsewhere)
     devices = []
     for n in range(cuda_devices()):
         driver, _ = _driver()

@@ -66,6 +66,10 @@ class ResourceError(PrismError):
     """The machine lacks the device, memory or disk that the spec needs."""
 
 
+class ClusterError(PrismError):
+    """A cluster cannot be reached or used, or a task of it failed."""
+
+
 class MetricError(PrismError):
     """A metric returned something that is not a score."""
 

@@ -139,7 +139,7 @@ class Experiment:
     @cached_property
     def altered(self) -> dict[int, Path]:
         """The tuned model's answers to questions whose evidence a control took away or changed, by training seed."""
-        asked = [example for examples in self._asked.values() for example in examples]
+        asked = [example for examples in self.asked_by_control.values() for example in examples]
         if not asked:
             return {}
         return {
@@ -148,7 +148,7 @@ class Experiment:
         }
 
     @cached_property
-    def _asked(self) -> dict[str, list[Example]]:
+    def asked_by_control(self) -> dict[str, list[Example]]:
         """The held-out examples as each control asks them, under ids of their own."""
         held_out, altering = self.examples.held_out, self.task.controls.items()
         return {name: [replace(alter(e, held_out), id=f"{e.id}/{name}") for e in held_out] for name, alter in altering}
@@ -281,7 +281,7 @@ class Experiment:
         held_out, task = self.examples.held_out, self.task
         altered = {
             name: {seed: [said.answer for said in read_predictions(folder, e)] for seed, folder in self.altered.items()}
-            for name, e in self._asked.items()
+            for name, e in self.asked_by_control.items()
         }
         stated = read_likelihoods(self.likelihoods, held_out) if self.likelihoods else []
         beside = controls.beside(altered, task.fixed, task.contenders, stated, trained, held_out, self.setting.remember)

@@ -147,7 +147,7 @@ def page(found: dict[tuple[str, str], dict[str, Any]]) -> str:
         for (name, library), line in found.items()
         if "seconds" in line
     ]
-    text = f"{gpu_name() or "no GPU"}, {datetime.now(UTC):%Y-%m-%d}; {libraries}.\n\n{table(found)}\n\nSeconds by stage:\n\n"
+    text = f"{gpu_name() or 'no GPU'}, {datetime.now(UTC):%Y-%m-%d}; {libraries}.\n\n{table(found)}\n\nSeconds by stage:\n\n"
     return text + "\n".join(stages) + "\n"
 
 

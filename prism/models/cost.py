@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import math
+import os
+import platform
 import re
 import resource
 import sys
@@ -15,6 +17,7 @@ from typing import Any
 
 from prism.errors import ResourceError
 from prism.spec import Spec
+from prism.store.provenance import processor
 
 COSTS = {  # costs that [gate.cost] may limit, and which direction is better
     "peak_memory_gib": "lower",
@@ -45,6 +48,7 @@ OUT_OF_MEMORY = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")  # m
 def stage(what: str = "", lower: str = "") -> Iterator[dict[str, Any]]:
     """Time a stage; the dict gets `seconds`, and `peak_memory_gib`: the stage's on a GPU, else this process's so far.
 
+    It gets `machine`: the host, its GPU or processor, and the threads that PyTorch computes with.
     It gets `energy_wh` if NVML is installed and the stage used a GPU. Raises ResourceError if the GPU runs out of
     memory, naming the stage and the spec key to `lower`.
     """
@@ -67,6 +71,7 @@ def stage(what: str = "", lower: str = "") -> Iterator[dict[str, Any]]:
     notes["seconds"] = notes.get("seconds", time.perf_counter() - start)
     notes["peak_memory_gib"] = peak_memory_gib()
     notes["device"] = gpu_name()
+    notes["machine"] = f"{platform.node()}: {notes['device'] or processor()}, {_threads()}"
     gpus = _used_gpus() & energy_before.keys()
     if gpus:
         energy_after = _energy_joules()
@@ -130,6 +135,12 @@ def gpu_name() -> str:
     return str(cuda.get_device_name()) if cuda else ""
 
 
+def _threads() -> str:
+    """The threads of this process's computations, which change the last bits of sums on a CPU."""
+    count = int(getattr(sys.modules.get("torch"), "get_num_threads", os.cpu_count)() or 1)
+    return f"{count} thread{'s' * (count != 1)}"
+
+
 def utilization(notes: Mapping[str, Any]) -> float | None:
     """Model flops utilization of a training: the minimal operations for its tokens over what the GPU could have done.
 
@@ -180,6 +191,7 @@ def summary(stages: Mapping[str, Mapping[str, Any]], cached: Sequence[str]) -> d
         "utilization": {name: used for name, notes in stages.items() if (used := utilization(notes)) is not None},
         "engine": {name: notes["engine"] for name, notes in stages.items() if "engine" in notes},
         "system": {name: notes["system"] for name, notes in stages.items() if "system" in notes},
+        "machine": {name: notes["machine"] for name, notes in stages.items() if "machine" in notes},
         "cached": list(cached),
     }
 

@@ -27,6 +27,7 @@ from prism.rows import Example
 from prism.spec import Spec
 from prism.store import disk_fault
 from prism.store.hub import recorded
+from prism.store.sources import is_local
 
 # ruff: isort: split
 # After prism.models.load, which imports Unsloth if PRISM uses it.
@@ -306,14 +307,16 @@ def _compiling_failed(base: Base, error: RuntimeError) -> str:
 
 
 def settle_config(spec: Spec, file: Path) -> None:
-    """Make an adapter's configuration the same in each training, and name a base of the hub as others find it.
+    """Make an adapter's configuration the same in each training, and name the base as others find it: as the spec does.
 
-    PEFT writes sets in any order, and where the base's files lie here.
+    PEFT writes sets in any order, and where the base's files lie here, which would make the path a part of every digest.
     """
     config = json.loads(file.read_text(encoding="utf-8"))
     config |= {key: sorted(config[key]) for key in SETS if isinstance(config.get(key), list)}
     if found := recorded("model", spec.model.model_name, spec.model.revision):
         config |= {"base_model_name_or_path": spec.model.model_name, "revision": found["revision"]}
+    elif is_local(spec.model.model_name, Path()):
+        config |= {"base_model_name_or_path": spec.model.model_name}
     file.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
 
 

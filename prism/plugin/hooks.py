@@ -62,6 +62,8 @@ def pytest_configure(config: pytest.Config) -> None:
         "full": "published models, GPU",
     }.items():
         config.addinivalue_line("markers", f"{mark}: {meaning}")
+    if session.cluster and config.getoption("tx", None):
+        raise pytest.UsageError("--prism-cluster with -n: the cluster runs tasks side by side already; leave one out")
     for option, given in {"--prism-data": session.setting.data, "--prism-models": session.setting.models}.items():
         if given and not given.is_dir():
             raise pytest.UsageError(f"{option} {given}: no such folder")
@@ -134,6 +136,7 @@ def pytest_collection(session: pytest.Session) -> None:
         if path == root or path.is_relative_to(root / "benchmarks"):
             try:
                 specs = state.all_specs()
+                state.look_at_cluster()
             except PrismError as error:
                 raise pytest.UsageError(str(error)) from None
             _check_chosen(state, specs)
@@ -210,6 +213,32 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if "threshold" in getattr(item, "fixturenames", ()) and (spec := _parameter(item, "spec")):
             limit = _parameter(item, "threshold")  # None if the spec has no gate and is only measured
             item.user_properties += [("spec", spec.id), *([("threshold", limit.id)] if limit else [])]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> None:
+    """Start on the cluster what the selected items will ask for."""
+    state = session.config.stash[Session.key]
+    if state.cluster is None or session.config.option.collectonly or session.testsfailed:
+        return
+    specs = {spec.id: spec for item in session.items for spec in _measured(item) if not state.lacking(spec)}
+    try:
+        state.begin(list(specs.values()))
+    except PrismError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if (state := config.stash.get(Session.key, None)) and state.cluster:
+        state.cluster.stop()
+
+
+def _measured(item: pytest.Item) -> list[Spec]:
+    """The specs that an item measures: its own if it uses `experiment`, and those that a portfolio's items name."""
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    used = {"spec"} if "experiment" in getattr(item, "fixturenames", ()) else set()
+    names = (parameters.keys() - {"spec", "planned_spec"}) | used
+    return [spec for name in names if isinstance(spec := parameters.get(name), Spec)]
 
 
 def _has_empty_parameters(item: pytest.Item) -> bool:

@@ -34,6 +34,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--prism-retrain", action="store_true", help="train again even if the store has the adapter")
     alarms = "5 %% false alarms of drop in a run, or over all runs against one accepted run"
     add("--prism-alarms", choices=["run", "reference"], default="run", help=alarms)
+    cluster = "train and answer on a Ray cluster: auto (the one on this machine), HOST:PORT or ray://HOST:PORT"
+    add("--prism-cluster", metavar="ADDRESS", help=cluster)
     add(
         "--prism-seeds",
         type=_seeds,

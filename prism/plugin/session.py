@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 
 import pytest
 
+from prism.cluster.running import Cluster
+from prism.devices import cuda_devices
 from prism.errors import PrismError
 from prism.experiment import Experiment
 from prism.judge.asking import choose
@@ -54,6 +56,8 @@ class Session:
             retrain=option("--prism-retrain"),
             alarms=_alarms(option("--prism-alarms"), config.rootpath),
         )
+        address = option("--prism-cluster")
+        self.cluster = Cluster(address, self.setting) if address and not self.worker else None
         self.reports = (config.rootpath / Path(option("--prism-report")).expanduser()).resolve()
         self._seeds: str = option("--prism-seeds")
         self.limit: int | None = option("--prism-limit")
@@ -69,6 +73,7 @@ class Session:
         self.interrupted = ""
         self._specs: dict[str, list[Spec]] = {}
         self._experiments: dict[str, Experiment] = {}
+        self._begun: dict[str, Experiment] = {}  # on a cluster
 
     @property
     def folder(self) -> Path:
@@ -108,12 +113,34 @@ class Session:
         return lacking(spec, self.setting.root, self.setting.data, self.gpus)
 
     def experiment(self, spec: Spec) -> Experiment:
-        """The experiment of a spec, one for all tests. Raises ResourceError if the machine lacks memory or disk for it."""
+        """The experiment of a spec, one for all tests. Raises ResourceError if the machine lacks memory or disk for it.
+
+        Raises ClusterError if a task of it has failed on a cluster; else what tasks make is there.
+        """
         if spec.id not in self._experiments:
-            require(spec, self.setting.store.home)
             self.screen.begin(spec.id)
-            self._experiments[spec.id] = Experiment(spec, self.setting, self.seeds(spec))
+            if self.cluster and (spec.id not in self._begun):
+                self.begin([spec])
+            if self.cluster and (begun := self._begun.get(spec.id)):
+                self.cluster.wait(begun)
+                self._experiments[spec.id] = begun
+            else:
+                require(spec, self.setting.store.home)
+                self._experiments[spec.id] = Experiment(spec, self.setting, self.seeds(spec))
         return self._experiments[spec.id]
+
+    def look_at_cluster(self) -> None:
+        """Join the cluster now if the GPUs that decide digests, and which specs run, are not this machine's."""
+        specs = self.all_specs()
+        foreign = not cuda_devices() and not all(spec.sft.get("use_cpu") for spec in specs)
+        if self.cluster and (foreign or any(spec.requires.vram_gb and self.lacking(spec) for spec in specs)):
+            cards = [card for node in self.cluster.nodes.nodes for card in node.cards]
+            self.gpus = [max(cards, key=lambda card: card[1])] if cards else None
+
+    def begin(self, specs: Sequence[Spec]) -> None:
+        """Start on the cluster what the store lacks of these specs."""
+        assert self.cluster is not None
+        self._begun |= self.cluster.begin([(spec, self.seeds(spec)) for spec in specs])
 
     def finish(self) -> Run | None:
         """Publish the report of the measured specs; None if no spec was fully measured."""

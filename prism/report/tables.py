@@ -236,19 +236,21 @@ def seeds(result: Result) -> Table | None:
     return Table(["metric", "mean", "sd", *(f"seed {seed}" for seed in names)], rows)
 
 
-# Columns by their key in `Result.cost`, each shown if any stage has a value: of runs with images, of runs on a GPU.
+# Columns by their key in `Result.cost`, each shown if any stage has a value: of runs with images, of runs on a GPU, of
+# stages that several machines made.
 WHERE_KNOWN = {
     "images/s": "images_per_second",
     "energy, Wh": "energy_wh",
     "utilization": "utilization",
     "path": "engine",
     "system turn": "system",
+    "machine": "machine",
 }
 
 
 def cost(results: Sequence[Result]) -> Table | None:
     """One row per stage; peak memory is that of the whole spec."""
-    columns = {head: key for head, key in WHERE_KNOWN.items() if any(_known(result, key) for result in results)}
+    columns = {head: key for head, key in WHERE_KNOWN.items() if _known(results, key)}
     rows = []
     for result in results:
         seconds, speeds = result.cost.get("seconds", {}), result.cost.get("tokens_per_second", {})
@@ -263,10 +265,10 @@ def cost(results: Sequence[Result]) -> Table | None:
     return Table(headers, rows, numbers=2) if rows else None
 
 
-def _known(result: Result, key: str) -> bool:
-    """Whether a cost needs a column; not if nothing was captured, as on a CPU."""
-    values = set((result.cost.get(key) or {}).values())
-    return bool(values - {"generate", "plain"})
+def _known(results: Sequence[Result], key: str) -> bool:
+    """Whether a cost needs a column; not if nothing was captured, as on a CPU, or one machine made all."""
+    values = {value for result in results for value in (result.cost.get(key) or {}).values()}
+    return len(values) > 1 if key == "machine" else bool(values - {"generate", "plain"})
 
 
 def parity(result: Result) -> Table | None:

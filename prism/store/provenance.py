@@ -28,7 +28,7 @@ def provenance(root: Path, packages: Sequence[str]) -> dict[str, Any]:
         "versions": {"prism": __version__} | versions((*packages, "deepeval", "scikit-learn", "pytest")),
         "machine": {
             "system": platform.platform(),
-            "processor": _processor(),
+            "processor": processor(),
             "cores": os.cpu_count(),
             "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
             "gpus": _gpus(),
@@ -58,7 +58,9 @@ def _git(root: Path, *arguments: str) -> str | None:
     return result.stdout.strip()
 
 
-def _processor() -> str:
+@cache
+def processor() -> str:
+    """The name of this machine's processor."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
