@@ -100,10 +100,10 @@ class Nodes:
     def require(self, spec: Spec) -> Needs:
         """What a task of the spec needs. Raises ClusterError if no node has it."""
         need = needs(spec, self.threads)
-        lacking = [node.lacks(need) for node in self.nodes]
-        if all(lacking):
+        if all(node.lacks(need) for node in self.nodes):
+            largest = max(self.nodes, key=lambda node: (node.gpus > 0, node.cpus, node.memory))
             raise ClusterError(
-                f"{spec.id}: needs {lacking[0]}, and no node of the cluster has it; add such a node, or leave the spec "
+                f"{spec.id}: needs {largest.lacks(need)}, and no node of the cluster has it; add such a node, or leave the spec "
                 f"out with -k"
             )
         return need
