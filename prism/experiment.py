@@ -18,10 +18,11 @@ from prism.models import cost, embeddings, window
 from prism.models.identity import adapter_identity, predictions_identity, training_side
 from prism.models.lazy import BATCH, LENGTH, LazyBase
 from prism.report.details import details, enriched, of_leaks
-from prism.rows import Example, Prediction, Row, leaks
+from prism.rows import Example, Prediction, Row, leaks, remembered
 from prism.rows.answers import read_likelihoods, read_predictions
-from prism.rows.examples import Examples, load_examples
+from prism.rows.examples import load_examples
 from prism.rows.leaks import Kind, Leaks
+from prism.rows.remembered import Examples, Training
 from prism.rows.splits import split_places, unique_ids
 from prism.setting import Setting
 from prism.spec import Spec
@@ -58,6 +59,11 @@ class Experiment:
         spec, setting = self.spec, self.setting
         if spec.semantic:  # so that a missing model is reported first
             embeddings.model_identity(spec.semantic.model, setting.root, setting.screen.say)
+        known = remembered.identity(spec, self.task.source, setting.root, setting.data)
+        return remembered.examples(known, spec.id, self._read_examples, setting.remember)
+
+    def _read_examples(self) -> Examples:
+        spec, setting = self.spec, self.setting
         removed: set[int] = set()
 
         def places(rows: Sequence[Row], split: Mapping[str, Any], seed: int) -> tuple[list[int], list[int]]:
@@ -70,19 +76,11 @@ class Experiment:
 
         pictures, say = setting.store.home / "images", setting.screen.say
         training, held_out = load_examples(spec, self.task, setting.root, setting.data, places, leaking, pictures, say)
-        return Examples(training, held_out, self._leaks(training, held_out), len(removed))
+        return Examples(Training.of(training), held_out, self._leaks(training, held_out), len(removed))
 
     def _leaks(self, training: Sequence[Example], held_out: Sequence[Example]) -> Leaks:
         """Which held-out samples have a twin among the training rows; looked for once for the same rows."""
-        if not training:
-            return Leaks({}, [], [], {}, {})
-
-        def compute() -> dict[str, Any]:
-            what = f"leaks, {len(held_out):,} held-out samples against {len(training):,} training rows"
-            with self.setting.screen.progress(f"{self.spec.id}: {what}"):
-                return leaks.find_twins(training, held_out).to_json()
-
-        return Leaks.from_json(self.setting.remember(leaks.identity(training, held_out), compute))
+        return leaks.remembered(training, held_out, self.setting.remember, self.spec.id, self.setting.screen)
 
     # Adapters
 
@@ -276,7 +274,7 @@ class Experiment:
         judged = [tier3.metric(d, grades, held_out, answers, task.is_judged) for d, grades in self.grades.items()]
         return [*own, *judged], evaluation_digest(self.spec, task.version, held_out, own)
 
-    def _controls(self, trained: list[Example]) -> tuple[dict[str, controls.Answers], dict[str, Any]]:
+    def _controls(self, trained: Training) -> tuple[dict[str, controls.Answers], dict[str, Any]]:
         """The answers that stand beside the tuned ones, by control, and how well label likelihoods are calibrated."""
         held_out, task = self.examples.held_out, self.task
         altered = {
@@ -284,7 +282,7 @@ class Experiment:
             for name, e in self._asked.items()
         }
         stated = read_likelihoods(self.likelihoods, held_out) if self.likelihoods else []
-        beside = controls.beside(altered, task.fixed, task.contenders, stated, trained, held_out, self.setting.remember)
+        beside = controls.beside(altered, task, stated, trained, held_out, self.setting.remember)
         gold = [example.reference for example in held_out]
         return beside, {"baseline": reliability(stated, gold)} if stated else {}
 
