@@ -73,5 +73,6 @@ class LazyBase:
         return self._fitting
 
     def free(self) -> None:
-        self._loaded = None
-        gc.collect()
+        if self._loaded is not None:
+            self._loaded = None
+            gc.collect()

@@ -48,6 +48,9 @@ class Reader(Protocol):
     @property
     def images(self) -> Sequence[str]: ...  # the columns that hold images
 
+    @property
+    def source(self) -> str: ...  # the digest of a file beside the spec; empty for PRISM's own
+
 
 def load_examples(
     spec: Spec,

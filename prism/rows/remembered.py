@@ -10,16 +10,19 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, overload
 
 from prism.errors import DataError
+from prism.progress import Progress
 from prism.redaction import redacted
-from prism.rows import Example
+from prism.rows import Example, Row, leaks
+from prism.rows.examples import Reader, load_examples
 from prism.rows.images import image_digests
-from prism.rows.leaks import Leaks, Remember
+from prism.rows.leaks import Kind, Leaks, Remember
 from prism.rows.parts import local_part, parts_of
+from prism.rows.splits import split_places, unique_ids
 from prism.spec import Spec
 from prism.store import digest, file_digest, list_digest
 from prism.store.provenance import versions
@@ -116,8 +119,15 @@ def identity(spec: Spec, source: str, root: Path, data: Path | None) -> dict[str
     }
 
 
-def examples(known: Mapping[str, Any] | None, name: str, read: Callable[[], Examples], remember: Remember) -> Examples:
-    """What `read` returns, or what is remembered of it under the identity `known`; `name` is the spec's, for messages."""
+def examples(
+    spec: Spec, task: Reader, root: Path, data: Path | None, home: Path, screen: Progress, remember: Remember
+) -> Examples:
+    """The examples of a spec, read or remembered; `home` is the store's folder, `data` is --prism-data.
+
+    Raises DataError as `load_examples` does.
+    """
+    read = partial(_read, spec, task, root, data, home, screen, remember)
+    known = identity(spec, task.source, root, data)
     if known is None:
         return read()
     now: list[Examples] = []
@@ -127,18 +137,38 @@ def examples(known: Mapping[str, Any] | None, name: str, read: Callable[[], Exam
         return _kept(now[0])
 
     kept = remember(known, compute)
-    return now[0] if now else _restored(kept, name, read) if kept else read()
+    return now[0] if now else _restored(kept, spec.id, read) if kept else read()
+
+
+def _read(
+    spec: Spec, task: Reader, root: Path, data: Path | None, home: Path, screen: Progress, remember: Remember
+) -> Examples:
+    removed: set[int] = set()
+
+    def twins(training: Sequence[Example], held_out: Sequence[Example]) -> Leaks:
+        return leaks.remembered(training, held_out, remember, spec.id, screen)
+
+    def places(rows: Sequence[Row], split: Mapping[str, Any], seed: int) -> tuple[list[int], list[int]]:
+        identity = {"kind": "split", "rows": digest(unique_ids(rows)), "split": split, "seed": seed}
+        return remember(identity, lambda: split_places(rows, split, seed))
+
+    def leaking(pool: Sequence[Example], held_out: Sequence[Example], kind: Kind) -> set[int]:
+        removed.update(twins(pool, held_out).rows(kind))
+        return removed
+
+    training, held_out = load_examples(spec, task, root, data, places, leaking, home / "images", screen.say)
+    return Examples(Training.of(training), held_out, twins(training, held_out), len(removed))
 
 
 def _kept(found: Examples) -> dict[str, Any] | None:
     """What later runs need of the examples, as JSON; None if JSON or the removal of secrets would change an example."""
-    leaks, training = found.leaks, found.training
-    named = {twin.training for twin in leaks.held_out.values()}.union(leaks.answers.values(), leaks.contexts.values())
+    told, training = found.leaks, found.training
+    named = {twin.training for twin in told.held_out.values()}.union(told.answers.values(), told.contexts.values())
     kept = {
         "held_out": [_plain(example) for example in found.held_out],
         "some": {place: _plain(training[place]) for place in sorted(named)},
         "training": {"size": len(training), "trained_on": training.trained_on, "content": training.content},
-        "leaks": leaks.to_json(),
+        "leaks": told.to_json(),
         "removed": found.removed,
     }
     try:
