@@ -50,7 +50,8 @@ class Experiment:
     def __init__(self, spec: Spec, setting: Setting, seeds: Sequence[int], examples: Examples | None = None) -> None:
         self.spec, self.setting, self.seeds, self._read = spec, setting, list(seeds), examples
         self.task = load_task(spec)
-        self.base = LazyBase(spec, setting.root, setting.store.home, setting.screen, setting.models)
+        self.clock = cost.Clock(spec.id)
+        self.base = LazyBase(spec, setting.root, setting.store.home, setting.screen, setting.models, self.clock)
 
     @cached_property
     def examples(self) -> Examples:
@@ -60,7 +61,8 @@ class Experiment:
         if spec.semantic:  # so that a missing model is reported first
             embeddings.model_identity(spec.semantic.model, setting.root, setting.screen.say)
         home, screen = setting.store.home, setting.screen
-        return remembered.examples(spec, self.task, setting.root, setting.data, home, screen, setting.remember)
+        with self.clock("rows"):
+            return remembered.examples(spec, self.task, setting.root, setting.data, home, screen, setting.remember)
 
     # Adapters
 
@@ -70,19 +72,21 @@ class Experiment:
         identity = adapter_identity(spec, self.base.identity, training, seed, setting.root)
 
         def work(folder: Path) -> dict[str, Any]:
-            from prism.models import adapters, parity, resuming, train
+            with self.clock(cost.IMPORTS):
+                from prism.models import adapters, parity, resuming, train
 
-            stage = f"{spec.id}: {cost.named('training', seed, spec)}"
+            stage = cost.named("training", seed, spec)
             fitting = self.base.fitting(training, self.examples.held_out)
-            with cost.stage(stage, BATCH) as notes:
+            with self.clock.stage(stage, BATCH) as notes:
                 steps = 0 if spec.adapter else train.steps(spec, len(fitting.kept))
-                with setting.screen.progress(stage, steps) as advance:
+                with setting.screen.progress(f"{spec.id}: {stage}", steps) as advance:
                     if spec.adapter:
                         notes |= adapters.take(self.base.load(), spec.adapter, setting.root, folder)
                     else:
                         log = setting.track.losses(folder.stem, spec, seed)
                         notes |= train.train(self.base.load(), fitting.kept, seed, folder, advance, log) | fitting.notes
-                notes["parity"] = parity.check(self.base.load(), folder, fitting.askable, self.examples.held_out)
+                with self.clock("checks of the adapter"):
+                    notes["parity"] = parity.check(self.base.load(), folder, fitting.askable, self.examples.held_out)
                 resuming.discard_checkpoints(folder)
                 self.base.free()
             return notes
@@ -139,14 +143,11 @@ class Experiment:
             return None
 
         def work(folder: Path) -> dict[str, Any]:
-            from prism.models import likelihoods
-
-            stage = f"{self.spec.id}: label likelihoods"
-            with (
-                cost.stage(stage, LENGTH) as notes,
-                self.setting.screen.progress(stage, len(held_out)) as advance,
-            ):
+            progress = self.setting.screen.progress(f"{self.spec.id}: label likelihoods", len(held_out))
+            with self.clock.stage("label likelihoods", LENGTH) as notes, progress as advance:
                 base = self.base.load()
+                from prism.models import likelihoods
+
                 likelihoods.likelihoods(base, base.model, held_out, labels, folder, advance)
             return notes
 
@@ -158,11 +159,12 @@ class Experiment:
         merge = adapter is not None and read_manifest(adapter)["notes"]["parity"]["holds"]["merge"] is True
 
         def work(folder: Path) -> dict[str, Any]:
-            from prism.models import adapters, generate
-
-            stage = f"{self.spec.id}: answers, {what}"
-            with cost.stage(stage, LENGTH) as notes, self.setting.screen.progress(stage, len(asked)) as advance:
+            part = f"answers, {what}"
+            progress = self.setting.screen.progress(f"{self.spec.id}: {part}", len(asked))
+            with self.clock.stage(part, LENGTH) as notes, progress as advance:
                 base = self.base.load()
+                from prism.models import adapters, generate
+
                 if adapter is None:  # rows that cannot be trained on are refused before anything is measured
                     self.base.fitting(self.examples.training, self.examples.held_out)
                 model = base.model if adapter is None else adapters.load_adapter(base, adapter)
@@ -197,9 +199,13 @@ class Experiment:
     @cached_property
     def outcome(self) -> Outcome:
         """Everything measured and every threshold decided."""
-        spec, setting, held_out = self.spec, self.setting, self.examples.held_out
         _ = self.tuned, self.altered, self.grades  # all answers, before the base is freed
         self.base.free()
+        with self.clock("scores and verdicts"):
+            return self._decided()
+
+    def _decided(self) -> Outcome:
+        spec, setting, held_out = self.spec, self.setting, self.examples.held_out
         untuned = read_predictions(self.baseline, held_out)
         tuned = {seed: read_predictions(folder, held_out) for seed, folder in self.tuned.items()}
         before = [prediction.answer for prediction in untuned]
@@ -247,9 +253,9 @@ class Experiment:
         meet = partial(contenders.found, spec, self.task, trained, held_out, evaluation, shown)
         further["contenders"] = setting.remember(known_nothing, meet)
         further["callouts"] = callouts.found(records, further, metrics, untuned, tuned[first])
-        if reference:
-            further["reference"] = reference
+        further |= {"reference": reference} if reference else {}
         told = details(spec, trained, held_out, self.adapters, self.base.identity, evaluation)
+        spent["clock"] = self.clock.read()
         result = Result(spec.phase, spec.name, spec.title, spec.profile, tuple(records), told | further, spent)
         setting.track.scores(result)
         return Outcome(result, samples, scores)
@@ -278,15 +284,11 @@ class Experiment:
         if self.spec.semantic is None:
             return []
         pairs = sorted({(e.reference, answer) for said in answers for e, answer in zip(self.examples.held_out, said)})
-        name, root = self.spec.semantic.model, self.setting.root
-        model = embeddings.model_identity(name, root)
-
-        def work(folder: Path) -> dict[str, Any]:
-            with self.setting.screen.progress(f"{self.spec.id}: semantic similarity by {name}"):
-                return embeddings.write_similarities(name, root, pairs, folder)
-
-        folder = self.setting.make("similarities", embeddings.similarities_identity(model, pairs), work)
-        return [semantic.metric(model, embeddings.read_similarities(folder, pairs))]
+        setting, name = self.setting, self.spec.semantic.model
+        model, found = embeddings.stored_similarities(
+            name, setting.root, pairs, setting.make, setting.screen, self.spec.id
+        )
+        return [semantic.metric(model, found)]
 
     def _samples(
         self, kept: Kept, metrics: Sequence[Metric], before: Sequence[str], after: Sequence[str]
