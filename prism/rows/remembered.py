@@ -25,11 +25,9 @@ from prism.rows.parts import local_part, parts_of
 from prism.rows.splits import split_places, unique_ids
 from prism.spec import Spec
 from prism.store import digest, file_digest, list_digest
-from prism.store.provenance import versions
 
 # Of a spec, what determines no example. The rest may: a task's hook gets all of it.
 NO_PART = {"title", "profile", "requires", "lora", "sft", "semantic", "judge", "gate", "phase", "name", "folder"}
-LIBRARIES = ("numpy", "scikit-learn", "pyarrow", "datasketch", "regex")  # they split, read and compare rows
 
 
 @dataclass
@@ -115,7 +113,6 @@ def identity(spec: Spec, source: str, root: Path, data: Path | None) -> dict[str
         "spec": spec.model_dump(
             mode="json", exclude={**dict.fromkeys(NO_PART, True), "data": {"path", "name", "measured_on"}}
         ),
-        "libraries": versions(LIBRARIES),
     }
 
 

@@ -76,7 +76,7 @@ class Kept:
             "records": digest([asdict(record) for record in records]),
             "training": scores.training,
             "judges": {name: measure.judge for name, measure in scores.measures.items()},
-            "accepted": file_digest(file) if file.is_file() else None,
+            "accepted": [str(file), file_digest(file)] if file.is_file() else None,  # an error names the file
             "thresholds": share.parts,
             "judging": judging,
         }
