@@ -15,8 +15,9 @@ from prism.devices import cuda_devices, cuda_memory
 from prism.errors import SpecError
 from prism.rows import Example
 from prism.rows.images import image_digests
+from prism.rows.remembered import trained_on
 from prism.spec import Spec
-from prism.store import digest, file_digest, read_manifest
+from prism.store import file_digest, list_digest, read_manifest
 from prism.store.adapters import find_adapter
 from prism.store.provenance import versions
 
@@ -95,7 +96,7 @@ def adapter_identity(
         }
     return {
         "base": dict(base),
-        "rows": digest([[e.messages, e.reference, *filter(None, [image_digests(e)])] for e in training]),
+        "rows": trained_on(training),
         "model": spec.model.model_dump(exclude=NOT_IDENTIFYING),
         "lora": spec.lora,
         "sft": {key: _option_identity(value, root) for key, value in spec.sft.items()},
@@ -139,7 +140,7 @@ def predictions_identity(
         "kind": kind,
         "base": dict(base),
         "adapter": adapter,
-        "messages": digest([[example.id, example.messages, image_digests(example)] for example in examples]),
+        "messages": list_digest([example.id, example.messages, image_digests(example)] for example in examples),
         "max_seq_length": spec.model.max_seq_length,
         "quantized": [spec.model.load_in_4bit, spec.model.load_in_8bit],
         "generate": spec.generate,

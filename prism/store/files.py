@@ -11,6 +11,7 @@ import os
 import platform
 import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -92,8 +93,21 @@ def read_json(text: str) -> Any:
 
 def digest(identity: object) -> str:
     """SHA-256 of an identity's canonical JSON, in hex."""
-    canonical = json.dumps(identity, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
+    return hashlib.sha256(canonical(identity)).hexdigest()
+
+
+def canonical(identity: object) -> bytes:
+    """The JSON that digests are made of."""
+    return json.dumps(identity, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def list_digest(parts: Iterable[object]) -> str:
+    """The `digest` of a list of these, which is never in memory as a whole."""
+    found = hashlib.sha256(b"[")
+    for place, part in enumerate(parts):
+        found.update(b"," * bool(place) + canonical(part))
+    found.update(b"]")
+    return found.hexdigest()
 
 
 def file_digest(path: Path) -> str:
