@@ -61,9 +61,8 @@ def push(
         try:
             identity = read_manifest(folder)["identity"]
         except (OSError, ValueError, KeyError, AttributeError):
-            raise StoreError(
-                f"adapters/{digest}: is not in the store {store.name}; pass the --home of run {run.id}"
-            ) from None
+            where = f"{store.name}/adapters/{digest}"
+            raise StoreError(f"{where}: is not in the store; pass the --home of run {run.id}") from None
         if store.find("adapters", identity) is None:
             raise StoreError(f"{folder}: is damaged; run the benchmarks again")
         spec = find_spec(result.id, root)

@@ -19,7 +19,7 @@ from pathlib import Path
 from prism.errors import StoreError
 from prism.store import lease
 from prism.store.cache import Cache
-from prism.store.files import make_folder, unwritable
+from prism.store.files import make_folder
 from prism.store.manifest import pending, read_manifest, verify
 from prism.store.packing import pack, unpack
 from prism.store.remote import Remote
@@ -233,13 +233,13 @@ def _name(folder: Path, suffix: str) -> str:
 
 
 def place(fetched: Path, folder: Path) -> None:
-    """Move a finished folder to its place. If another process was faster, its stays.
+    """Move a finished folder to its place. If another process was faster, its stays. Raises OSError.
 
     What a power cut takes of a cache has not the checksums of its manifest then, and is fetched again.
     """
+    make_folder(folder.parent)
     try:
-        make_folder(folder.parent)
         os.replace(fetched, folder)
-    except OSError as error:
+    except OSError:
         if not folder.exists():
-            raise unwritable(folder.parent, error, "--prism-cache") from error
+            raise
