@@ -21,8 +21,8 @@ test-faults: $(READY)
 	@$(BIN)/pytest tests/faults -n auto
 
 test-cluster: $(READY)
-	@echo "== Ray on loopback: nodes that are killed, clusters that cannot be used (about 15 minutes on 2 cores)"
-	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -c constraints-cluster.txt -e '.[cluster]'
+	@echo "== a store in S3 on a server of its own; Ray on loopback, with nodes that are killed (about 15 minutes on 2 cores)"
+	@$(BIN)/pip install -q --disable-pip-version-check -c constraints-cluster.txt -e '.[cluster]' 'moto[server]'
 	@$(BIN)/pytest tests/cluster
 
 check: $(READY)

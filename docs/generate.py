@@ -253,9 +253,8 @@ def command_reference() -> str:
     command = typer.main.get_command(app)
     context = typer.Context(command, info_name="prism")
     text = typer.cli.get_docs_for_click(obj=command, ctx=context, name="prism")
-    head, _, commands = text.partition("\n## ")
-    listed = re.sub(r"\*\*Commands\*\*:.*", "", head, flags=re.DOTALL)  # cut to half a line each there
-    return f"{listed.replace('# `prism`', '# The prism command', 1).strip()}\n\n## {commands}"
+    whole = re.sub(r"\*\*Commands\*\*:\n+(\* .*\n)+\n*", "", text)  # lists whose sentences are cut to half a line
+    return f"{whole.replace('# `prism`', '# The prism command', 1).strip()}\n"
 
 
 def metric_reference() -> str:

@@ -98,12 +98,13 @@ def pack(run: Path, store: Store, out: Path) -> int:
         ) from None
     partial = out.with_name(f".{out.name}.{os.getpid()}")
     try:
+        store.bring(named)
         with tarfile.open(partial, "w:xz") as bundle:
             bundle.add(run / RESULTS, RESULTS)
             for artifact in sorted(named):
                 folder = store.home / artifact
                 if not (folder / MANIFEST).is_file():
-                    raise ScoresError(f"{artifact}: is not in the store {store.home}; pass the --home of that run")
+                    raise ScoresError(f"{artifact}: is not in the store {store.name}; pass the --home of that run")
                 for file in (MANIFEST, *sorted(path.name for path in folder.glob("*.jsonl"))):
                     bundle.add(folder / file, f"{artifact}/{file}")
         sync(partial)

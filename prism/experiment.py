@@ -18,17 +18,16 @@ from prism.models import cost, embeddings, window
 from prism.models.identity import adapter_identity, predictions_identity, training_side
 from prism.models.lazy import BATCH, LENGTH, LazyBase
 from prism.report.details import details, enriched, of_leaks
-from prism.rows import Example, Prediction, Row, leaks
+from prism.rows import Example, Prediction, remembered
 from prism.rows.answers import read_likelihoods, read_predictions
-from prism.rows.examples import Examples, load_examples
-from prism.rows.leaks import Kind, Leaks
-from prism.rows.splits import split_places, unique_ids
+from prism.rows.remembered import Examples, Training
 from prism.setting import Setting
 from prism.spec import Spec
 from prism.store import digest, read_manifest
 from prism.store.provenance import source_tree
 from prism.tasks import load_task
-from prism.verdicts import alarms, callouts, contenders, controls, drops, gate, looks
+from prism.verdicts import alarms, callouts, contenders, controls, looks
+from prism.verdicts.kept import Kept
 from prism.verdicts.record import Record, Result
 from prism.verdicts.reliability import reliability
 from prism.verdicts.scores import Scores, evaluation_digest, measured
@@ -48,41 +47,22 @@ class Outcome:
 class Experiment:
     """One spec and the training seeds that it is measured with."""
 
-    def __init__(self, spec: Spec, setting: Setting, seeds: Sequence[int]) -> None:
-        self.spec, self.setting, self.seeds = spec, setting, list(seeds)
+    def __init__(self, spec: Spec, setting: Setting, seeds: Sequence[int], examples: Examples | None = None) -> None:
+        self.spec, self.setting, self.seeds, self._read = spec, setting, list(seeds), examples
         self.task = load_task(spec)
-        self.base = LazyBase(spec, setting.root, setting.store.home, setting.screen, setting.models)
+        self.clock = cost.Clock(spec.id)
+        self.base = LazyBase(spec, setting.root, setting.store.home, setting.screen, setting.models, self.clock)
 
     @cached_property
     def examples(self) -> Examples:
         spec, setting = self.spec, self.setting
+        if self._read:  # by another experiment with the same rows
+            return self._read
         if spec.semantic:  # so that a missing model is reported first
             embeddings.model_identity(spec.semantic.model, setting.root, setting.screen.say)
-        removed: set[int] = set()
-
-        def places(rows: Sequence[Row], split: Mapping[str, Any], seed: int) -> tuple[list[int], list[int]]:
-            identity = {"kind": "split", "rows": digest(unique_ids(rows)), "split": split, "seed": seed}
-            return setting.remember(identity, lambda: split_places(rows, split, seed))
-
-        def leaking(pool: Sequence[Example], held_out: Sequence[Example], kind: Kind) -> set[int]:
-            removed.update(self._leaks(pool, held_out).rows(kind))
-            return removed
-
-        pictures, say = setting.store.home / "images", setting.screen.say
-        training, held_out = load_examples(spec, self.task, setting.root, setting.data, places, leaking, pictures, say)
-        return Examples(training, held_out, self._leaks(training, held_out), len(removed))
-
-    def _leaks(self, training: Sequence[Example], held_out: Sequence[Example]) -> Leaks:
-        """Which held-out samples have a twin among the training rows; looked for once for the same rows."""
-        if not training:
-            return Leaks({}, [], [], {}, {})
-
-        def compute() -> dict[str, Any]:
-            what = f"leaks, {len(held_out):,} held-out samples against {len(training):,} training rows"
-            with self.setting.screen.progress(f"{self.spec.id}: {what}"):
-                return leaks.find_twins(training, held_out).to_json()
-
-        return Leaks.from_json(self.setting.remember(leaks.identity(training, held_out), compute))
+        home, screen = setting.store.home, setting.screen
+        with self.clock("rows"):
+            return remembered.examples(spec, self.task, setting.root, setting.data, home, screen, setting.remember)
 
     # Adapters
 
@@ -92,19 +72,21 @@ class Experiment:
         identity = adapter_identity(spec, self.base.identity, training, seed, setting.root)
 
         def work(folder: Path) -> dict[str, Any]:
-            from prism.models import adapters, parity, resuming, train
+            with self.clock(cost.IMPORTS):
+                from prism.models import adapters, launch, parity, resuming, train
 
-            stage = f"{spec.id}: {cost.named('training', seed, spec)}"
+            stage = cost.named("training", seed, spec)
             fitting = self.base.fitting(training, self.examples.held_out)
-            with cost.stage(stage, BATCH) as notes:
+            with self.clock.stage(stage, BATCH) as notes:
                 steps = 0 if spec.adapter else train.steps(spec, len(fitting.kept))
-                with setting.screen.progress(stage, steps) as advance:
+                with setting.screen.progress(f"{spec.id}: {stage}", steps) as advance:
                     if spec.adapter:
                         notes |= adapters.take(self.base.load(), spec.adapter, setting.root, folder)
                     else:
-                        log = setting.track.losses(folder.stem, spec, seed)
-                        notes |= train.train(self.base.load(), fitting.kept, seed, folder, advance, log) | fitting.notes
-                notes["parity"] = parity.check(self.base.load(), folder, fitting.askable, self.examples.held_out)
+                        told = advance, setting.track.losses(folder.stem, spec, seed), setting.store.keep
+                        notes |= launch.train(self.base.load(), fitting.kept, seed, folder, *told) | fitting.notes
+                with self.clock("checks of the adapter"):
+                    notes["parity"] = parity.check(self.base.load(), folder, fitting.askable, self.examples.held_out)
                 resuming.discard_checkpoints(folder)
                 self.base.free()
             return notes
@@ -161,14 +143,11 @@ class Experiment:
             return None
 
         def work(folder: Path) -> dict[str, Any]:
-            from prism.models import likelihoods
-
-            stage = f"{self.spec.id}: label likelihoods"
-            with (
-                cost.stage(stage, LENGTH) as notes,
-                self.setting.screen.progress(stage, len(held_out)) as advance,
-            ):
+            progress = self.setting.screen.progress(f"{self.spec.id}: label likelihoods", len(held_out))
+            with self.clock.stage("label likelihoods", LENGTH) as notes, progress as advance:
                 base = self.base.load()
+                from prism.models import likelihoods
+
                 likelihoods.likelihoods(base, base.model, held_out, labels, folder, advance)
             return notes
 
@@ -180,11 +159,12 @@ class Experiment:
         merge = adapter is not None and read_manifest(adapter)["notes"]["parity"]["holds"]["merge"] is True
 
         def work(folder: Path) -> dict[str, Any]:
-            from prism.models import adapters, generate
-
-            stage = f"{self.spec.id}: answers, {what}"
-            with cost.stage(stage, LENGTH) as notes, self.setting.screen.progress(stage, len(asked)) as advance:
+            part = f"answers, {what}"
+            progress = self.setting.screen.progress(f"{self.spec.id}: {part}", len(asked))
+            with self.clock.stage(part, LENGTH) as notes, progress as advance:
                 base = self.base.load()
+                from prism.models import adapters, generate
+
                 if adapter is None:  # rows that cannot be trained on are refused before anything is measured
                     self.base.fitting(self.examples.training, self.examples.held_out)
                 model = base.model if adapter is None else adapters.load_adapter(base, adapter)
@@ -219,9 +199,13 @@ class Experiment:
     @cached_property
     def outcome(self) -> Outcome:
         """Everything measured and every threshold decided."""
-        spec, setting, held_out = self.spec, self.setting, self.examples.held_out
         _ = self.tuned, self.altered, self.grades  # all answers, before the base is freed
         self.base.free()
+        with self.clock("scores and verdicts"):
+            return self._decided()
+
+    def _decided(self) -> Outcome:
+        spec, setting, held_out = self.spec, self.setting, self.examples.held_out
         untuned = read_predictions(self.baseline, held_out)
         tuned = {seed: read_predictions(folder, held_out) for seed, folder in self.tuned.items()}
         before = [prediction.answer for prediction in untuned]
@@ -230,28 +214,36 @@ class Experiment:
         beside, calibration = self._controls(trained)
         metrics, evaluation = self._metrics([before, *after.values()])
         spent = self._spent()
-        records = score(spec, metrics, held_out, evaluation, before, after, beside)
-        records += unjudged(spec, evaluation, len(held_out), {record.metric for record in records})
+        given = {"of": [spec.id, spec.profile, spec.data.name or spec.data.path], "task": self.task.source}
+        given |= {"evaluation": evaluation, "answers": digest([before, after, beside]), "grades": repr(self.grades)}
+        kept = Kept(given, setting.remember)
+        scored = kept.records("records", lambda: score(spec, metrics, held_out, evaluation, before, after, beside))
+        records = [*scored, *unjudged(spec, evaluation, len(held_out), {record.metric for record in scored})]
         records += cost_records(spec, evaluation, len(held_out), spent)
         training = training_side(self.adapters, self.tuned, len(trained))
-        scores = measured(spec, records, held_out, after, metrics, training, tier3.judges(self.grades, setting.judge))
+        reported = [metric for metric in metrics if metric.name in {record.metric for record in records if record.n}]
+        known = kept.statistics(reported, held_out, list(after.values()))
+        judges = tier3.judges(self.grades, setting.judge)
+        scores = measured(spec, records, held_out, after, metrics, training, judges, known)
         looks.record(scores, setting.store)
         share = alarms.share(setting.root, spec.profile, scores, setting.alarms, setting.store)
-        known = [metric for metric in metrics if metric.name in scores.measures]
-        against = drops.against_accepted(setting.root, scores, known, share.parts)
         unfit = tier3.unfit(spec, tier3.definitions(spec, self.task.judged), setting.judge, setting.store)
-        records = [against.beside(record) if against else record for record in records]
-        records = gate.decide_all(spec, records, against, unfit, setting.required, self.base.digest)
 
         first = next(iter(after))
-        samples = self._samples(metrics, before, after[first])
+        samples = self._samples(kept, metrics, before, after[first])
+        by_sample = {example.id: [part[i] for part in after.values()] for i, example in enumerate(held_out)}
+
+        judging = {"unfit": unfit, "required": list(setting.required), "base": self.base.digest}
+        records, reference = kept.verdicts(
+            spec, setting.root, records, scores, metrics, share, samples, by_sample, **judging
+        )
         shown = {"baseline": before, "tuned": after[first]}
         shown |= {name: part[first] if isinstance(part, Mapping) else part for name, part in beside.items()}
         further: dict[str, Any] = {
             "answers": {name: self._tables(evaluation, answers) for name, answers in shown.items()},
             "calibration": calibration,
             "judge": tier3.details(self.grades, unfit, setting.judge, setting.store),
-            "leaks": self._leaks_shown(metrics, evaluation, before, after),
+            "leaks": self._leaks_shown(kept, metrics, evaluation, before, after),
             "artifacts": {stage: f"{folder.parent.name}/{folder.name}" for stage, folder in self.stages.items()},
             "tree": source_tree(setting.root),
         }
@@ -261,10 +253,9 @@ class Experiment:
         meet = partial(contenders.found, spec, self.task, trained, held_out, evaluation, shown)
         further["contenders"] = setting.remember(known_nothing, meet)
         further["callouts"] = callouts.found(records, further, metrics, untuned, tuned[first])
-        if against and against.accepted:
-            by_sample = {example.id: [part[i] for part in after.values()] for i, example in enumerate(held_out)}
-            further["reference"] = drops.shown(against, scores, samples, by_sample) | {"comparison": share.comparison}
+        further |= {"reference": reference} if reference else {}
         told = details(spec, trained, held_out, self.adapters, self.base.identity, evaluation)
+        spent["clock"] = self.clock.read()
         result = Result(spec.phase, spec.name, spec.title, spec.profile, tuple(records), told | further, spent)
         setting.track.scores(result)
         return Outcome(result, samples, scores)
@@ -276,7 +267,7 @@ class Experiment:
         judged = [tier3.metric(d, grades, held_out, answers, task.is_judged) for d, grades in self.grades.items()]
         return [*own, *judged], evaluation_digest(self.spec, task.version, held_out, own)
 
-    def _controls(self, trained: list[Example]) -> tuple[dict[str, controls.Answers], dict[str, Any]]:
+    def _controls(self, trained: Training) -> tuple[dict[str, controls.Answers], dict[str, Any]]:
         """The answers that stand beside the tuned ones, by control, and how well label likelihoods are calibrated."""
         held_out, task = self.examples.held_out, self.task
         altered = {
@@ -284,7 +275,7 @@ class Experiment:
             for name, e in self.asked_by_control.items()
         }
         stated = read_likelihoods(self.likelihoods, held_out) if self.likelihoods else []
-        beside = controls.beside(altered, task.fixed, task.contenders, stated, trained, held_out, self.setting.remember)
+        beside = controls.beside(altered, task, stated, trained, held_out, self.setting.remember)
         gold = [example.reference for example in held_out]
         return beside, {"baseline": reliability(stated, gold)} if stated else {}
 
@@ -293,26 +284,34 @@ class Experiment:
         if self.spec.semantic is None:
             return []
         pairs = sorted({(e.reference, answer) for said in answers for e, answer in zip(self.examples.held_out, said)})
-        name, root = self.spec.semantic.model, self.setting.root
-        model = embeddings.model_identity(name, root)
+        setting, name = self.setting, self.spec.semantic.model
+        model, found = embeddings.stored_similarities(
+            name, setting.root, pairs, setting.make, setting.screen, self.spec.id
+        )
+        return [semantic.metric(model, found)]
 
-        def work(folder: Path) -> dict[str, Any]:
-            with self.setting.screen.progress(f"{self.spec.id}: semantic similarity by {name}"):
-                return embeddings.write_similarities(name, root, pairs, folder)
-
-        folder = self.setting.make("similarities", embeddings.similarities_identity(model, pairs), work)
-        return [semantic.metric(model, embeddings.read_similarities(folder, pairs))]
-
-    def _samples(self, metrics: Sequence[Metric], before: Sequence[str], after: Sequence[str]) -> list[dict[str, Any]]:
+    def _samples(
+        self, kept: Kept, metrics: Sequence[Metric], before: Sequence[str], after: Sequence[str]
+    ) -> list[dict[str, Any]]:
         """What the reports show of each held-out sample."""
         held_out, task = self.examples.held_out, self.task
-        lacking = [task.missing(held_out, answers) for answers in (before, after)] if task.missing else None
+
+        def compute() -> list[Any]:
+            lacking = [task.missing(held_out, answers) for answers in (before, after)] if task.missing else None
+            return [list_samples(metrics, held_out, before, after), lacking]
+
+        listed, lacking = kept.table("samples", compute)
         reasons = tier3.reasons(self.grades, held_out, task.is_judged) if self.grades else {}
         leaked = self.examples.leaks.by_id(self.examples.training, held_out)
-        return enriched(list_samples(metrics, held_out, before, after), held_out, lacking, reasons, leaked)
+        return enriched(listed, held_out, lacking, reasons, leaked)
 
     def _leaks_shown(
-        self, metrics: Sequence[Metric], evaluation: str, before: Sequence[str], after: Mapping[int, Sequence[str]]
+        self,
+        kept: Kept,
+        metrics: Sequence[Metric],
+        evaluation: str,
+        before: Sequence[str],
+        after: Mapping[int, Sequence[str]],
     ) -> dict[str, Any]:
         """How many held-out samples leaked, and the scores without them; empty if the training rows are unknown."""
         if not self.examples.training:
@@ -320,7 +319,8 @@ class Experiment:
         held_out, found = self.examples.held_out, self.examples.leaks
         clean: list[Record] = []
         if found.leaked:
-            clean = score_without(found.leaked, self.spec, metrics, held_out, evaluation, before, after)
+            without = partial(score_without, found.leaked, self.spec, metrics, held_out, evaluation, before, after)
+            clean = kept.records("records without leaks", without, leaked=sorted(found.leaked))
         summary = found.summary(self.examples.training, held_out)
         return {**summary, **of_leaks(clean, self.spec.data.dedupe, self.examples.removed)}
 

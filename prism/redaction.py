@@ -1,7 +1,7 @@
 """Keep known secrets out of what is written: the messages of errors, logs, reports, judgements, the terminal.
 
-A secret is what `keep` was told, or the value of an environment variable that holds a key, a token or a proxy's password. A
-value under 8 characters ("x", "none") is none: to blot it out would spoil ordinary words.
+A secret is what `keep` was told, the value of an environment variable that holds a key, a token or a proxy's password, or a
+token that `hf auth login` has saved. A value under 8 characters ("x", "none") is none: to blot it out would spoil ordinary words.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import re
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, quote_plus, urlsplit
 
@@ -70,13 +71,34 @@ class _Records:
 
 def _secrets() -> list[str]:
     """The longest first, since one may be a part of another."""
-    found = {secret for secret in _kept if len(secret) >= SHORTEST}
+    found = {secret for secret in (*_kept, *_saved_by_hub()) if len(secret) >= SHORTEST}
     for name, value in os.environ.items():
         secret = _password(value) if PROXIES.search(name) else value.strip()
         known = name in READ or PROXIES.search(name)
         if len(secret) >= (SHORTEST if known else SHORTEST_OF_OTHERS) and (known or OTHERS.search(name)):
             found.add(secret)
     return sorted(found, key=len, reverse=True)
+
+
+def _saved_by_hub() -> set[str]:
+    """The tokens in the files of `hf auth login`, found where huggingface_hub looks for them."""
+    given = os.environ.get
+    home = given("HF_HOME") or os.path.join(given("XDG_CACHE_HOME") or "~/.cache", "huggingface")
+    path = Path(os.path.expandvars(given("HF_TOKEN_PATH") or os.path.join(home, "token"))).expanduser()
+    found: set[str] = set()
+    for file in (path, path.with_name("stored_tokens")):
+        try:
+            found.update(_tokens_in(file, file.stat().st_mtime_ns))
+        except (OSError, ValueError):  # there is none, or it is no text
+            continue
+    return found
+
+
+@cache
+def _tokens_in(file: Path, written: int) -> tuple[str, ...]:
+    """Of the one token of a file, or of lines such as `hf_token = …`; read again when the file was `written` anew."""
+    lines = file.read_text(encoding="utf-8").splitlines()
+    return tuple(line.rpartition("=")[2].strip() for line in lines if not line.startswith("["))
 
 
 def _password(url: str) -> str:

@@ -15,6 +15,12 @@ from prism.store import Store, write_text
 from prism.store.provenance import own_source, versions
 from prism.verdicts.alarms import Over
 
+# Libraries that read, split, compare and score rows: with another version a remembered result may be another.
+COMPUTING = (
+    *("numpy", "scipy", "scikit-learn", "pyarrow", "regex", "datasketch", "nltk", "rouge-score", "simpleeval"),
+    *("sentence-transformers", "transformers", "torch"),
+)
+
 
 @dataclass
 class Setting:
@@ -49,7 +55,7 @@ class Setting:
         return folder
 
     def remember(self, identity: Mapping[str, Any], compute: Callable[[], Any]) -> Any:
-        """A small result that scikit-learn computes, as JSON in the store: its import takes longer than a cached run.
+        """A small result, as JSON in the store: to import what computes it takes longer than a cached run.
 
         It is computed again after any change of PRISM's code, which costs seconds and needs no list of what it depends on.
         """
@@ -58,6 +64,6 @@ class Setting:
             write_text(folder / "value.json", json.dumps(compute()))
             return {}
 
-        made_by = {"source": own_source(), "versions": versions(["scikit-learn"])}
+        made_by = {"source": own_source(), "versions": versions(COMPUTING)}
         folder = self.store.make("tables", {**identity, **made_by}, work)
         return json.loads((folder / "value.json").read_text(encoding="utf-8"))

@@ -121,7 +121,7 @@ class Study:
         found = []
         for placement in PLACEMENTS:
             spec = self.spec.model_copy(update={"lora": {**self.spec.lora, "placement": placement}})
-            experiment = Experiment(spec, self.setting, self.experiment.seeds[:1])
+            experiment = Experiment(spec, self.setting, self.experiment.seeds[:1], self.experiment.examples)
             held_out = experiment.examples.held_out
             (folder,) = experiment.tuned.values()
             before, after = (

@@ -186,6 +186,7 @@ def checkout(pytester, tiny, rows, monkeypatch):
     write_spec(pytester.path, SPEC.format(data=data, model=tiny))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("PRISM_HOME", str(pytester.path / "home"))
+    monkeypatch.delenv("COLUMNS", raising=False)  # lines are as long as where there is no terminal
     return pytester
 
 

@@ -99,6 +99,44 @@ def test_logits_and_answers_are_the_models(adapted, prompts, merge):
         assert found[: len(ids)] == ids
 
 
+class Linear8bitLt(torch.nn.Module):
+    """Stands for bitsandbytes' layer, step by step: products of whole numbers, but for columns with an outlier."""
+
+    def __init__(self, linear):
+        super().__init__()
+        self.in_features, self.out_features, self.bias = linear.in_features, linear.out_features, linear.bias
+        scales = linear.weight.abs().amax(1)
+        whole = (linear.weight / scales[:, None] * 127).round().to(torch.int8)
+        self.weight = torch.nn.Parameter(whole, requires_grad=False)
+        self.state = types.SimpleNamespace(CB=self.weight.data, SCB=scales, threshold=3.0)
+
+    def forward(self, x):
+        columns = (x.half().abs() >= 3).flatten(0, -2).any(0)
+        inner = x.masked_fill(x.half().abs() >= 3, 0)
+        most = inner.abs().amax(-1, keepdim=True)
+        products = ((inner * 127 / most).round() * ~columns) @ self.weight.float().t()
+        full = self.weight.float() * self.state.SCB[:, None] / 127
+        found = products * most * self.state.SCB / 127**2 + (x * columns) @ full.t()
+        return found if self.bias is None else found + self.bias
+
+
+@torch.no_grad()
+def test_eight_bits_are_multiplied_as_they_are(adapted, prompts):
+    """The weights stay the model's own, in one byte each, with the adapter beside them."""
+    for layer in adapted.get_base_model().model.layers:
+        for projection in (part for part in layer.modules() if hasattr(part, "base_layer")):
+            projection.base_layer = Linear8bitLt(projection.base_layer)
+    decoder = decode.Decoder(adapted, len(prompts), max(LENGTHS) + 6)
+    attention = adapted.get_base_model().model.layers[1].self_attn
+    pointers = [part.weight.data_ptr() for part in decoder.layers[1].qkv]
+    own = (attention.q_proj, attention.k_proj, attention.v_proj)
+    assert pointers == [part.base_layer.weight.data_ptr() for part in own]
+    assert all(apart is not None for layer in decoder.layers for apart in layer.apart.values())
+    wanted = torch.stack([adapted(torch.tensor([prompt])).logits[0, -1] for prompt in prompts])
+    assert (decoder.prefill(prompts, shared=5) - wanted).norm() < 0.02 * wanted.norm()
+    assert (decoder.prefill(prompts[:1]) - decoder.prefill(prompts[1:2])).norm() > 0.2 * wanted[:1].norm()
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("family", MODELS)
 def test_half_precision_is_rounded_where_the_model_rounds_it(family, prompts, monkeypatch):
@@ -138,6 +176,17 @@ def test_an_answer_stops_at_its_end_and_a_row_can_be_left_empty(adapted, prompts
     place = free[0].index(end)
     assert stopped[0][: place + 1] == free[0][: place + 1]
     assert set(stopped[0][place:]) == {end}
+
+
+def test_a_batch_of_labels_is_over_with_the_last_of_them(adapted, prompts, monkeypatch):
+    decoder, steps = decode.Decoder(adapted, len(prompts), max(LENGTHS) + 30), []
+    take = decoder._step
+    monkeypatch.setattr(decoder, "_step", lambda: steps.append(take()))
+    free = decoder.answer(prompts, 3, [0])
+    steps.clear()
+    said = decoder.answer(prompts, 30, sorted({ids[1] for ids in free}))
+    assert len(steps) <= 2
+    assert all(len(ids) == len(steps) + 1 for ids in said)
 
 
 @pytest.mark.parametrize(

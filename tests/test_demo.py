@@ -70,6 +70,12 @@ def written(ours, tmp_path, adapter, asked):
     return [prediction.answer for prediction in read_predictions(folder, asked)]
 
 
+def last(voices, spec, asked, worn=None):
+    """The whole answer of the base or of one adapter."""
+    [said] = list(voices.ask(spec, asked, [worn]))[-1]
+    return said
+
+
 def test_streamed_answers_are_those_that_are_measured(ours, tiny, tmp_path, rows, mine):
     other, asked = (
         make_adapter(tiny, tmp_path / "other", seed=1, lora_alpha=64),
@@ -78,14 +84,47 @@ def test_streamed_answers_are_those_that_are_measured(ours, tiny, tmp_path, rows
     voices = Voices(load.load(ours, tmp_path))
     found = {}
     for worn in (None, mine, other, None, mine):  # each after another was worn
-        found.setdefault(worn, []).append([list(voices.ask(ours, one, worn))[-1].text for one in asked])
+        found.setdefault(worn, []).append([last(voices, ours, one, worn).text for one in asked])
     for worn, runs in found.items():
         assert runs == [written(ours, tmp_path, worn, asked)] * len(runs)
     assert found[None][0] != found[mine][0] != found[other][0]
 
 
+def test_answers_side_by_side_are_those_that_each_gives_alone(ours, tiny, tmp_path, rows, mine):
+    other = make_adapter(tiny, tmp_path / "other", seed=1, lora_alpha=64)
+    voices, alone = Voices(load.load(ours, tmp_path)), Voices(load.load(ours, tmp_path))
+    for n, row in enumerate(rows[:4]):
+        asked = example(row, str(n))
+        for worn in ([None, mine], [mine, None], [None, other], [None, mine, other]):  # the first: on a plain base
+            said = list(voices.ask(ours, asked, worn))
+            assert [(one.text, one.tokens) for one in said[-1]] == [
+                (one.text, one.tokens) for one in (last(alone, ours, asked, adapter) for adapter in worn)
+            ]
+            assert all(one.finished for one in said[-1])
+
+
+def test_answers_grow_at_the_same_time(ours, tmp_path, rows, mine):
+    long = ours.model_copy(update={"generate": {"max_new_tokens": 40, "min_new_tokens": 40}})
+    voices, row = Voices(load.load(long, tmp_path)), example(rows[0], "0")
+    said = list(voices.ask(long, row, [None, mine]))
+    assert max(abs(base.tokens - tuned.tokens) for base, tuned in said) <= 20, "neither waits for the other's end"
+    assert [one.tokens for one in said[-1]] == [40, 40]
+    assert max(one.first for one in said[-1]) < min(one.seconds for one in said[-1])
+
+
+def test_what_stops_one_answer_stops_no_other(ours, tmp_path, rows, mine):
+    row, longer = example(rows[0], "0"), {**ours.generate, "min_new_tokens": 12}
+    voices = Voices(load.load(ours, tmp_path))
+    free = ours.model_copy(update={"generate": longer})
+    base, tuned = (last(voices, free, row, worn).text for worn in (None, mine))
+    place = next(n for n in range(2, len(base) - 1) if base[n : n + 2] not in tuned)
+    stopped = ours.model_copy(update={"generate": {**longer, "stop_strings": [base[place : place + 2]]}})
+    said = list(voices.ask(stopped, row, [None, mine]))[-1]
+    assert [one.text for one in said] == [base[: base.index(base[place : place + 2])], tuned]
+
+
 def test_an_answer_grows_with_its_tokens_and_its_time(ours, tmp_path, rows):
-    said = list(Voices(load.load(ours, tmp_path)).ask(ours, example(rows[0], "0"), None))
+    said = [one for [one] in Voices(load.load(ours, tmp_path)).ask(ours, example(rows[0], "0"), [None])]
     assert said[-1].finished
     assert not any(one.finished for one in said[:-1])
     assert said[-1].text.startswith(said[0].text)
@@ -94,24 +133,24 @@ def test_an_answer_grows_with_its_tokens_and_its_time(ours, tmp_path, rows):
     assert 0 < said[-1].first <= said[-1].seconds
 
 
-def test_an_answer_that_nobody_waits_for_ends(ours, tmp_path, rows):
+def test_answers_that_nobody_waits_for_end(ours, tmp_path, rows, mine):
     long = ours.model_copy(update={"generate": {"max_new_tokens": 40, "min_new_tokens": 40}})
     voices, before = Voices(load.load(long, tmp_path)), threading.active_count()
-    asking = voices.ask(long, example(rows[0], "0"), None)
+    asking = voices.ask(long, example(rows[0], "0"), [None, mine])
     next(asking)
     asking.close()
     assert threading.active_count() == before
     assert not voices.turn.locked()
-    assert list(voices.ask(long, example(rows[0], "0"), None))[-1].tokens == 40
+    assert last(voices, long, example(rows[0], "0")).tokens == 40
 
 
 def test_a_stop_string_ends_an_answer_as_it_does_in_a_run(ours, tmp_path, rows):
     asked = [example(row, str(n)) for n, row in enumerate(rows[:3])]
-    whole = list(Voices(load.load(ours, tmp_path)).ask(ours, asked[0], None))[-1].text
+    whole = last(Voices(load.load(ours, tmp_path)), ours, asked[0]).text
     cut = ours.model_copy(update={"generate": {**ours.generate, "stop_strings": [whole[3:5]]}})
     voices = Voices(load.load(cut, tmp_path))
-    assert [list(voices.ask(cut, one, None))[-1].text for one in asked] == written(cut, tmp_path, None, asked)
-    assert list(voices.ask(cut, asked[0], None))[-1].text == whole[:3]
+    assert [last(voices, cut, one).text for one in asked] == written(cut, tmp_path, None, asked)
+    assert last(voices, cut, asked[0]).text == whole[:3]
 
 
 def test_an_error_while_answering_is_raised_where_the_answer_is_read(ours, tmp_path, rows, monkeypatch):
@@ -122,15 +161,15 @@ def test_an_error_while_answering_is_raised_where_the_answer_is_read(ours, tmp_p
 
     monkeypatch.setattr(voices.model, "generate", fails)
     with pytest.raises(MemoryError, match="full"):
-        list(voices.ask(ours, example(rows[0], "0"), None))
+        last(voices, ours, example(rows[0], "0"))
     monkeypatch.undo()
-    assert list(voices.ask(ours, example(rows[0], "0"), None))[-1].finished, "the next one is answered"
+    assert last(voices, ours, example(rows[0], "0")).finished, "the next one is answered"
 
 
 def test_answers_by_beam_search_are_refused(ours, tmp_path, rows):
     beams = ours.model_copy(update={"generate": {"num_beams": 2}})
     with pytest.raises(SpecError, match=r"phase1/tiny.toml \[generate\] num_beams: .*; delete it"):
-        list(Voices(load.load(ours, tmp_path)).ask(beams, example(rows[0], "0"), None))
+        last(Voices(load.load(ours, tmp_path)), beams, example(rows[0], "0"))
 
 
 # --- what is offered, and what is refused
@@ -173,6 +212,7 @@ def test_both_answer_and_the_page_is_told_what_they_were_asked(shop):
     seen = asked(on)
     base, base_spent, tuned, tuned_spent, prompt, _ = seen[-1]
     assert base != tuned
+    assert any(row[1].endswith("s …") and row[3].endswith("s …") for row in seen), "both are written at the same time"
     assert prompt == "user: Is this tweet neutral, bullish or bearish?\nCompany 3 shares rise on day 3"
     for spent in (base_spent, tuned_spent):
         assert re.fullmatch(r"\d+ tokens? · first after \d\.\d\d s · \d\.\d\d s", spent)
@@ -411,6 +451,15 @@ def address(shop, request, monkeypatch):
     yield f"http://127.0.0.1:{port}/"
     served.close()
     assert set(reached) <= {"127.0.0.1", "localhost", None, b"127.0.0.1"}
+
+
+@needs_gradio
+def test_the_page_may_begin_with_a_phase_of_pictures(looking):
+    from prism.demo.page import blocks
+
+    (picture,) = [part for part in blocks(looking).blocks.values() if part.get_block_name() == "image"]
+    assert picture.visible
+    assert Path(picture.value["path"]).is_file()
 
 
 @needs_gradio

@@ -60,8 +60,12 @@ def test_every_option_and_fixture_of_pytest_is_in_its_reference():
 
 def test_every_command_and_option_of_prism_is_in_its_reference():
     text = generate.command_reference()
-    for name, command in typer.main.get_command(app).commands.items():
-        part = text.split(f"\n## `prism {name}`\n")[1].split("\n## ")[0]
+    known = typer.main.get_command(app).commands
+    groups = {name: group.commands for name, group in known.items() if hasattr(group, "commands")}
+    for name, command in known.items() | {
+        (f"{group} {name}", each) for group, commands in groups.items() for name, each in commands.items()
+    }:
+        part = text.split(f"# `prism {name}`\n")[1].split("\n##")[0]
         options = [option.opts[0] for option in command.params if option.opts[0].startswith("--")]
         assert all(f"* `{option}" in part for option in options)
     assert "**Commands**" not in text, "a list whose sentences are cut"

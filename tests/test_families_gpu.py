@@ -4,7 +4,6 @@ Unsloth patches transformers' classes for the whole process, so each of the two 
 `pytest tests/test_families_gpu.py`, with Unsloth installed and without.
 """
 
-import importlib.util
 import math
 
 import pytest
@@ -35,7 +34,7 @@ def test_family_on_a_gpu(tmp_path, name):
             train.train(load.load(spec, tmp_path), training, 42, tmp_path / "adapter")
         return
     base = load.load(spec, tmp_path)
-    assert (base.library == "unsloth") == (importlib.util.find_spec("unsloth") is not None)
+    assert base.library == engine(spec)["library"]
     assert {p.device.type for p in base.model.parameters()} == {"cuda"}
 
     before = answered(base, base.model, held_out, tmp_path / "baseline")

@@ -14,7 +14,7 @@ from benchmarks.speed import gpu as speed
 from fixtures.make import twin
 from prism import devices
 from prism.errors import ModelError, ResourceError, SpecError
-from prism.models import adapters, cost, generate, identity, layout, load, train
+from prism.models import adapters, checkpointing, cost, generate, identity, layout, load, train
 from prism.plugin import scheduling, workers
 from prism.spec import load_spec
 from prism.tasks.check import load_checked_spec
@@ -111,12 +111,19 @@ def test_a_class_that_unsloth_patched_is_not_loaded_without_it(spec_file, tmp_pa
         load.load(load_spec(spec_file), tmp_path)
 
 
-def test_compiling_goes_without_unsloth(spec_file, monkeypatch):
+def test_unsloth_is_for_little_memory(spec_file, monkeypatch):
+    """The captured step, and compiled layers, go without it."""
     monkeypatch.setattr(identity, "cuda_devices", lambda: 1)
+    monkeypatch.setattr(identity, "cuda_memory", lambda: [("NVIDIA L4", 22.0)])
     monkeypatch.setattr(identity.importlib.util, "find_spec", lambda _: object())
     spec = load_spec(spec_file)
-    assert identity.engine(without_gpu_key(spec))["library"] == "unsloth"
-    assert identity.engine(without_gpu_key(spec, torch_compile=True))["library"] == "transformers"
+    small, large = (
+        spec.model_copy(update={"requires": spec.requires.model_copy(update={"vram_gb": gib})}) for gib in (12.0, 8.0)
+    )
+    assert identity.engine(without_gpu_key(small))["library"] == "unsloth"
+    assert identity.engine(without_gpu_key(large))["library"] == "transformers"
+    assert identity.engine(without_gpu_key(large, gradient_checkpointing=True))["library"] == "unsloth"
+    assert identity.engine(without_gpu_key(small, torch_compile=True))["library"] == "transformers"
     assert identity.engine(spec)["device"] == "cpu"
 
 
@@ -144,11 +151,11 @@ def test_checkpointing_is_decided_from_memory_where_the_spec_is_silent(spec_file
     found = {}
     for free in (2**20, 2**34):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda free=free: (free, 2**35))
-        notes = train.decide_checkpointing(base, config, training)
+        notes = checkpointing.decide(base, config, training)
         found[free] = (config.gradient_checkpointing, notes["gradient_checkpointing"])
     assert found == {2**20: (True, True), 2**34: (False, False)}
     base.spec = spec
-    assert train.decide_checkpointing(base, config, training).keys() == {"gradient_checkpointing"}
+    assert checkpointing.decide(base, config, training).keys() == {"gradient_checkpointing"}
 
 
 def test_an_adapter_of_another_base(tiny, tmp_path):
@@ -419,7 +426,7 @@ def test_answers_stay_within_the_specs_memory(spec_file, monkeypatch):
     # What the allocator keeps for reuse is free; a pass over many prompts needs more than their cache.
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (2 * 2**30, 24 * 2**30))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda *_: 12 * 2**30)
-    assert generate._available_bytes(free, large) == pytest.approx(0.8 * (2 + 12 - 4) * 2**30)
+    assert cost.available_memory(free.spec) == pytest.approx(0.8 * (2 + 12 - 4) * 2**30)
     monkeypatch.setattr(layout, "unsupported", lambda _: "")
     encoded = [[1] * 400] * 512
     decoder, notes = generate._decoder(free, large, encoded, 64, True)

@@ -18,7 +18,10 @@ from tests.scored import tiny_spec
 RECORDED = Path(__file__).with_name("paths.json")
 MODELS = ROOT / "prism" / "models"
 PATHS = {
-    "training": ("TRAINING_VERSION", ("load", "chat", "train", "packing", "vision", "anatomy")),
+    "training": (
+        "TRAINING_VERSION",
+        ("load", "chat", "train", "checkpointing", "packing", "captured", "dense", "flat", "loss", "vision", "anatomy"),
+    ),
     "answering": (
         "ANSWERING_VERSION",
         ("load", "adapters", "chat", "generate", "likelihoods", "decode", "layout", "kernels", "vision"),

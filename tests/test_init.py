@@ -6,12 +6,14 @@ import tomllib
 
 import pytest
 import yaml
+from PIL import Image
 from typer.testing import CliRunner
 
 from prism.cli import app, inferring
 from prism.errors import DataError
+from prism.rows.files import read_rows
 from prism.spec import Spec, find_specs, load_spec
-from tests.conftest import ROOT, write_rows
+from tests.conftest import ROOT, examples_of, write_rows
 from tests.test_workflows import require_safe_steps
 
 SAID = ["I want my money back", "nobody answers the phone", "thank you, lovely"]
@@ -42,6 +44,23 @@ def tickets(folder, name="tickets.csv", **columns):
     lines = [",".join(rows[0]), *(",".join(f'"{value}"' for value in row.values()) for row in rows)]
     (folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder / name
+
+
+@pytest.fixture(autouse=True)
+def own_store(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("PRISM_HOME", str(tmp_path_factory.mktemp("home")))
+
+
+def pictured(folder, name="scans.jsonl", **columns):
+    """40 rows about ten pictures of one grey each: columns that are functions of the row's number."""
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    for n in range(10):
+        Image.new("L", (40, 30), 20 * n).save(folder / "images" / f"{n}.png")
+    return write_rows(folder / name, [{key: column(n) for key, column in columns.items()} for n in range(40)])
+
+
+def path_of(n):
+    return f"images/{n % 10}.png"
 
 
 @pytest.fixture
@@ -233,6 +252,147 @@ def test_what_the_owner_says_is_taken(tmp_path, tiny):
     assert (spec.classify.prompt, spec.classify.column) == ("Which desk?\n{summary}", "queue")
 
 
+# Pictures
+
+
+def test_questions_about_pictures_give_the_whole_spec(tmp_path, tiny_vision):
+    data = pictured(
+        tmp_path,
+        scan=path_of,
+        question=lambda n: f"Is part {n // 10} white?",
+        finding=lambda n: ("yes", "no", "no", "")[n % 4],
+        ward=lambda n: f"ward {n}",
+    )
+    code, said = init(tmp_path, "--model", tiny_vision, "--data", data, "--answer", "finding")
+    assert code == 0, said
+    spec = written(tmp_path, tiny_vision.name)
+    assert spec.task == "medical_vqa"
+    assert spec.data.columns == {"image": "scan", "answer": "finding"}
+    assert spec.data.without == {"answer": [""]}
+    assert spec.data.split.group == "image"
+    assert (spec.image.size, spec.image.background) == (32, "black")
+    assert spec.lora["placement"] == ["language", "projector"]
+    assert {limit.metric for limit in spec.limits()} == {"closed_accuracy", "visual_gain"}
+    training, held_out = examples_of(spec, tmp_path, pictures=tmp_path / "prepared")
+    assert len(training) + len(held_out) == 30
+    assert not {one.group for one in training} & {one.group for one in held_out}, "a picture lies on one side"
+    for reason in (
+        '"scan" holds pictures, asked about in words',
+        "size = 32, the size of its vision tower",
+        "with its picture (12)",  # 32 × 32 pixels in patches of 16, and what stands around it
+        "10 rows without a value in finding",
+    ):
+        assert reason in said, reason
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"query": lambda n: f"What is bar {n}?", "label": lambda n: [f"{n}.5"]},
+        {"question": lambda n: f"What is bar {n}?", "answers": lambda n: [f"{n} %", f"{n}"]},
+        {"prompt": lambda n: f"What is bar {n}?", "target": lambda n: n, "comment": lambda n: "seen"},
+    ],
+    ids=["ChartQA's", "DocVQA's", "others"],
+)
+def test_figures_read_off_pictures_are_finance_vqas(tmp_path, tiny_vision, columns):
+    data = pictured(tmp_path, chart=path_of, **columns)
+    code, said = init(tmp_path, "--model", tiny_vision, "--data", data)
+    assert code == 0, said
+    spec = written(tmp_path, tiny_vision.name)
+    assert (spec.task, spec.image.background) == ("finance_vqa", "white")
+    training, held_out = examples_of(spec, tmp_path, pictures=tmp_path / "prepared")
+    assert len(training) + len(held_out) == 40
+    assert all(one.question.startswith("What is bar") for one in held_out)
+    assert {limit.metric for limit in spec.limits()} == {"relaxed_accuracy", "visual_gain"}
+    assert "holds pictures, and" in said
+    assert "answers are figures" in said
+
+
+def test_the_fields_of_receipts_are_the_questions(tmp_path, tiny_vision):
+    data = pictured(tmp_path, image=path_of, company=lambda n: f"Shop {n}", total=lambda n: f"{n}.00")
+    code, said = init(tmp_path, "--model", tiny_vision, "--data", data)
+    assert code == 0, said
+    spec = written(tmp_path, tiny_vision.name)
+    assert spec.task == "finance_vqa"
+    _, held_out = examples_of(spec, tmp_path, pictures=tmp_path / "prepared")
+    assert {one.question for one in held_out} == {"Which company issued the receipt?", "What is the total?"}
+    assert "one for each field of a receipt: company, total" in said
+
+
+def test_an_adapter_of_a_model_that_is_not_here_looks_at_pictures_of_any_size(tmp_path, adapter):
+    project = tmp_path / "project"
+    data = pictured(project, image=path_of, question=lambda n: f"Which organ {n}?", answer=lambda n: f"organ {n % 7}")
+    code, said = init(project, "--adapter", adapter, "--model", "owner/sees", "--data", data)
+    assert code == 0, said
+    spec = written(project, "my-adapter")
+    assert (spec.image.max_pixels, spec.data.split, spec.data.columns) == (200_704, None, {})
+    assert "as the model is not here; if it takes one size, write size instead" in said
+    assert {limit.metric for limit in spec.limits()} == {"open_exact_match"}
+
+
+def test_patients_with_several_pictures_are_kept_together(tmp_path, tiny_vision):
+    data = pictured(
+        tmp_path,
+        image=path_of,
+        question=lambda n: f"Is it {n}?",
+        answer=lambda n: "no",
+        patient_id=lambda n: f"p{n % 10 // 2}",
+    )
+    assert init(tmp_path, "--model", tiny_vision, "--data", data)[0] == 0
+    assert written(tmp_path, tiny_vision.name).data.split.group == "patient_id"
+
+
+def test_pictures_that_lie_in_the_rows_are_found(tmp_path):
+    from prism.cli.pictures import picture_column
+
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    rows = [{"xray": {"bytes": b"..", "path": None}, "url": f"a/{n}.html"} for n in range(3)]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    assert picture_column(read_rows(tmp_path / "rows.parquet"), None) == "xray"
+    assert picture_column([{"a": "text.", "b": "1.5"}], None) is None
+
+
+PICTURES_REFUSED = {
+    "no model": (
+        [],
+        "its rows have pictures, and no vision-language model is named that could look at them; add --model",
+    ),
+    "two columns": (["--data", "two.jsonl"], "the columns image, before all hold pictures, and a task reads one"),
+    "no such column": (["--image", "scan"], '--image "scan": is no column; the rows have'),
+    "another column": (["--image", "answer"], '--image "answer": names no picture by its path (.png, .jpg, …)'),
+    "a task of text": (["--image", "image", "--task", "answer"], "--image image: answer reads no pictures; delete"),
+    "no pictures": (
+        ["--data", "none.jsonl", "--task", "finance_vqa"],
+        "finance_vqa: asks about pictures, and no column",
+    ),
+    "a model of text": (
+        ["--model", "TINY"],
+        "reads no pictures (its config.json has no vision_config), but the rows have",
+    ),
+    "a missing file": (["--data", "gone.jsonl", "--model", "VISION"], "no image 'images/60.png' in"),
+    "no question": (["--data", "label.jsonl", "--model", "VISION"], 'there is no column beside "label" to ask about'),
+}
+
+
+@pytest.mark.parametrize(("options", "sentence"), PICTURES_REFUSED.values(), ids=PICTURES_REFUSED)
+def test_what_pictures_do_not_tell_is_one_sentence(tmp_path, monkeypatch, tiny, tiny_vision, options, sentence):
+    asked = {"question": lambda n: f"Is it {n}?", "answer": lambda n: "no"}
+    pictured(tmp_path, "data.jsonl", image=path_of, **asked)
+    pictured(tmp_path, "two.jsonl", image=path_of, before=path_of, **asked)
+    pictured(tmp_path, "none.jsonl", **asked)
+    pictured(tmp_path, "gone.jsonl", image=lambda n: f"images/{60 + n}.png", **asked)
+    pictured(tmp_path, "label.jsonl", image=path_of, label=lambda n: ("cat", "dog")[n % 2])
+    monkeypatch.chdir(tmp_path)
+    before = set(tmp_path.rglob("*"))
+    named = {"TINY": str(tiny), "VISION": str(tiny_vision)}
+    given = [named.get(option, option) for option in options]
+    done = CliRunner().invoke(app, ["init", *([] if "--data" in given else ["--data", "data.jsonl"]), *given])
+    assert done.exit_code == 2, done.output
+    assert done.output.count("\n") == 1, done.output
+    assert sentence in done.output
+    assert set(tmp_path.rglob("*")) == before
+
+
 # What is refused, before anything is written
 
 REFUSED = {
@@ -251,10 +411,9 @@ REFUSED = {
         "--task sorting: no such task; name one of answer, ",
     ),
     "a file of one's own": (["--data", "tickets.csv", "--task", "./a.py"], "write that spec by hand"),
-    "images": (["--data", "tickets.csv", "--task", "medical_vqa"], "reads images, which init cannot prepare"),
     "other columns": (
         ["--data", "tickets.csv", "--task", "finance_qa"],
-        "reads the columns report, question, answer; rename",
+        "reads the columns report, question, answer, and --data has no report; rename its columns",
     ),
     "a prompt too many": (
         ["--data", "tickets.csv", "--task", "medical_chat", "--prompt", "x"],

@@ -12,6 +12,7 @@ from prism.errors import DataError, SpecError
 from prism.rows import Example, leaks
 from prism.rows.leaks import Leaks, Twin, find_twins, leaking_places
 from prism.spec import load_spec
+from prism.store import digest
 from prism.tasks import load_task
 from prism.verdicts.scoring import score_without
 from tests.conftest import ROOT, SPEC, examples_of, write_rows, write_spec
@@ -245,7 +246,7 @@ def test_rows_and_names_without_dedupe_are_as_they_were(tmp_path, rows):
     assert [example.id for example in held_out[:3]] == IDS[1]
     bundled = examples_of(load_spec(ROOT / "benchmarks" / "specs" / "phase1" / "nano.toml"), ROOT)
     names = ["".join(example.id for example in part) for part in bundled]
-    assert [leaks.digest(name)[:16] for name in names] == BUNDLED
+    assert [digest(name)[:16] for name in names] == BUNDLED
 
 
 def test_a_dedupe_that_leaves_nothing_and_one_that_is_misspelt(tmp_path):

@@ -49,7 +49,9 @@ def test_bars_are_drawn_on_a_terminal_while_pytest_captures(checkout):
     shown = typed(checkout, 80)
     bars = [bar.strip() for bar in re.findall(r"\r([^\r\n]*\|[^\r\n]*)", shown)]
     training = [bar for bar in bars if bar.startswith("phase1/tiny: training")]
-    assert any(re.search(r"\|.*\| \d+/\d+, \d\d:\d\d left, loss \d\.\d{3}, run 7 min$", bar) for bar in training), shown
+    assert any(re.search(r"\|.*\| \d+/\d+, \d\d:\d\d left, loss \d\.\d{3}, run [67] min$", bar) for bar in training), (
+        shown
+    )
     assert any(bar.startswith("phase1/tiny: answers, basel") for bar in bars), shown
     assert max(map(len, bars)) <= 80, "a longer one wraps, and each redraw leaves a line"
     assert "\r" + " " * len(training[-1]) in shown, "the bar is gone when its stage ends"

@@ -97,7 +97,11 @@ def test_every_prism_command_and_its_options_exist(page):
         if words[1].startswith("-"):
             continue
         assert words[1] in COMMAND.commands, said
-        known = {name for option in COMMAND.commands[words[1]].params for name in option.opts} | {"--help"}
+        command = COMMAND.commands[words[1]]
+        if hasattr(command, "commands"):  # a group: prism store ls
+            assert words[2] in command.commands, said
+            command = command.commands[words[2]]
+        known = {name for option in command.params for name in option.opts} | {"--help"}
         assert {word.partition("=")[0] for word in words if word.startswith("--")} <= known, said
 
 

@@ -5,6 +5,7 @@ import html
 import io
 import json
 import logging
+import os
 import re
 from urllib.parse import quote, quote_plus
 
@@ -25,11 +26,12 @@ KEY = 'sk-W4lk/Th3+D0g&"n0w"\\7'  # with each character that some escape changes
 
 
 @pytest.fixture(autouse=True)
-def secrets(monkeypatch):
+def secrets(monkeypatch, tmp_path):
     monkeypatch.setattr("prism.redaction._kept", set())
     for name in ("OPENAI_API_KEY", "PRISM_JUDGE_API_KEY", "HF_TOKEN", "HTTPS_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PRISM_JUDGE_API_KEY", KEY)
+    monkeypatch.setenv("HF_TOKEN_PATH", str(tmp_path / "hub" / "token"))
 
 
 def base(text: str) -> str:
@@ -72,6 +74,23 @@ def test_a_value_under_8_characters_spoils_no_word(monkeypatch, key):
     keep(key)
     text = f"{key} of these: x, none, EMPTY, ollama, seven77"
     assert redacted(text) == text
+
+
+@pytest.mark.parametrize("variable", ["HF_TOKEN_PATH", "HF_HOME", "XDG_CACHE_HOME", "HOME"])
+def test_the_tokens_that_a_login_has_saved(monkeypatch, tmp_path, variable):
+    folder = tmp_path / {"XDG_CACHE_HOME": "huggingface", "HOME": ".cache/huggingface"}.get(variable, "")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("HF_TOKEN_PATH", "HF_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, str(folder / "token" if variable == "HF_TOKEN_PATH" else tmp_path))
+    said = "hf_saved1 and hf_saved2, of [stored]"
+    assert redacted(said) == said
+    (folder / "token").write_text("hf_saved1\n")
+    (folder / "stored_tokens").write_text("[stored]\nhf_token = hf_saved2\n\n")
+    assert redacted(said) == f"{REDACTED} and {REDACTED}, of [stored]"
+    (folder / "token").write_bytes(b"\xff\xfe")
+    os.utime(folder / "token", (1, 1))
+    assert redacted(said) == f"hf_saved1 and {REDACTED}, of [stored]", "a file that is no text holds no token"
 
 
 def test_which_variables_hold_secrets(monkeypatch):

@@ -3,12 +3,14 @@
 import json
 import math
 import os
+import sqlite3
 
 import pytest
 
 from prism.errors import SpecError
 from prism.report import tracking
 from prism.report.tracking import Trackers, chosen
+from prism.store import read_manifest
 from prism.verdicts.record import Score
 from tests.conftest import results
 from tests.scored import tiny_spec
@@ -174,6 +176,43 @@ def test_the_adapter_is_the_same_with_a_tracker_and_the_logs_lie_in_the_runs_fol
     tracked.stderr.fnmatch_lines(
         ["prism: --prism-track mlflow: it cannot be imported (no mlflow here); *the run goes on"]
     )
+
+
+def losses_in_tensorboard(folder):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.util.tensor_util import make_ndarray
+
+    (run,) = folder.iterdir()
+    events = EventAccumulator(str(run), size_guidance={"tensors": 0}).Reload()  # else it keeps ten of them, by lot
+    return [[event.step, float(make_ndarray(event.tensor_proto))] for event in events.Tensors("loss")]
+
+
+def losses_in_trackio(folder):
+    with sqlite3.connect(folder / "prism.db") as base:
+        lines = [(step, json.loads(text)) for step, text in base.execute("SELECT step, metrics FROM metrics")]
+    return sorted([step, values["loss"]] for step, values in lines if "loss" in values)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tracker", ["tensorboard", "trackio"])
+def test_the_losses_that_a_tracker_keeps_are_those_of_the_manifest(checkout, tracker):
+    pytest.importorskip(tracker)
+    options = ("benchmarks", "--prism-profile", "nano")
+    checkout.runpytest_subprocess(*options, "--prism-home", str(checkout.path / "plain"))
+    out = checkout.runpytest_subprocess(
+        *options, "--prism-home", str(checkout.path / "tracked"), "--prism-track", tracker
+    )
+    assert "nothing more is tracked" not in out.stderr.str()
+    found = adapters(checkout.path / "tracked")
+    assert found == adapters(checkout.path / "plain"), "the same digest, and the same bytes"
+    (digest,) = found
+    trained = read_manifest(checkout.path / "tracked" / "adapters" / digest)["notes"]["loss"]
+    read = {"tensorboard": losses_in_tensorboard, "trackio": losses_in_trackio}[tracker]
+    kept = read(checkout.path / "reports" / "latest" / "track" / tracker)
+    assert [step for step, _ in kept] == [step for step, _ in trained] != []
+    assert [loss for _, loss in kept] == pytest.approx(
+        [loss for _, loss in trained], rel=1e-6
+    )  # TensorBoard's are float32
 
 
 def test_an_unknown_tracker_ends_the_run_before_it_begins(checkout):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,13 +12,14 @@ import typer
 from prism import __version__
 from prism.errors import PrismError, SpecError
 from prism.redaction import redact_logs
-from prism.store import FAULTS, Store
+from prism.store import FAULTS
 from prism.untrusted import terminal_safe
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
 
 Root = Annotated[Path, typer.Option(help="The checkout.")]
+Home = Annotated[str | None, typer.Option(metavar="DIR|URL", help="As --prism-home.")]
 
 
 @contextmanager
@@ -62,7 +62,3 @@ def main(
             raise SpecError(
                 f"{own}: is not the package that runs, {loaded}; run `pip install -e .` here, or python -m prism"
             )
-
-
-def open_store(home: Path | None) -> Store:
-    return Store(Path(home or os.environ.get("PRISM_HOME") or "~/.cache/prism").expanduser().resolve())

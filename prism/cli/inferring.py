@@ -19,7 +19,19 @@ from prism.rows.values import is_blank
 from prism.tasks import prompts
 
 # Column names that say what they hold, the likeliest first.
-ANSWERS = ["label", "answer", "sentiment", "category", "class", "intent", "target", "topic", "output", "response"]
+ANSWERS = [
+    "label",
+    "answer",
+    "answers",
+    "sentiment",
+    "category",
+    "class",
+    "intent",
+    "target",
+    "topic",
+    "output",
+    "response",
+]
 QUESTIONS = ["question", "text", "instruction", "prompt", "message", "sentence", "query", "input", "review", "headline"]
 CONTEXTS = ["context", "passage", "evidence", "document", "input"]
 GROUPS = re.compile(
@@ -74,22 +86,32 @@ def read_source(path: Path) -> Source:
 
 
 def infer_columns(
-    rows: Sequence[Row], told: Told, *, question: str | None, answer: str | None, closed: bool | None
+    rows: Sequence[Row],
+    told: Told,
+    *,
+    question: str | None,
+    answer: str | None,
+    closed: bool | None,
+    own: tuple[str, str] | None = None,
+    image: str | None = None,
+    lists: bool = False,
 ) -> Columns:
     """The columns of rows, and whether the answers are a closed set (None: decide). What is taken is added to `told`.
 
-    `question` and `answer` are columns that the owner named. Raises DataError if nothing says which column is which.
+    `question` and `answer` are columns that the owner named, `own` those that the task calls so, `image` that of pictures.
+    `lists` allows several right answers. Raises DataError if nothing says which column is which.
     """
-    names = _texts(rows)
+    names = [name for name in _texts(rows, lists) if name != image]
     for option, name in {"--question": question, "--answer": answer}.items():
         if name is not None and name not in names:
             raise DataError(f'{option} "{name}": no row has text there; the rows have {columns_of(rows[0])}')
     values = {name: _values(rows, name) for name in names}
     groups = [name for name in names if GROUPS.fullmatch(name.casefold()) and _repeats(values[name])]
     free = [name for name in names if name not in groups]
-    gold, why_gold = (answer, "--answer") if answer else _answer(free, values, question)
-    asked, why_asked = (question, "--question") if question else _question(free, values, gold)
-    context = next((name for name in _named(free, CONTEXTS) if name not in (asked, gold)), None)
+    known = own if own and set(own) <= set(free) else (None, None)
+    gold, why_gold = _named_by(answer, "--answer", known[1]) or _answer(free, values, question)
+    asked, why_asked = _named_by(question, "--question", known[0]) or _question(free, values, gold)
+    context = next((name for name in _named(free, CONTEXTS) if name not in (asked, gold) and not own), None)
     if context and len(values[context]) < len(rows):
         context = None
     counts = _labels(values[gold])
@@ -103,7 +125,7 @@ def infer_columns(
         shown = ", ".join(f"{label} ({counts[label]:,})" for label in sorted(counts))
         told.append(("labels", f'the values of "{gold}": {shown}'))
     used = [name for name in (context, asked, gold) if name]
-    blank = tuple(name for name in used if len(values[name]) < len(rows))
+    blank = tuple(name for name in (*used, image) if name and any(is_blank(row.get(name)) for row in rows))
     if blank:
         left = sum(any(is_blank(row.get(name)) for name in blank) for row in rows)
         told.append(("left out", f"{words.count(left, 'row')} without a value in {' or '.join(blank)}"))
@@ -143,16 +165,24 @@ def quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _texts(rows: Sequence[Row]) -> list[str]:
-    """The columns that hold text or numbers, and no list or table."""
+def _texts(rows: Sequence[Row], lists: bool) -> list[str]:
+    """The columns that hold text or numbers, or `lists` of them, and no table."""
     names = dict.fromkeys(name for row in rows for name in row if name)
     cells = {name: [row[name] for row in rows if not is_blank(row.get(name))] for name in names}
-    return [name for name, found in cells.items() if found and all(isinstance(v, str | int | float) for v in found)]
+    kinds = (str, int, float, list) if lists else (str, int, float)
+    return [name for name, found in cells.items() if found and all(isinstance(cell, kinds) for cell in found)]
 
 
 def _values(rows: Sequence[Row], name: str) -> list[str]:
-    """The column as a task reads it, without blanks."""
-    return [" ".join(prompts.value(row, name).split()) for row in rows if not is_blank(row.get(name))]
+    """The column as a task reads it, without blanks; of a list its texts, one after another."""
+    cells = [row[name] for row in rows if not is_blank(row.get(name))]
+    texts = [" ".join(map(str, c)) if isinstance(c, list) else prompts.value({name: c}, name) for c in cells]
+    return [" ".join(text.split()) for text in texts]
+
+
+def _named_by(option: str | None, why: str, own: str | None) -> tuple[str, str] | None:
+    """The column that the owner or the task names, and why; None if neither does."""
+    return (option, why) if option else (own, "its name") if own else None
 
 
 def _labels(values: Sequence[str]) -> Counter[str]:

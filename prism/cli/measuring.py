@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from prism.cli.app import Root, app, exit_on_error, open_store
+from prism.cli.app import Home, Root, app, exit_on_error
+from prism.store.homes import open_store
 from prism.untrusted import terminal_safe
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def calibrate_judge(
     scale: Annotated[tuple[float, float], typer.Option(help="Lowest and highest grade of --file.")] = (0.0, 1.0),
     repeats: Annotated[int, typer.Option(min=1, help="How often each answer is graded.")] = 3,
     budget: Annotated[str | None, typer.Option(help="A ceiling: 2.50 (dollars), or 200k tokens.")] = None,
-    home: Annotated[Path | None, typer.Option(help="As --prism-home.")] = None,
+    home: Home = None,
     root: Annotated[Path, typer.Option(help="The checkout with the spec.")] = Path("."),
 ) -> None:
     """Compare a judge's grades with known ones: agreement, length bias, spread over repeats."""
@@ -85,8 +86,8 @@ def calibrate_judge(
     from prism.tasks import load_task
     from prism.tasks.check import load_checked_spec
 
-    store = open_store(home)
     with exit_on_error():
+        store = open_store(home)
         choice = asking.choose(judge)
         if choice is None:
             raise asking.JudgeError(asking.NOT_CONFIGURED.replace("--prism-judge", "--judge"))
@@ -126,7 +127,7 @@ def thresholds(
     data: Annotated[Path | None, typer.Option(help="As --prism-data.")] = None,
     models: Annotated[Path | None, typer.Option(help="As --prism-models.")] = None,
     judge: Annotated[str | None, typer.Option(help="As --prism-judge; by default PRISM_JUDGE.")] = None,
-    home: Annotated[Path | None, typer.Option(help="As --prism-home.")] = None,
+    home: Home = None,
     root: Root = Path("."),
 ) -> None:
     """Measure several seeds and propose thresholds, each with its reason, as TOML to paste."""
@@ -194,7 +195,7 @@ def power(
         )
 
 
-def setting_of(root: Path, home: Path | None, data: Path | None, models: Path | None, judge: str | None) -> Setting:
+def setting_of(root: Path, home: str | None, data: Path | None, models: Path | None, judge: str | None) -> Setting:
     """Where and by which options a command measures."""
     from prism.judge.asking import choose
     from prism.judge.spending import Spending

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from prism.cli.app import Root, app, exit_on_error, open_store
+from prism.cli.app import Home, Root, app, exit_on_error
 from prism.cli.measuring import setting_of
+from prism.store.homes import open_store
 from prism.untrusted import terminal_safe
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def accept(
     models: Annotated[Path | None, typer.Option(help="With --fresh, as --prism-models.")] = None,
     judge: Annotated[str | None, typer.Option(help="With --fresh, as --prism-judge.")] = None,
     home: Annotated[
-        Path | None, typer.Option(help="As --prism-home: the store of that run, which knows others.")
+        str | None, typer.Option(metavar="DIR|URL", help="As --prism-home: the store of that run, which knows others.")
     ] = None,
     root: Root = Path("."),
 ) -> None:
@@ -69,7 +70,7 @@ def accept(
 def bundle(
     run: Annotated[str, typer.Argument(help="The folder or id of a run.")],
     out: Annotated[Path, typer.Argument(help="The file to write: NAME.tar.xz.")],
-    home: Annotated[Path | None, typer.Option(help="As --prism-home: the store of that run.")] = None,
+    home: Annotated[str | None, typer.Option(metavar="DIR|URL", help="As --prism-home: the store of that run.")] = None,
     root: Root = Path("."),
 ) -> None:
     """Pack a run's answers, without its models, to score them elsewhere."""
@@ -85,7 +86,7 @@ def bundle(
 def rescore(
     bundles: Annotated[list[Path], typer.Argument(help="Bundles of runs; of one spec, each with other seeds.")],
     data: Annotated[Path | None, typer.Option(help="As --prism-data.")] = None,
-    home: Annotated[Path | None, typer.Option(help="As --prism-home.")] = None,
+    home: Home = None,
     reports: Annotated[Path, typer.Option(help="As --prism-report.")] = Path("reports"),
     root: Root = Path("."),
 ) -> None:

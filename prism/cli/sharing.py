@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from prism.cli.app import Root, app, exit_on_error, open_store
+from prism.cli.app import Root, app, exit_on_error
 from prism.cli.measuring import find_spec
+from prism.store.homes import open_store
 
 if TYPE_CHECKING:
     from prism.verdicts.record import Result, Run
@@ -39,7 +40,9 @@ def push(
     repo: Annotated[str, typer.Argument(help="OWNER/NAME on the hub; made if there is none.")],
     licence: Licence = None,
     public: Annotated[bool, typer.Option("--public", help="Anybody may read a new repository.")] = False,
-    home: Annotated[Path | None, typer.Option(help="As --prism-home: the store of that adapter.")] = None,
+    home: Annotated[
+        str | None, typer.Option(metavar="DIR|URL", help="As --prism-home: the store of that adapter.")
+    ] = None,
     reports: Reports = Path("reports"),
     root: Root = Path("."),
 ) -> None:
@@ -54,10 +57,13 @@ def push(
         run, result, digest = _measured(adapter, root / reports)
         store = open_store(home)
         folder = store.home / "adapters" / digest
+        store.bring([f"adapters/{digest}"])
         try:
             identity = read_manifest(folder)["identity"]
         except (OSError, ValueError, KeyError, AttributeError):
-            raise StoreError(f"{folder}: is not in the store; pass the --home of run {run.id}") from None
+            raise StoreError(
+                f"adapters/{digest}: is not in the store {store.name}; pass the --home of run {run.id}"
+            ) from None
         if store.find("adapters", identity) is None:
             raise StoreError(f"{folder}: is damaged; run the benchmarks again")
         spec = find_spec(result.id, root)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from prism.cli.app import Root, app, exit_on_error, open_store
+from prism.cli.app import Home, Root, app, exit_on_error
 from prism.cli.measuring import setting_of
+from prism.store.homes import open_store
 
 if TYPE_CHECKING:
     from prism.verdicts.record import Run
@@ -23,7 +24,7 @@ def demo(
     port: Annotated[int, typer.Option(min=1, max=65535)] = 7860,
     data: Annotated[Path | None, typer.Option(help="As --prism-data.")] = None,
     models: Annotated[Path | None, typer.Option(help="As --prism-models.")] = None,
-    home: Annotated[Path | None, typer.Option(help="As --prism-home.")] = None,
+    home: Home = None,
     reports: Annotated[Path, typer.Option(help="As --prism-report.")] = Path("reports"),
     root: Root = Path("."),
 ) -> None:
@@ -44,7 +45,8 @@ def view(
     other: Annotated[str | None, typer.Argument(metavar="[RUN2]", help="A second run, shown beside the first.")] = None,
     out: Annotated[Path | None, typer.Option(help="The file to write; by default reports/view.html.")] = None,
     home: Annotated[
-        Path | None, typer.Option(help="As --prism-home: the store of that run, which has its pictures.")
+        str | None,
+        typer.Option(metavar="DIR|URL", help="As --prism-home: the store of that run, which has its pictures."),
     ] = None,
     root: Root = Path("."),
 ) -> None:

@@ -68,7 +68,7 @@ path  = {path}
 [model]
 model_name = {model}
 max_seq_length = {window}
-{training}
+{image}{training}
 [generate]
 max_new_tokens = {new_tokens}
 {table}
@@ -78,7 +78,7 @@ TRAINING = """
 [lora]
 r = 16
 lora_alpha = 32
-target_modules = "all-linear"
+{where}
 
 [sft]{device}
 num_train_epochs = 3
@@ -105,6 +105,16 @@ f1           = { gain = 0.0 }
 [gate.tier2]
 content_gain = { gain = 0.0 }           # beyond the style of the answers
 """
+
+
+def training(*, pictures: bool, on_cpu: bool) -> str:
+    """The tables [lora] and [sft] of an adapter that is trained; one of `pictures` leaves the vision tower as it is."""
+    where = (
+        'placement = ["language", "projector"]  # the tower stays as it is'
+        if pictures
+        else 'target_modules = "all-linear"'
+    )
+    return TRAINING.format(where=where, device=ON_CPU if on_cpu else "")
 
 
 def sample_rows() -> str:

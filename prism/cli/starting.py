@@ -30,11 +30,12 @@ def init(
     prompt: Annotated[str | None, typer.Option(help="The question as the adapter was trained, with {column}s.")] = None,
     question: Annotated[str | None, typer.Option(metavar="COLUMN", help="The column of the question.")] = None,
     answer: Annotated[str | None, typer.Option(metavar="COLUMN", help="The column of the right answer.")] = None,
+    image: Annotated[str | None, typer.Option(metavar="COLUMN", help="The column of the picture, if any.")] = None,
 ) -> None:
     """Write a project's first spec, its benchmark and a CI workflow; say what was inferred, and from where."""
     with exit_on_error():
         root = folder.expanduser().resolve()
-        given = Given(model, adapter, data, task, prompt, question, answer)
+        given = Given(model, adapter, data, task, prompt, question, answer, image)
         files, told, spec = first_files(root, given)
         if (root / spec).exists():
             raise SpecError(f"{root / spec}: exists, and init overwrites nothing; edit that spec, or delete it")

@@ -59,7 +59,7 @@ def blocks(stage: Stage) -> Any:
     import gradio as gr
 
     names = [(f"{name} · {offer.spec.title.partition(':')[0]}", name) for name, offer in stage.offers.items()]
-    first = next(iter(stage.offers))
+    first, at_first = next(iter(stage.offers.items()))
 
     def listed(name: str) -> list[list[str]]:
         offer = stage.offers[name]
@@ -67,13 +67,17 @@ def blocks(stage: Stage) -> Any:
             [visible(offer.typed(example), CUT), visible(example.reference, CUT)] for example in offer.held_out[:SHOWN]
         ]
 
+    def looked_at(name: str, place: int) -> dict[str, Any]:
+        """The picture of an example, for phases that have pictures."""
+        offer = stage.offers[name]
+        images = offer.held_out[place].images
+        return {"value": str(images[0]) if images else None, "visible": bool(offer.spec.image)}
+
     def shown(name: str, place: int) -> list[Any]:
-        """The question, picture and reference of an example, and its place."""
+        """The question, picture and reference of an example, and its place. Only for events: it makes a component."""
         offer = stage.offers[name]
         example = offer.held_out[place]
-        picture = str(example.images[0]) if example.images else None
-        seen = gr.Image(value=picture, visible=bool(offer.spec.image))
-        return [offer.typed(example), seen, example.reference, place]
+        return [offer.typed(example), gr.Image(**looked_at(name, place)), example.reference, place]
 
     def framed(name: str) -> str:
         report = stage.report(name)
@@ -117,7 +121,7 @@ def blocks(stage: Stage) -> Any:
                         filterable=False,
                         elem_classes="choice",
                     )
-                    known = list(stage.offers[first].adapters)
+                    known = list(at_first.adapters)
                     adapter = gr.Dropdown(
                         known,
                         value=known[0],
@@ -127,13 +131,16 @@ def blocks(stage: Stage) -> Any:
                         filterable=False,
                         elem_classes="choice",
                     )
-                question, picture, reference, place = shown(first, 0)
                 asked = gr.Textbox(
-                    question, label="Question", lines=3, max_lines=10, max_length=CHARACTERS, elem_id="question"
+                    at_first.typed(at_first.held_out[0]),
+                    label="Question",
+                    lines=3,
+                    max_lines=10,
+                    max_length=CHARACTERS,
+                    elem_id="question",
                 )
                 image = gr.Image(
-                    picture.value,
-                    visible=picture.visible,
+                    **looked_at(first, 0),
                     label="Picture",
                     type="filepath",
                     image_mode=None,
@@ -146,7 +153,7 @@ def blocks(stage: Stage) -> Any:
                     ask = gr.Button("Ask both", variant="primary", elem_id="ask", scale=3)
                     stop = gr.Button("Stop", elem_id="stop", scale=1, min_width=80)
                 gold = gr.Textbox(
-                    reference,
+                    at_first.held_out[0].reference,
                     label="Reference of the example",
                     interactive=False,
                     lines=1,
@@ -167,7 +174,7 @@ def blocks(stage: Stage) -> Any:
                             elem_classes="tuned",
                         )
                         tuned_spent = gr.Markdown(elem_classes="spent", elem_id="tuned-spent")
-                kept = gr.State(place)
+                kept = gr.State(0)
                 examples = gr.Dataset(
                     components=[gr.Textbox(visible=False), gr.Textbox(visible=False)],
                     headers=["question", "reference"],

@@ -123,12 +123,8 @@ class Stage:
             example = offer.asked(place, question, picture)
             prompt = "\n\n".join(f"{message['role']}: {message['content']}" for message in example.messages)
             reference = example.reference if offer.is_example(place, question, upload) else ""
-            texts, notes = ["", ""], ["", "waits for the base"]
-            for side, worn in enumerate((None, offer.adapters[adapter])):
-                notes[side] = "…"
-                for said in voices.ask(spec, example, worn):
-                    texts[side], notes[side] = said.text, _spent(said)
-                    yield [texts[0], notes[0], texts[1], notes[1], prompt, reference]
+            for base, tuned in voices.ask(spec, example, [None, offer.adapters[adapter]]):
+                yield [base.text, _spent(base), tuned.text, _spent(tuned), prompt, reference]
 
     @lru_cache(maxsize=64)  # noqa: B019  # as long as the server
     def report(self, name: str) -> str:
@@ -178,7 +174,6 @@ def offers(setting: Setting, only: str | None = None, adapter: Path | None = Non
         raise ModelError(f"--spec {only}: no such spec; `prism specs` lists those that exist")
     if only and (why := lacking(chosen[0], setting.root, setting.data)):
         raise ModelError(f"--spec {only}: cannot be asked here: {why}")
-    stored = _stored(setting)
     found = {}
     for spec in chosen:
         if lacking(spec, setting.root, setting.data):
@@ -186,11 +181,12 @@ def offers(setting: Setting, only: str | None = None, adapter: Path | None = Non
         training, held_out = _rows(spec, setting)
         base = LazyBase(spec, setting.root, setting.store.home, setting.screen, setting.models)
         made = adapter_identity(spec, base.identity, training, spec.seed, setting.root)
+        setting.store.find("adapters", made)  # of storage that others share, the one of this recipe
         fitting = {
             f"seed {identity['seed']} · {folder.name[:8]}"
             if "seed" in identity
             else f"finished · {folder.name[:8]}": folder
-            for folder, identity in sorted(stored.items(), key=lambda one: one[1].get("seed", 0))
+            for folder, identity in sorted(_stored(setting).items(), key=lambda one: one[1].get("seed", 0))
             if _purpose(identity) == _purpose(made) and setting.store.find("adapters", identity)
         }
         if adapter is not None:
@@ -200,7 +196,7 @@ def offers(setting: Setting, only: str | None = None, adapter: Path | None = Non
     if not found:
         named = only or f"profile {profile}"
         raise ModelError(
-            f"{setting.store.home}: holds no adapter for {named}; train one with "
+            f"{setting.store.name}: holds no adapter for {named}; train one with "
             f"`pytest benchmarks{f' --prism-spec {only}' if only else ''}`, or pass --adapter DIR --spec PHASE/NAME"
         )
     return found

@@ -125,13 +125,16 @@ def calibrate(
     result = measure(
         rows, repetitions, judge=choice.name, metric=definition.metric, source=source, constructed=constructed
     )
-    write_text(_path(choice, definition, store), json.dumps(asdict(result), ensure_ascii=False, indent=1))
+    path = _path(choice, definition, store)
+    write_text(path, json.dumps(asdict(result), ensure_ascii=False, indent=1))
+    store.share(path, replace=True)
     return result
 
 
 def load_calibration(choice: Choice, definition: Definition, store: Store) -> Calibration | None:
     """Read the latest calibration of this judge on this metric, or None."""
     path = _path(choice, definition, store)
+    store.gather_file(path)
     try:
         return TypeAdapter(Calibration).validate_json(path.read_bytes())
     except FileNotFoundError:

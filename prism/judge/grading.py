@@ -70,12 +70,17 @@ def grade(
     identity = judgement_identity(choice, definition)
     keys = [_key(case, definition, repeat) for case in cases]
     unscored = {key: reason for key, case in zip(keys, cases) if (reason := _ungradable(definition, case))}
-    with ledger.locked(store, identity, f"{definition.metric} by {choice.name}") as log:
+    what = f"{definition.metric} by {choice.name}"
+    with ledger.locked(store, identity, what) as log:
         gradable = {key: case for key, case in zip(keys, cases) if key not in unscored and not _is_empty(case)}
         missing = {key: case for key, case in gradable.items() if key not in log.entries}
         advance(len(cases) - len(missing))
         if missing:
-            unscored |= asyncio.run(_grade_all(choice, definition, missing, log, spending, advance))
+            with ledger.alone(store, identity, what, log):
+                left = {key: case for key, case in missing.items() if key not in log.entries}
+                advance(len(missing) - len(left))
+                if left:
+                    unscored |= asyncio.run(_grade_all(choice, definition, left, log, spending, advance))
         entries = log.entries
 
     def graded(key: str, case: Case) -> Grade:

@@ -2,11 +2,13 @@
 
 The store's folder per artifact (lock, manifest, checksum, rename) suits an adapter; a judgement is a score and a
 sentence, and ten thousand of them would be ten thousand folders and lock files. So there is one log per judge and
-metric, named by their digest, and each line has its own checksum.
+metric, named by their digest, and each line has its own checksum. In a store that machines share, what each adds to its
+log is a file of its own, a segment, which the others join to theirs.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
@@ -21,6 +23,8 @@ from filelock import FileLock, Timeout
 
 from prism.errors import StoreError
 from prism.store import Store, digest, unwritable, write_bytes, write_text
+
+LOG, SEGMENTS = "judgements.jsonl", "shared"
 
 
 class Ledger:
@@ -73,7 +77,7 @@ def _parse_line(line: bytes) -> dict[str, Any] | None:
 
 def read(store: Store, identity: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Read the judgements so far without the lock, for an estimate."""
-    path = _folder(store, identity) / "judgements.jsonl"
+    path = _folder(store, identity) / LOG
     try:
         lines = path.read_bytes().splitlines() if path.exists() else []
     except OSError as error:
@@ -94,7 +98,11 @@ def locked(store: Store, identity: Mapping[str, Any], what: str) -> Iterator[Led
             print(f"prism: waiting for {what}, which another process is judging", file=sys.stderr, flush=True)
             lock.acquire()
         write_text(folder / "identity.json", json.dumps(identity, indent=1, ensure_ascii=False))
-        ledger = Ledger(store.home, folder / "judgements.jsonl")
+        ledger = Ledger(store.home, folder / LOG)
+        _join(store, folder, ledger)
+    except StoreError:
+        lock.release()
+        raise
     except OSError as error:
         lock.release()
         raise unwritable(store.home, error) from error
@@ -105,7 +113,51 @@ def locked(store: Store, identity: Mapping[str, Any], what: str) -> Iterator[Led
     finally:
         with suppress(OSError):  # it tries again to write what `add` has said that it cannot
             ledger.file.close()
+        _share(store, folder)
         lock.release()
+
+
+@contextmanager
+def alone(store: Store, identity: Mapping[str, Any], what: str, ledger: Ledger) -> Iterator[None]:
+    """While a judge is asked: no other machine asks it, and the judgements that one has received are in the log."""
+    if store.shared is None:
+        yield
+        return
+    folder = _folder(store, identity)
+    with store.shared.alone(folder, what):
+        _join(store, folder, ledger)
+        try:
+            yield
+        finally:
+            _share(store, folder)
+
+
+def _join(store: Store, folder: Path, ledger: Ledger) -> None:
+    """Add to the log what other machines' segments hold beyond it."""
+    segments = store.gather(f"judgements/{folder.name}/{SEGMENTS}")
+    lines = {line for file in segments.glob("*.jsonl") for line in file.read_bytes().splitlines(keepends=True)}
+    for line in sorted(lines):
+        if (entry := _parse_line(line)) and entry["key"] not in ledger.entries:
+            ledger.entries[entry["key"]] = entry
+            ledger.file.write(line)
+    ledger.file.flush()
+
+
+def _share(store: Store, folder: Path) -> None:
+    """Give other machines what the log holds beyond the segments. If storage does not take it, say so."""
+    if store.shared is None:
+        return
+    segments = (folder / SEGMENTS).glob("*.jsonl")
+    known = {line for file in segments for line in file.read_bytes().splitlines(keepends=True)}
+    lines = (folder / LOG).read_bytes().splitlines(keepends=True)
+    if new := b"".join(line for line in lines if line not in known and line.endswith(b"\n")):
+        segment = folder / SEGMENTS / f"{hashlib.sha256(new).hexdigest()[:16]}.jsonl"
+        try:
+            write_bytes(segment, new)
+            store.share(segment)
+        except (OSError, StoreError) as error:
+            why = unwritable(store.home, error) if isinstance(error, OSError) else error
+            store.say(f"{why}; until the next run, these judgements are on this machine only")
 
 
 def _folder(store: Store, identity: Mapping[str, Any]) -> Path:

@@ -5,13 +5,15 @@ transformers renders it in a sandbox that keeps it from files and attributes, bu
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from functools import cache
 
 from prism.errors import ModelError
 
-SECONDS, GIBIBYTES = 10, 1  # a published template takes milliseconds and some kilobytes
+SECONDS, GIBIBYTES = 10, 1  # of a processor and of memory; a published template takes milliseconds and some kilobytes
+WAITING = 120  # seconds on a machine that is busy, or whose system cannot limit a process's processor time
 LONGEST = 1_000_000  # characters of a template
 # Another process, since a loop of jinja2 cannot be stopped from outside. It has what transformers gives a template, as
 # far as that matters for its length: an error here is met again, and said, where the template is used.
@@ -20,6 +22,7 @@ import sys
 try:
     import resource
     resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[1]),) * 2)
+    resource.setrlimit(resource.RLIMIT_CPU, (int(sys.argv[2]), int(sys.argv[2]) + 1))
 except ImportError:
     pass
 from jinja2.exceptions import TemplateError
@@ -54,15 +57,16 @@ def require_bounded(template: str, name: str) -> None:
         why = f"has {len(template):,} characters"
     else:
         try:
-            limit = str(GIBIBYTES * 2**30)
             done = subprocess.run(
-                [sys.executable, "-I", "-c", RENDER, limit],
+                [sys.executable, "-I", "-c", RENDER, str(GIBIBYTES * 2**30), str(SECONDS)],
                 input=template.encode("utf-8", "replace"),
                 capture_output=True,
-                timeout=SECONDS,
+                timeout=WAITING,
                 check=False,
             )
-            if done.returncode in (3, -9, -11):
+            if done.returncode == -signal.SIGXCPU:
+                why = f"runs for over {SECONDS} s for three short turns"
+            elif done.returncode in (3, -9, -11):
                 why = f"writes over a million characters or takes over {GIBIBYTES} GiB for three short turns"
         except subprocess.TimeoutExpired:
             why = f"runs for over {SECONDS} s for three short turns"

@@ -12,7 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from prism.errors import ResourceError
@@ -40,7 +40,50 @@ BF16_TFLOPS = {
     "RTX 3090": 71,
 }
 NOT_VARIANT = r"(?! Laptop| D\b| Ti\b)"  # excludes variants with the same name and another rate
+MEMORY_SHARE = 0.8  # largest share of the free GPU memory for what is estimated
 OUT_OF_MEMORY = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")  # messages of the driver and of cuBLAS
+IMPORTS = "importing the libraries"
+
+
+class Clock:
+    """The wall seconds of one spec in this run, by what they went to: a part within a part is taken out of the outer one."""
+
+    def __init__(self, spec: str) -> None:
+        self.spec = spec  # its id, for messages
+        self.began = self._since = time.perf_counter()
+        self.parts: dict[str, float] = {}
+        self._open: list[str] = []
+
+    def __call__(self, part: str) -> AbstractContextManager[None]:
+        return self._measured(part)
+
+    @contextmanager
+    def _measured(self, part: str) -> Iterator[None]:
+        self._settle()
+        self._open.append(part)
+        try:
+            yield
+        finally:
+            self._settle()
+            self._open.pop()
+
+    @contextmanager
+    def stage(self, part: str, lower: str) -> Iterator[dict[str, Any]]:
+        """A part whose cost an artifact keeps: `cost.stage` of the same name."""
+        with self(part), stage(f"{self.spec}: {part}", lower) as notes:
+            yield notes
+
+    def _settle(self) -> None:
+        """Count the seconds since the last change for the innermost open part; outside all parts they are nobody's."""
+        now = time.perf_counter()
+        if self._open:
+            self.parts[self._open[-1]] = self.parts.get(self._open[-1], 0.0) + now - self._since
+        self._since = now
+
+    def read(self) -> dict[str, float]:
+        """The seconds by part, and in `total` all since the clock was made. What is between them is not measured work."""
+        self._settle()
+        return {**self.parts, "total": self._since - self.began}
 
 
 @contextmanager
@@ -159,6 +202,15 @@ def free_memory() -> float:
 
     cached = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
     return float(torch.cuda.mem_get_info()[0] + max(0, cached))
+
+
+def available_memory(spec: Spec) -> float:
+    """Bytes of GPU memory that a stage may plan with: MEMORY_SHARE of the free ones, and of [gate.cost].peak_memory_gib."""
+    import torch
+
+    limit = spec.gate.get("cost", {}).get("peak_memory_gib")
+    ceiling = math.inf if limit is None or limit.ceiling is None else limit.ceiling
+    return min(MEMORY_SHARE * free_memory(), MEMORY_SHARE * ceiling * 2**30 - torch.cuda.memory_allocated())
 
 
 def resident_gib() -> float:

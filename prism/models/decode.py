@@ -2,8 +2,8 @@
 
 The bottleneck of transformers' `generate` is launching a thousand small kernels a step from Python, not the GPU. Here a
 CUDA graph captures the step once. Each row has its own length, so there is no padding and no mask, and the prefix that
-all prompts share is computed once. The weights are copied: dequantized, with the active adapter merged or kept apart in
-float32, and query, key and value as one matrix. The decoder calls no `forward` of the model's layers, so patches by Unsloth do not affect it.
+all prompts share is computed once. The weights are copied: dequantized from 4 bits, with the active adapter merged or kept
+apart in float32, and query, key and value as one matrix. Those in 8 bits are multiplied as they are. The decoder calls no `forward` of the model's layers, so patches by Unsloth do not affect it.
 `prism.models.generate` compares its logits with the model's before using it.
 
 In half precision every result is rounded where transformers rounds it (a norm before its weight, a product before its
@@ -28,7 +28,7 @@ from prism.models import kernels
 from prism.models.layout import PREFILL, Layer, head_dim, lay_out, uses_flash
 
 MAX_ROWS = 512  # rows in a batch; more gain nothing once matrix products dominate a step
-CHECK_EVERY = 8  # steps between checks whether every row has ended; each check waits for the GPU
+CHECK_EVERY = 8  # steps between later checks whether every row has ended; each check waits for the GPU
 
 
 @dataclass(frozen=True)
@@ -254,8 +254,8 @@ class Decoder:
         self.ended[: len(prompts)] = torch.isin(chosen, self.ends)
         generated = [self.tokens.clone()]
         for step in range(1, new_tokens):
-            if step % CHECK_EVERY == 0:
-                if stopped:
+            if step < CHECK_EVERY or step % CHECK_EVERY == 0:  # a label ends within a few steps
+                if stopped and step >= CHECK_EVERY:
                     stopped_rows = stopped(torch.stack(generated, 1)[: len(prompts)].tolist())
                     self.ended[: len(prompts)] |= torch.tensor(stopped_rows, device=self.device)
                 if bool(self.ended.all()):
@@ -270,7 +270,11 @@ class Decoder:
 
 def _project(x: torch.Tensor, layer: Layer, name: str, bias: torch.Tensor | None = None) -> torch.Tensor:
     """A projection, with what is kept apart of its adapters added in float32 and rounded once, as PEFT does."""
-    result, apart = F.linear(x, getattr(layer, name), bias), layer.apart[name]
+    weight, apart = getattr(layer, name), layer.apart[name]
+    if isinstance(weight, tuple):
+        result = torch.cat([part(x) for part in weight], -1)
+    else:
+        result = F.linear(x, weight, bias)
     if apart is None:
         return result
     return (result + F.linear(F.linear(x.float(), apart.down), apart.up)).to(result.dtype)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy
 
 from prism.errors import ModelError, first_line
-from prism.progress import CONSOLE
+from prism.progress import CONSOLE, Progress
 from prism.store import digest, folder_digest
 from prism.store.hub import Say, commit, model_folder
 from prism.store.provenance import versions
@@ -84,3 +84,21 @@ def write_similarities(name: str, root: Path, pairs: Sequence[Pair], folder: Pat
 
 def read_similarities(folder: Path, pairs: Sequence[Pair]) -> dict[Pair, float]:
     return dict(zip(pairs, json.loads((folder / SIMILARITIES).read_text(encoding="utf-8"))))
+
+
+def stored_similarities(
+    name: str,
+    root: Path,
+    pairs: Sequence[Pair],
+    make: Callable[[str, Mapping[str, Any], Callable[[Path], dict[str, Any]]], Path],
+    screen: Progress,
+    spec: str,
+) -> tuple[dict[str, str], dict[Pair, float]]:
+    """The model's identity, and the similarity of each pair, which the store keeps; `spec` is an id, for the screen."""
+    model = model_identity(name, root)
+
+    def work(folder: Path) -> dict[str, Any]:
+        with screen.progress(f"{spec}: semantic similarity by {name}"):
+            return write_similarities(name, root, pairs, folder)
+
+    return model, read_similarities(make("similarities", similarities_identity(model, pairs), work), pairs)

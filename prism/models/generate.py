@@ -36,7 +36,6 @@ BATCH_TOKENS = {"cpu": 4_096, "cuda": 65_536}  # padded prompt and answer tokens
 # Use `decode` from this many steps of `generate`: its set-up (copy weights, compare logits, capture a step) takes up to
 # 1.9 s, a step of `generate` 28 ms even with few rows (both on an H200, Qwen2.5-1.5B).
 DECODE_FROM = 64
-MEMORY_SHARE = 0.8  # share of the free GPU memory for weights and KV cache
 # `decode` uses flash attention; cuDNN's sums in another order, which changes near-tied answers.
 ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 PROBES = 8
@@ -92,7 +91,7 @@ def _batches(
     lengths = [prompt for prompt, _ in vision.lengths(base, examples)] if base.processor else list(map(len, encoded))
     budget, most = token_budget(base, model), len(examples)
     if base.processor and model.device.type == "cuda":
-        most = max(1, int(_available_bytes(base, model) / 2 / (vision.pass_bytes(base, examples) or 1)))
+        most = max(1, int(cost.available_memory(base.spec) / 2 / (vision.pass_bytes(base, examples) or 1)))
     for count in sorted({len(example.images) for example in examples}):
         places = [i for i, example in enumerate(examples) if len(example.images) == count]
         for batch in batches([lengths[i] for i in places], extra, budget):
@@ -221,21 +220,12 @@ def _find_stop(tokenizer: Any, ids: Sequence[int], stops: Sequence[str]) -> tupl
     return length, text[: min(text.index(stop) for stop in stops if stop in text)]
 
 
-def _available_bytes(base: Base, model: Any) -> float:
-    """Bytes of GPU memory for answering: a share of the free memory, limited by [gate.cost].peak_memory_gib."""
-    available = MEMORY_SHARE * cost.free_memory()
-    limit = base.spec.gate.get("cost", {}).get("peak_memory_gib")
-    if limit is not None and limit.ceiling is not None:
-        available = min(available, MEMORY_SHARE * limit.ceiling * 2**30 - torch.cuda.memory_allocated(model.device))
-    return available
-
-
 def token_budget(base: Base, model: Any, copies: int = 1) -> int:
     """Padded tokens in one batch: limited by throughput, or by memory for `copies` of the KV cache."""
     largest = BATCH_TOKENS[model.device.type]
     if model.device.type == "cpu":
         return largest
-    return max(1, min(largest, int(_available_bytes(base, model) / 2 / max(1, copies * layout.cache_bytes(model)))))
+    return max(1, min(largest, int(cost.available_memory(base.spec) / 2 / max(1, copies * layout.cache_bytes(model)))))
 
 
 def _fixed_batches(encoded: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
@@ -265,9 +255,8 @@ def _decoder(
         return fall_back(f"[generate] {options[0]} works only with generate")
     if reason := layout.unsupported(model):
         return fall_back(reason)
-    available = (
-        _available_bytes(base, model) - layout.weight_bytes(model) - layout.pass_bytes(model, sum(map(len, encoded)))
-    )
+    copied = 0 if base.spec.model.load_in_8bit else layout.weight_bytes(model)
+    available = cost.available_memory(base.spec) - copied - layout.pass_bytes(model, sum(map(len, encoded)))
     rows = min(decode.MAX_ROWS, len(encoded), int(available / (length * layout.cache_bytes(model))))
     if rows < min(len(encoded), PROBES):
         return fall_back("its weights and cache need more GPU memory than is free, or than [gate.cost] allows")

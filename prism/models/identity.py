@@ -6,23 +6,25 @@ This module imports no model library, so that a fully cached run starts fast.
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prism.devices import cuda_devices
+from prism.devices import cuda_devices, cuda_memory
 from prism.errors import SpecError
 from prism.rows import Example
 from prism.rows.images import image_digests
+from prism.rows.remembered import trained_on
 from prism.spec import Spec
-from prism.store import digest, file_digest, read_manifest
+from prism.store import file_digest, list_digest, read_manifest
 from prism.store.adapters import find_adapter
 from prism.store.provenance import versions
 
 # The versions of the training and the answering code on each device. Raise one if the same inputs give another adapter or other
 # answers; all stored adapters or answers of users are then made again. `tests/test_identity.py` fails after a change of
 # that code until its author has decided.
-TRAINING_VERSION = {"cpu": 2, "cuda": 2}
+TRAINING_VERSION = {"cpu": 2, "cuda": 3}
 ANSWERING_VERSION = {"cpu": 2, "cuda": 2}
 
 TRAINING_LIBRARIES = (
@@ -42,17 +44,36 @@ ANSWERING_LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "unsloth
 # Keys of [model] that determine no artifact: the base's own identity says which weights they are.
 NOT_IDENTIFYING = {"model_name", "revision", "measured_with"}
 
+ENGINES = ("auto", "plain")  # values of --prism-engine: what is fastest, or only what the libraries themselves do
+
 
 def engine(spec: Spec) -> dict[str, str]:
-    """The library that loads the model, the device and the dtype of its computation."""
+    """The library that loads the model, the device and the dtype of its computation.
+
+    Unsloth is for images and for little memory, and for one process; its patches can be neither compiled nor captured.
+    """
     on_cpu = bool(spec.sft.get("use_cpu")) or not cuda_devices()
-    compiled = bool(spec.sft.get("torch_compile"))  # Unsloth's patches cannot be compiled
+    small = plain_only() or bool(spec.image or spec.sft.get("gradient_checkpointing")) or _small_card(spec)
+    compiled = bool(spec.sft.get("torch_compile")) or not small or spec.launch.processes > 1
     unsloth = not on_cpu and not compiled and importlib.util.find_spec("unsloth") is not None
     return {
         "library": "unsloth" if unsloth else "transformers",
         "device": "cpu" if on_cpu else "cuda",
         "dtype": spec.model.dtype or ("float32" if on_cpu else "bfloat16"),
     }
+
+
+def plain_only() -> bool:
+    """Whether nothing may be captured while training: PRISM_ENGINE, which `--prism-engine` sets. Raises SpecError."""
+    chosen = os.environ.get("PRISM_ENGINE") or ENGINES[0]
+    if chosen not in ENGINES:
+        raise SpecError(f"PRISM_ENGINE = {chosen!r}: must be {' or '.join(ENGINES)}; correct or unset it")
+    return chosen == "plain"
+
+
+def _small_card(spec: Spec) -> bool:
+    """Whether a GPU has less than twice what the spec requires; training without checkpointing needs about that."""
+    return any(gib < 2 * (spec.requires.vram_gb or 0) for _, gib in cuda_memory())
 
 
 def adapter_identity(
@@ -75,12 +96,12 @@ def adapter_identity(
         }
     return {
         "base": dict(base),
-        "rows": digest([[e.messages, e.reference, *filter(None, [image_digests(e)])] for e in training]),
+        "rows": trained_on(training),
         "model": spec.model.model_dump(exclude=NOT_IDENTIFYING),
         "lora": spec.lora,
         "sft": {key: _option_identity(value, root) for key, value in spec.sft.items()},
         "seed": seed,
-        "engine": engine(spec),
+        "engine": engine(spec) | ({"path": "plain"} if plain_only() else {}),
         "versions": versions(TRAINING_LIBRARIES),
         "path": TRAINING_VERSION[engine(spec)["device"]],
         **({"template": spec.template} if spec.template else {}),
@@ -119,7 +140,7 @@ def predictions_identity(
         "kind": kind,
         "base": dict(base),
         "adapter": adapter,
-        "messages": digest([[example.id, example.messages, image_digests(example)] for example in examples]),
+        "messages": list_digest([example.id, example.messages, image_digests(example)] for example in examples),
         "max_seq_length": spec.model.max_seq_length,
         "quantized": [spec.model.load_in_4bit, spec.model.load_in_8bit],
         "generate": spec.generate,

@@ -10,6 +10,8 @@ import torch
 from peft import PeftModel
 from peft.utils.integrations import dequantize_module_weight
 
+from prism.models.dense import Int8Linear
+
 FAMILIES = ("qwen2", "qwen3", "llama")  # pre-norm, gated SiLU, rotary positions, full causal attention
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 STATIC_ROPE = ("default", "linear", "llama3")  # rotations that do not depend on the sequence length
@@ -55,7 +57,7 @@ def cache_bytes(model: Any) -> int:
 
 
 def weight_bytes(model: Any) -> int:
-    """Bytes of the projections that `Decoder` copies; it shares embeddings and norms with the model."""
+    """Bytes of the projections that `Decoder` copies, unless they have 8 bits; it shares embeddings and norms with the model."""
     config = model.config.get_text_config()
     width, heads = config.hidden_size, head_dim(config)
     attention = 2 * (config.num_attention_heads + config.num_key_value_heads) * heads * width
@@ -79,6 +81,12 @@ def _weight(projection: Any, merge: bool) -> torch.Tensor:
     for adapter in _adapters(projection) if merge else ():
         weight = weight.float() + projection.get_delta_weight(adapter).float()
     return weight
+
+
+def _in_8_bits(projection: Any) -> Any:
+    """bitsandbytes' layer of a projection that has 8 bits, else None; known by its name, since most runs lack that library."""
+    base = getattr(projection, "base_layer", projection)
+    return base if type(base).__name__ == "Linear8bitLt" else None
 
 
 def _adapters(projection: Any) -> list[str]:
@@ -112,23 +120,29 @@ def _difference(projections: Sequence[Any]) -> Difference | None:
     return Difference(torch.cat(down), up)
 
 
+Weight = torch.Tensor | tuple[Int8Linear, ...]  # one matrix, or a layer each that shares its weights with the model
+
+
 @dataclass(frozen=True)
 class Layer:
     """The weights of a decoder layer as `decode` uses them."""
 
     before_attention: torch.Tensor  # (hidden)
-    qkv: torch.Tensor  # (query + key + value heads × head_dim, hidden)
-    qkv_bias: torch.Tensor | None
+    qkv: Weight  # (query + key + value heads × head_dim, hidden)
+    qkv_bias: torch.Tensor | None  # none beside layers in 8 bits, which have their own
     qk_norm: torch.Tensor | None  # (query + key heads, head_dim); Qwen3 only
-    out: torch.Tensor  # (hidden, query heads × head_dim)
+    out: Weight  # (hidden, query heads × head_dim)
     before_mlp: torch.Tensor
-    gate_up: torch.Tensor  # (2 × intermediate, hidden)
-    down: torch.Tensor  # (hidden, intermediate)
+    gate_up: Weight  # (2 × intermediate, hidden)
+    down: Weight  # (hidden, intermediate)
     apart: dict[str, Difference | None]  # by the field of a projection: adapters that are not merged into it
 
 
 def lay_out(layer: Any, heads: int, kv_heads: int, dtype: torch.dtype, merge: bool = True) -> Layer:
-    """The weights of a transformers decoder layer of one of the FAMILIES, its active adapters merged or kept apart."""
+    """The weights of a transformers decoder layer of one of the FAMILIES, its active adapters merged or kept apart.
+
+    They are always kept apart from weights in 8 bits.
+    """
     attention, mlp = layer.self_attn, layer.mlp
     inputs = {
         "qkv": (attention.q_proj, attention.k_proj, attention.v_proj),
@@ -137,8 +151,15 @@ def lay_out(layer: Any, heads: int, kv_heads: int, dtype: torch.dtype, merge: bo
         "down": (mlp.down_proj,),
     }
 
-    def concatenated(name: str) -> torch.Tensor:
+    eight = {name: tuple(map(_in_8_bits, projections)) for name, projections in inputs.items()}
+
+    def concatenated(name: str) -> Weight:
+        if all(eight[name]):
+            return tuple(Int8Linear(part) for part in eight[name])
         return torch.cat([_weight(projection, merge).to(dtype) for projection in inputs[name]])
+
+    def apart(name: str) -> Difference | None:
+        return _difference(inputs[name]) if all(eight[name]) or not merge else None
 
     norms = None
     if hasattr(attention, "q_norm"):
@@ -147,11 +168,11 @@ def lay_out(layer: Any, heads: int, kv_heads: int, dtype: torch.dtype, merge: bo
     return Layer(
         before_attention=layer.input_layernorm.weight.detach(),
         qkv=concatenated("qkv"),
-        qkv_bias=None if biases[0] is None else torch.cat(biases).detach().to(dtype),
+        qkv_bias=None if biases[0] is None or all(eight["qkv"]) else torch.cat(biases).detach().to(dtype),
         qk_norm=norms,
         out=concatenated("out"),
         before_mlp=layer.post_attention_layernorm.weight.detach(),
         gate_up=concatenated("gate_up"),
         down=concatenated("down"),
-        apart={name: None if merge else _difference(projections) for name, projections in inputs.items()},
+        apart={name: apart(name) for name in inputs},
     )

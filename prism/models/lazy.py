@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prism.models import cost, window
+from prism.models.cost import IMPORTS, Clock
 from prism.models.identity import template_file
 from prism.models.window import Fitting
 from prism.progress import Progress
@@ -31,8 +32,16 @@ class LazyBase:
     `models` is --prism-models: a folder whose subfolders replace hub models of that name.
     """
 
-    def __init__(self, spec: Spec, root: Path, home: Path, screen: Progress, models: Path | None = None) -> None:
-        self.spec, self.root, self.home, self.screen = spec, root, home, screen
+    def __init__(
+        self,
+        spec: Spec,
+        root: Path,
+        home: Path,
+        screen: Progress,
+        models: Path | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self.spec, self.root, self.home, self.screen, self.clock = spec, root, home, screen, clock or Clock(spec.id)
         self.source = model_source(spec.model.model_name, root, models)
         self._loaded: Base | None = None
         self._fitting: Fitting | None = None
@@ -56,22 +65,27 @@ class LazyBase:
     def load(self) -> Base:
         """The loaded model; the same object until `free`."""
         if self._loaded is None:
-            from prism.models import load, train
+            with self.clock(IMPORTS):
+                from prism.models import launch, load, train
 
-            train.check(self.spec, self.home)
             stage = f"{self.spec.id}: loading {self.spec.model.model_name}"
-            with cost.stage(stage, LENGTH), self.screen.progress(stage):
+            with self.clock("loading the base"), cost.stage(stage, LENGTH), self.screen.progress(stage):
+                train.check(self.spec, self.home)
+                launch.check(self.spec)
                 self._loaded = load.load(self.spec, self.root, self.screen.say, self.source)
         return self._loaded
 
     def fitting(self, training: Sequence[Example], held_out: Sequence[Example]) -> Fitting:
         """Which training rows the model can learn from; said on the screen once, before anything is measured."""
         if self._fitting is None:
-            self._fitting = window.fitting(self.load(), training, held_out)
+            base = self.load()
+            with self.clock("rows in the window"):
+                self._fitting = window.fitting(base, training, held_out)
             if self._fitting.sentence:
                 self.screen.say(f"{self.spec.id}: {self._fitting.sentence}")
         return self._fitting
 
     def free(self) -> None:
-        self._loaded = None
-        gc.collect()
+        if self._loaded is not None:
+            self._loaded = None
+            gc.collect()

@@ -7,6 +7,7 @@ local cache. Without Unsloth, `load` translates the other keys for transformers 
 from __future__ import annotations
 
 import importlib.util
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,8 @@ class Base:
     library: str
     chat: Chat
     processor: Any = None
+    root: Path = Path()  # of the checkout
+    source: str = ""  # the folder that the model was loaded from
 
 
 def load(spec: Spec, root: Path, say: Say = CONSOLE.say, name: str | None = None) -> Base:
@@ -106,7 +109,7 @@ def load(spec: Spec, root: Path, say: Say = CONSOLE.say, name: str | None = None
                 source,
                 dtype=dtype,
                 quantization_config=quantization,
-                device_map={"": settings["device"]},
+                device_map={"": _place(settings["device"])},
                 use_safetensors=True,
                 trust_remote_code=False,
                 output_loading_info=True,
@@ -153,7 +156,12 @@ def load(spec: Spec, root: Path, say: Say = CONSOLE.say, name: str | None = None
                 f"{spec.id}.toml [sft] packing: {name} cannot be trained on packed rows, {reason}; delete it"
             )
     tokenizer.padding_side = "left"
-    return Base(spec, model.eval(), tokenizer, settings["library"], template, processor)
+    return Base(spec, model.eval(), tokenizer, settings["library"], template, processor, root, source)
+
+
+def _place(device: str) -> str | int:
+    """The device of this process: of several (`prism.models.launch`) each has a GPU of its own, by its number."""
+    return torch.cuda.current_device() if device == "cuda" and "LOCAL_RANK" in os.environ else device
 
 
 def _require_gpu(spec: Spec, device: str) -> None:

@@ -90,6 +90,8 @@ def packed_attention(model: Any, longest: int) -> Iterator[None]:
     previous = causal.config._attn_implementation
 
     def add_boundaries(_: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        if "packed_boundaries" in kwargs:  # the captured step knows them without waiting for the GPU
+            return args, kwargs
         bounds = boundaries(kwargs["position_ids"], longest)
         return args, kwargs | {"packed_boundaries": bounds, "packed_longest": longest}
 

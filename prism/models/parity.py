@@ -76,7 +76,8 @@ def check(base: Base, folder: Path, probed: Sequence[Example], held_out: Sequenc
         merged_logits = _logits(worn, merged, probes)
     if ids:
         said, _, engine = _answers(worn, merged, asked, captured=True)
-        if engine == "captured" or not base.spec.model.quantized:  # `generate` does not merge into a quantized base
+        # `generate` does not merge into a quantized base, nor the captured step into one of 8 bits.
+        if not base.spec.model.quantized or (engine == "captured" and base.spec.model.load_in_4bit):
             shares["merge"] = sum(one != other for one, other in zip(said, unmerged)) / len(asked)
 
     def difference(other: torch.Tensor | None) -> float | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,8 @@ RESTORED = ("random", "sequential", "group_by_length")  # values of train_sampli
 class SameOrder(TrainerCallback):
     """Keeps the random state of each epoch's start in its checkpoints, and sets it where an epoch is resumed."""
 
-    def __init__(self, checkpoint: Path | None) -> None:
-        self.checkpoint, self.start = checkpoint, torch.random.get_rng_state()
+    def __init__(self, checkpoint: Path | None, kept: Callable[[Path], object] | None = None) -> None:
+        self.checkpoint, self.kept, self.start = checkpoint, kept, torch.random.get_rng_state()
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
@@ -42,6 +43,8 @@ class SameOrder(TrainerCallback):
         self.epoch = int(state.epoch or 0)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
+        if not state.is_world_process_zero:
+            return
         folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
         for file in _files(folder):
             sync(file)
@@ -49,14 +52,16 @@ class SameOrder(TrainerCallback):
         torch.save(kept | {"files": _checksums(folder)}, folder / EPOCH)
         sync(folder / EPOCH)
         sync(folder)
+        if self.kept:
+            self.kept(folder.parent.parent)
 
 
 def checkpoint_of(base: Base, folder: Path) -> Path | None:
     """The checkpoint to resume from; none, with a warning, where training would go on to another adapter."""
     checkpoint = last_checkpoint(folder)
-    strategy = base.spec.sft.get("train_sampling_strategy", "random")
-    if checkpoint is None or (base.model.device.type == "cpu" and strategy in RESTORED):
+    if checkpoint is None or goes_on(base):
         return checkpoint
+    strategy = _strategy(base)
     why = f"train_sampling_strategy = {strategy!r}" if strategy not in RESTORED else "a GPU adds up in another order"
     warnings.warn(
         f"{base.spec.id}: training starts again and not at step {step_of(checkpoint)}, because it "
@@ -65,6 +70,15 @@ def checkpoint_of(base: Base, folder: Path) -> Path | None:
     )
     shutil.rmtree(folder)
     return None
+
+
+def goes_on(base: Base) -> bool:
+    """Whether a training that is resumed ends with the adapter of one that was not killed."""
+    return base.model.device.type == "cpu" and _strategy(base) in RESTORED
+
+
+def _strategy(base: Base) -> Any:
+    return base.spec.sft.get("train_sampling_strategy", "random")
 
 
 def last_checkpoint(folder: Path) -> Path | None:

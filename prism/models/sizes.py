@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from prism.errors import ModelError, first_line
+from prism.rows import Example
 from prism.store import read_json
 from prism.store.sources import check_configs
 
@@ -24,8 +25,8 @@ class Sizes:
     most: int | None
 
 
-def sizes(folder: Path, name: str, questions: Sequence[Sequence[Mapping[str, str]]], answers: Sequence[str]) -> Sizes:
-    """The sizes by the tokenizer of a model's folder, called `name` in messages.
+def sizes(folder: Path, name: str, examples: Sequence[Example]) -> Sizes:
+    """The sizes by the tokenizer of a model's folder, called `name` in messages; without the tokens of pictures.
 
     Raises ModelError if there is no tokenizer, it has no chat template, or a configuration names code.
     """
@@ -37,12 +38,21 @@ def sizes(folder: Path, name: str, questions: Sequence[Sequence[Mapping[str, str
     except Exception as error:  # noqa: BLE001  # a damaged tokenizer.json raises a bare Exception
         reason = first_line(error)
         raise ModelError(f"{name}: its tokenizer cannot be loaded ({reason}); restore its files") from None
+    older = folder / "chat_template.json"  # of processors
+    if tokenizer.chat_template is None and older.is_file():
+        tokenizer.chat_template = read_json(older.read_text(encoding="utf-8")).get("chat_template")
     if tokenizer.chat_template is None:
         raise ModelError(f"{name}: the tokenizer has no chat template; use an instruction-tuned model, or add one")
-    written = [[dict(message) for message in messages] for messages in questions]
+    written = [[_message(message, bool(example.images)) for message in example.messages] for example in examples]
     asked: Any = tokenizer.apply_chat_template(written, add_generation_prompt=True, return_dict=True)
-    said: Any = tokenizer(list(answers), add_special_tokens=False)
+    said: Any = tokenizer([example.reference for example in examples], add_special_tokens=False)
     config = read_json((folder / "config.json").read_text(encoding="utf-8"))
     most = {**config, **config.get("text_config", {})}.get("max_position_embeddings")
     longest_question, longest_answer = (max(map(len, found["input_ids"])) for found in (asked, said))
     return Sizes(longest_question, longest_answer, most if isinstance(most, int) else None)
+
+
+def _message(message: Mapping[str, str], in_parts: bool) -> dict[str, Any]:
+    """A message as the model's template reads it: templates of processors read lists of parts."""
+    content = message["content"]
+    return {"role": message["role"], "content": [{"type": "text", "text": content}] if in_parts else content}

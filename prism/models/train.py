@@ -15,13 +15,14 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from prism.errors import ModelError, SpecError
 from prism.models.load import Base, add_adapter, lora_config
-from prism.progress import Advance
+from prism.progress import CONSOLE, Advance
 from prism.rows import Example
 from prism.spec import Spec
 from prism.store import disk_fault
@@ -36,12 +37,13 @@ from transformers import GenerationConfig, TrainerCallback, TrainerControl, Trai
 from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
-from prism.models import cost, packing, resuming, vision, window
+from prism.models import captured, checkpointing, dense, packing, resuming, vision
 from prism.models.anatomy import require_moved
 from prism.models.chat import prompt_ids
 from prism.models.identity import engine
 
 Log = Callable[[int, Mapping[str, float]], None]  # a step and its numbers
+Kept = Callable[[Path], object]  # the folder of an adapter that has a new checkpoint
 
 # TRL's defaults, set explicitly because Unsloth replaces them (two accumulation steps, weight decay .001, warm-up .1).
 DEFAULTS: dict[str, Any] = {
@@ -59,15 +61,11 @@ DEFAULTS: dict[str, Any] = {
     "completion_only_loss": True,
 }
 PAD_MULTIPLE = 2_048  # pad packed rows to a multiple of this many tokens, so that torch compiles few shapes
-# Bytes that a layer stores for its backward pass, per token and unit of (hidden + intermediate) width, rounded up. On
-# an H200, 16,384 tokens a step of Qwen2.5-1.5B took 33 GiB compiled and 28 with Unsloth; 32 rows of plain TRL took 43.
-ACTIVATION_BYTES = {"compiled": 8, "unsloth": 8, "transformers": 32}
 # `steps` computes with these, so `check` requires numbers.
 NUMERIC_OPTIONS = ("max_steps", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps")
 NO_RESUMING = ("save_only_model", "ignore_data_skip")  # options of what a checkpoint holds and where it goes on
 SETS = ("target_modules", "exclude_modules", "modules_to_save")  # of adapter_config.json
 LOGGED = ("loss", "learning_rate", "grad_norm")  # of each step, for a tracker; `log` changes nothing that is trained
-MEMORY_SHARE = 0.8  # largest share of the free GPU memory for the estimated activations
 
 
 def check(spec: Spec, folder: Path) -> None:
@@ -174,18 +172,51 @@ def train(
     folder: Path,
     advance: Advance = lambda _, __="": None,
     log: Log = lambda step, values: None,
+    kept: Kept = lambda folder: None,
 ) -> dict[str, Any]:
     """Train an adapter and save it in `folder`; resume from the last complete checkpoint in it.
 
-    The checkpoints stay in `folder`/trainer until the caller has checked the adapter, so that a kill loses no training.
+    `kept` is called with `folder` for each whole checkpoint that training would go on from. They stay in
+    `folder`/trainer until the caller has checked the adapter, so that a kill loses no training.
 
     Returns notes: loss by step, trainable parameters, and wall seconds, images and tokens without padding of this
     process, which may have resumed. Afterwards `base.model` has the new adapter. Raises ModelError if the loss becomes
     NaN, SpecError if the trainer rejects an option.
     """
     disable_progress_bars()  # of datasets; the plugin draws the progress bar
-    config = sft_config(base.spec, folder, seed)
-    notes = base.chat.notes | decide_checkpointing(base, config, examples)
+    config, run = sft_config(base.spec, folder, seed), partial(_train, base, examples, seed, folder, advance, log, kept)
+    most, why = captured.decide(base, config, examples, steps(base.spec, len(examples)))
+    if most:
+        try:
+            return run(config, most) | {"engine": "captured"}
+        except captured.NotCaptured as reason:
+            if config.world_size > 1:  # all of them start again: `prism.models.launch`
+                raise
+            why = str(reason)
+        resuming.discard_checkpoints(folder)
+        CONSOLE.say(f"{base.spec.id}: training starts again without the captured step: {why}")
+        config = sft_config(base.spec, folder, seed)
+    return run(config, 0) | {"engine": "plain", "why": why}
+
+
+def _train(
+    base: Base,
+    examples: Sequence[Example],
+    seed: int,
+    folder: Path,
+    advance: Advance,
+    log: Log,
+    kept: Kept,
+    config: SFTConfig,
+    most: int,
+) -> dict[str, Any]:
+    """As `train`, in the captured step with `most` tokens at once, or on the plain path if `most` is 0."""
+    if most:
+        config.gradient_checkpointing = False
+        config.loss_type = "chunked_nll"  # TRL's default, of which Unsloth makes "nll": the same loss
+    notes: dict[str, Any] = base.chat.notes | (
+        {"most_tokens": most} if most else checkpointing.decide(base, config, examples)
+    )
     model = add_adapter(base, seed, config.gradient_checkpointing)
     try:
         trainer = SFTTrainer(
@@ -203,24 +234,34 @@ def train(
         ) from error
     trainer.remove_callback(PrinterCallback)  # the notes contain the losses; do not print them
     checkpoint = resuming.checkpoint_of(base, folder / "trainer")
-    trainer.add_callback(resuming.SameOrder(checkpoint))
+    trainer.add_callback(resuming.SameOrder(checkpoint, kept if resuming.goes_on(base) else None))
     resumed_at = resuming.step_of(checkpoint) if checkpoint else 0
     if resumed_at:
         advance(resumed_at)
-    with ExitStack() as contexts:
-        if base.library == "transformers":
-            if trainer.padding_free:
-                contexts.enter_context(packing.packed_attention(model, _max_length(base.spec, config)))
-            if base.spec.sft.get("torch_compile") and base.model.device.type == "cuda":
-                contexts.enter_context(packing.compiled(model))
-        start = time.perf_counter()
-        try:
+    try:
+        with ExitStack() as contexts:
+            if base.library == "transformers":
+                if trainer.padding_free or most:
+                    contexts.enter_context(packing.packed_attention(model, checkpointing.max_length(base.spec, config)))
+                if most and base.spec.model.quantized:
+                    contexts.enter_context(dense.dense(model))
+                if base.model.device.type == "cuda" and (most or base.spec.sft.get("torch_compile")):
+                    contexts.enter_context(packing.compiled(model))
+                if most:
+                    contexts.enter_context(
+                        captured.captured(trainer, checkpointing.max_length(base.spec, config), most)
+                    )
+            start = time.perf_counter()
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        except RuntimeError as error:
-            if sentence := _compiling_failed(base, error):
-                raise ModelError(sentence) from error
-            raise
-        seconds = time.perf_counter() - start
+            seconds = time.perf_counter() - start
+    except captured.NotCaptured:
+        model.unload()  # so that the plain path can add the adapter anew
+        advance(-trainer.state.global_step)
+        raise
+    except RuntimeError as error:
+        if sentence := _compiling_failed(base, error):
+            raise ModelError(sentence) from error
+        raise
     losses = [[entry["step"], entry["loss"]] for entry in trainer.state.log_history if "loss" in entry]
     if any(math.isnan(loss) for _, loss in losses):
         raise ModelError(f"{base.spec.id}: the training loss became NaN; lower [sft].learning_rate")
@@ -228,14 +269,15 @@ def train(
     lengths, trained_tokens = _lengths(base, trainer.train_dataset, examples)
     if base.processor:
         notes["moved"] = require_moved(model, base.spec.id)
-    batch = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    batch = config.per_device_train_batch_size * config.gradient_accumulation_steps * config.world_size
     rows_seen = min(trainer.state.global_step * batch, math.ceil(trainer.state.epoch or 0) * len(lengths))
     rows_here = rows_seen * (1 - resumed_at / trainer.state.global_step)
     if base.processor:
         notes["images"] = int(sum(len(example.images) for example in examples) / len(examples) * rows_here)
-    model.save_pretrained(str(folder))
-    (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card template
-    _settle_config(base.spec, folder / "adapter_config.json")
+    if trainer.is_world_process_zero():
+        model.save_pretrained(str(folder))
+        (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card template
+        settle_config(base.spec, folder / "adapter_config.json")
     # Without the trainer's automatic mixed precision, in which a stored adapter would not answer either.
     base.model = extract_model_from_parallel(model, keep_fp32_wrapper=False).eval()
     return notes | {
@@ -264,7 +306,7 @@ def _compiling_failed(base: Base, error: RuntimeError) -> str:
     )
 
 
-def _settle_config(spec: Spec, file: Path) -> None:
+def settle_config(spec: Spec, file: Path) -> None:
     """Make an adapter's configuration the same in each training, and name the base as others find it: as the spec does.
 
     PEFT writes sets in any order, and where the base's files lie here, which would make the path a part of every digest.
@@ -276,37 +318,6 @@ def _settle_config(spec: Spec, file: Path) -> None:
     elif is_local(spec.model.model_name, Path()):
         config |= {"base_model_name_or_path": spec.model.model_name}
     file.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
-
-
-def decide_checkpointing(base: Base, config: SFTConfig, examples: Sequence[Example]) -> dict[str, Any]:
-    """If the spec does not decide, use gradient checkpointing on a GPU only if activations exceed its free memory.
-
-    Sets `config.gradient_checkpointing` and returns the estimate for the notes.
-    """
-    if "gradient_checkpointing" in base.spec.sft or base.model.device.type != "cuda":
-        return {"gradient_checkpointing": config.gradient_checkpointing}
-    rows, max_length = config.per_device_train_batch_size, _max_length(base.spec, config)
-    if config.packing:
-        tokens = rows * max_length
-    elif base.processor:
-        tokens = rows * max(map(sum, vision.lengths(base, examples)))
-    else:
-        tokens = rows * min(max(window.lengths(base, examples, answered=True)), max_length)
-    model_config = base.model.config.get_text_config()
-    path = "compiled" if base.spec.sft.get("torch_compile") else base.library
-    width = model_config.hidden_size + model_config.intermediate_size
-    needed = tokens * model_config.num_hidden_layers * width * ACTIVATION_BYTES[path] / 2**30
-    free = cost.free_memory() / 2**30
-    config.gradient_checkpointing = needed > MEMORY_SHARE * free
-    return {
-        "gradient_checkpointing": config.gradient_checkpointing,
-        "activations_gib": round(needed, 2),
-        "free_gib": round(free, 2),
-    }
-
-
-def _max_length(spec: Spec, config: SFTConfig) -> int:
-    return config.max_length or spec.model.max_seq_length
 
 
 def _lengths(base: Base, rows: Any, examples: Sequence[Example]) -> tuple[list[int], int]:

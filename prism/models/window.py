@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from prism.errors import DataError
 from prism.rows import Example
+from prism.rows.remembered import Training
 from prism.store import read_manifest
 
 if TYPE_CHECKING:
@@ -100,9 +101,9 @@ def lengths(base: Base, examples: Sequence[Example], *, answered: bool) -> list[
     return [len(ids) for ids in encoded["input_ids"]]
 
 
-def trained(adapters: Mapping[int, Path], training: Sequence[Example]) -> list[Example]:
+def trained(adapters: Mapping[int, Path], training: Training) -> Training:
     """The training rows without those that were left out, by the adapters' manifests."""
     left_out: set[str] = set()
     for folder in adapters.values():
         left_out.update(read_manifest(folder)["notes"].get("left_out", ()))
-    return [example for example in training if example.id not in left_out]
+    return training.without(left_out)

@@ -106,7 +106,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if state.interrupted:
         written = run or state.results.published.is_dir()
         unreported = "" if written else f"; no report was written{_older(state)}"
-        kept = f"the next run reuses the finished work in {state.setting.store.home}"
+        kept = f"the next run reuses the finished work in {state.setting.store.name}"
         terminalreporter.write_line(f"prism: {state.interrupted}{unreported}; {kept}")
 
 

@@ -13,7 +13,7 @@ import pytest
 from prism.experiment import Experiment
 from prism.plugin.checks import Checks
 from prism.plugin.session import Session
-from prism.rows.examples import Examples
+from prism.rows.remembered import Examples
 from prism.spec import Spec
 
 

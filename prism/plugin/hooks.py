@@ -119,7 +119,7 @@ class _Xdist:
 
 def pytest_report_header(config: pytest.Config) -> str:
     session = config.stash[Session.key]
-    line = f"prism: profile {session.profile} ({session.why}); store {session.setting.store.home}"
+    line = f"prism: profile {session.profile} ({session.why}); store {session.setting.store.name}"
     gpus = sorted({name for name, _ in cuda_memory()})
     if len(gpus) > 1:
         line += f"; the GPUs differ ({', '.join(gpus)}): set CUDA_VISIBLE_DEVICES to one kind to compare costs"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from prism.errors import PrismError
+from prism.models.identity import ENGINES
 from prism.plugin.scheduling import training_seeds
 from prism.spec import PROFILES
 
@@ -16,12 +17,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--prism-spec", action="append", default=[], metavar="NAME", help="run this spec only (repeatable)")
     add("--prism-models", metavar="DIR", help="load DIR/<last part of model_name> instead of a model from the hub")
     add("--prism-data", metavar="DIR", help="read DIR/<[data].name>/<split>.jsonl.gz instead of [data].path")
-    add("--prism-home", metavar="DIR", help="the store of adapters and answers (default: $PRISM_HOME, ~/.cache/prism)")
+    home = (
+        "the store of adapters and answers: a folder, or s3://, gs://, abfs:// (default: $PRISM_HOME, ~/.cache/prism)"
+    )
+    add("--prism-home", metavar="DIR|URL", help=home)
+    cache = "where a store of a URL is cached (default: $PRISM_CACHE, ~/.cache/prism/shared)"
+    add("--prism-cache", metavar="DIR", help=cache)
+    gib = "delete what was not used for longest from that cache above N GiB (default: $PRISM_CACHE_GIB, 50)"
+    add("--prism-cache-gib", metavar="N", help=gib)
     limit = "a smoke run: at most N held-out and N training rows per spec; partial, and nothing to accept"
     add("--prism-limit", type=_limit, metavar="N", help=limit)
     add("--prism-report", metavar="DIR", default="reports", help="write runs/ and latest/ to this folder")
     add("--prism-report-title", metavar="TITLE", default="PRISM", help="title of the reports, to tell several apart")
     add("--prism-track", metavar="NAMES", default="", help="log to trackio, mlflow, tensorboard, wandb (by comma), too")
+    add("--prism-engine", choices=ENGINES, help="plain: train without the captured step (or PRISM_ENGINE)")
     add("--prism-retrain", action="store_true", help="train again even if the store has the adapter")
     alarms = "5 %% false alarms of drop in a run, or over all runs against one accepted run"
     add("--prism-alarms", choices=["run", "reference"], default="run", help=alarms)

@@ -61,9 +61,11 @@ class Results:
         self._write(result)
 
     def mark_decided(self, result: Result, threshold: str) -> None:
-        """Record that a threshold of a saved result was selected and reached."""
+        """Record that a threshold of a saved result was selected and reached, in a file that is small beside the result's."""
         saved = self.saved[result.id]
-        self._write(replace(saved, decided=(*saved.decided, threshold)))
+        self.saved[result.id] = marked = replace(saved, decided=(*saved.decided, threshold))
+        with self._writing():
+            write_text(self._file(result, "decided"), json.dumps({"id": marked.id, "decided": marked.decided}))
 
     def add_details(self, result: Result, key: str, details: Any) -> None:
         """Add what the reports show of a saved result: plain JSON types, under a key of `Result.details`."""
@@ -72,9 +74,11 @@ class Results:
 
     def _write(self, result: Result) -> None:
         self.saved[result.id] = result
-        path = self.folder / "results" / f"{result.phase}-{result.spec}.{self.writer}.json"
         with self._writing():
-            write_text(path, json.dumps(to_json(result)))
+            write_text(self._file(result, "json"), json.dumps(to_json(result)))
+
+    def _file(self, result: Result, suffix: str) -> Path:
+        return self.folder / "results" / f"{result.phase}-{result.spec}.{self.writer}.{suffix}"
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -92,6 +96,9 @@ class Results:
             known = found.get(result.id, result)  # phase 7 gathers what another process measured, which may know more
             found[result.id] = replace(result, details=known.details | result.details)
             decided.setdefault(result.id, set()).update(result.decided)
+        for path in self.folder.glob("results/*.decided"):
+            marked = json.loads(path.read_text(encoding="utf-8"))
+            decided.setdefault(marked["id"], set()).update(marked["decided"])
         return tuple(found[name].as_decided(decided[name]) for name in sorted(found))
 
     def publish(self, run: Run, store: Store) -> Path:

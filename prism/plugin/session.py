@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from prism.report.tracking import Trackers, chosen
 from prism.setting import Setting
 from prism.spec import Spec, find_phases, find_specs
 from prism.store import Store
+from prism.store.homes import open_store
 from prism.tasks.check import load_checked_spec
 from prism.verdicts.alarms import Over, require_whole_history
 from prism.verdicts.record import Run
@@ -42,10 +43,11 @@ class Session:
         self.config = config
         self.worker = hasattr(config, "workerinput")
         self.screen = Screen(config)
-        home = option("--prism-home") or os.environ.get("PRISM_HOME") or "~/.cache/prism"
+        if option("--prism-engine"):
+            os.environ["PRISM_ENGINE"] = option("--prism-engine")
         self.setting = Setting(
             root=config.rootpath,
-            store=Store(Path(home).expanduser().resolve(), self.screen.say),
+            store=_store(option, self.screen),
             screen=self.screen,
             data=option("--prism-data") and Path(option("--prism-data")).expanduser().resolve(),
             models=option("--prism-models") and Path(option("--prism-models")).expanduser().resolve(),
@@ -178,6 +180,13 @@ class Session:
                 file.write(page)
         except OSError as error:
             self.screen.say(f"$GITHUB_STEP_SUMMARY {path}: {error.strerror}; the report itself is written")
+
+
+def _store(option: Callable[[str], str | None], screen: Screen) -> Store:
+    try:
+        return open_store(option("--prism-home"), screen.say, option("--prism-cache"), option("--prism-cache-gib"))
+    except PrismError as error:
+        raise pytest.UsageError(str(error)) from None
 
 
 def _trackers(names: str, folder: Path, screen: Screen) -> Trackers:

@@ -62,6 +62,7 @@ def pin(config: pytest.Config) -> None:
 
 def use_one_gpu() -> None:
     """Hide all GPUs but the first from this process: transformers' trainer would split each batch among all of them."""
+    os.environ.setdefault("PRISM_GPUS", os.environ.get("CUDA_VISIBLE_DEVICES", ""))  # for [launch] processes
     os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prism.report import callouts, findings, head, plots, tables, vision, words
+from prism.report import callouts, clock, findings, head, plots, tables, vision, words
 from prism.report.samples import Change, Sample
 from prism.report.templates import template
 from prism.store import Store
@@ -37,6 +37,7 @@ def render(run: Run, changes: Mapping[str, Sequence[Change]], store: Store | Non
             for result in run.results
         ],
         cost=tables.cost(run.results),
+        clock=clock.table(run.results),
         stored=any(result.cost.get("cached") for result in run.results),
     )
 

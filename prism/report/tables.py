@@ -242,7 +242,7 @@ WHERE_KNOWN = {
     "images/s": "images_per_second",
     "energy, Wh": "energy_wh",
     "utilization": "utilization",
-    "answered by": "engine",
+    "path": "engine",
     "system turn": "system",
     "machine": "machine",
 }
@@ -266,9 +266,9 @@ def cost(results: Sequence[Result]) -> Table | None:
 
 
 def _known(results: Sequence[Result], key: str) -> bool:
-    """Whether a cost needs a column; not if `generate` gave every answer, as on a CPU, or one machine made all."""
+    """Whether a cost needs a column; not if nothing was captured, as on a CPU, or one machine made all."""
     values = {value for result in results for value in (result.cost.get(key) or {}).values()}
-    return len(values) > 1 if key == "machine" else bool(values - {"generate"})
+    return len(values) > 1 if key == "machine" else bool(values - {"generate", "plain"})
 
 
 def parity(result: Result) -> Table | None:

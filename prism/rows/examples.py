@@ -13,8 +13,8 @@ from prism.progress import CONSOLE
 from prism.rows import Example, Row
 from prism.rows.files import columns_of, line_of, require_columns
 from prism.rows.images import prepare, read_sources
-from prism.rows.leaks import Kind, Leaks, leaking_places
-from prism.rows.parts import only_part, read_part
+from prism.rows.leaks import Kind, leaking_places
+from prism.rows.parts import parts_of, read_part
 from prism.rows.splits import split_places, unique_ids
 from prism.rows.values import is_blank, is_nan, matcher, no_text
 from prism.spec import Spec
@@ -22,16 +22,6 @@ from prism.store.hub import Say
 
 SplitPlaces = Callable[[Sequence[Row], Mapping[str, Any], int], tuple[list[int], list[int]]]
 LeakingPlaces = Callable[[Sequence[Example], Sequence[Example], Kind], Collection[int]]
-
-
-@dataclass(frozen=True)
-class Examples:
-    """What a spec measures. `training` is empty for a finished adapter whose training rows are unknown."""
-
-    training: list[Example]
-    held_out: list[Example]
-    leaks: Leaks
-    removed: int  # training rows that [data].dedupe left out
 
 
 class Reader(Protocol):
@@ -58,6 +48,9 @@ class Reader(Protocol):
     @property
     def images(self) -> Sequence[str]: ...  # the columns that hold images
 
+    @property
+    def source(self) -> str: ...  # the digest of a file beside the spec; empty for PRISM's own
+
 
 def load_examples(
     spec: Spec,
@@ -78,14 +71,12 @@ def load_examples(
     """
     split = spec.data.split
     pool: list[Row]
-    if split is None or not spec.has_training_rows:  # a finished adapter: nobody says which rows it was trained on
-        parts = [_read_rows(spec, task, root, data, (split and split.test) or only_part(spec, root, data), say)]
+    parts = [_read_rows(spec, task, root, data, name, say) for name in parts_of(spec, root, data)]
+    if split is None or not spec.has_training_rows:
         pool, held_out_pool = [], _shuffled(parts[0].rows, spec.seed)
-    elif split.train and split.test:
-        parts = [_read_rows(spec, task, root, data, name, say) for name in (split.train, split.test)]
+    elif split.train:
         pool, held_out_pool = (_shuffled(part.rows, spec.seed) for part in parts)
     else:
-        parts = [_read_rows(spec, task, root, data, "train", say)]
         rows = parts[0].rows
         train, test = places(rows, split.model_dump(exclude_none=True), spec.seed)
         pool, held_out_pool = [rows[i] for i in train], [rows[i] for i in test]

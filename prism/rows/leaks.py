@@ -15,7 +15,7 @@ JPEG quality 50 or half the size differs in up to 8 bits; no two of 315 radiogra
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from os.path import commonprefix
@@ -25,11 +25,12 @@ from typing import Any, Literal, NamedTuple
 import numpy
 
 from prism.errors import DataError
+from prism.progress import Progress
 from prism.rows import Example
 from prism.rows.alike import alike, grams
 from prism.rows.folding import read
 from prism.rows.images import image_digests
-from prism.store import digest, file_digest
+from prism.store import file_digest, list_digest
 from prism.store.provenance import versions
 
 ANSWER = 5  # words
@@ -41,6 +42,7 @@ MAX_BITS = 16
 SHOWN = 10  # twins in the report, and as many answers; samples/*.jsonl has those of every sample
 
 Kind = Literal["exact", "near"]
+Remember = Callable[[Mapping[str, Any], Callable[[], Any]], Any]
 
 
 class Twin(NamedTuple):
@@ -128,14 +130,27 @@ def identity(training: Sequence[Example], held_out: Sequence[Example]) -> dict[s
     """What the result of `find_twins` depends on, besides this package's source."""
     return {
         "kind": "leaks",
-        "rows": digest(
-            [
-                [[*_compared(example), example.reference, image_digests(example)] for example in part]
-                for part in (training, held_out)
-            ]
-        ),
+        "rows": [
+            list_digest([*_compared(example), example.reference, image_digests(example)] for example in part)
+            for part in (training, held_out)
+        ],
         "libraries": versions(["datasketch", "ImageHash", "pillow", "regex"]),
     }
+
+
+def remembered(
+    training: Sequence[Example], held_out: Sequence[Example], remember: Remember, name: str, screen: Progress
+) -> Leaks:
+    """`find_twins`, looked for once for the same rows; `name` is the spec's, for the `screen`."""
+    if not training:
+        return Leaks({}, [], [], {}, {})
+
+    def compute() -> dict[str, Any]:
+        what = f"leaks, {len(held_out):,} held-out samples against {len(training):,} training rows"
+        with screen.progress(f"{name}: {what}"):
+            return find_twins(training, held_out).to_json()
+
+    return Leaks.from_json(remember(identity(training, held_out), compute))
 
 
 def _compared(example: Example) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +30,26 @@ def stand_in(spec: Spec, data: Path | None) -> Path | None:
     return folder if folder is not None and folder.is_dir() else None
 
 
-def read_part(
-    spec: Spec, root: Path, data: Path | None, part: str, say: Say
-) -> tuple[list[Row], str, Path | None, Path]:
-    """The rows of one part, from --prism-data, a local file or folder, or the hub.
+@dataclass(frozen=True)
+class LocalPart:
+    """A part that lies here: its file, its name for messages, and the folder of its images."""
 
-    With them their name for messages, their file if they lie in one, and the folder of their images.
+    file: Path
+    name: str
+    folder: Path
+
+
+def local_part(spec: Spec, root: Path, data: Path | None, part: str) -> LocalPart | None:
+    """Where a part lies, in --prism-data, a local file or folder; None if it is the hub's.
+
+    Raises DataError if [data] does not fit a local file or folder, or a folder has no such part.
     """
     name = spec.data.path
     if folder := stand_in(spec, data):
         file = _find_part_file(folder, part)
-        return read_rows(file), str(file), file, folder
+        return LocalPart(file, str(file), folder)
     if is_hub_id(name, root):
-        return _hub_rows(spec, part, say), name, None, root
+        return None
     for key in ("revision", "subset"):
         if value := getattr(spec.data, key):
             raise DataError(f"{name}: is local, and has no {key} {value!r}; delete [data].{key}")
@@ -54,8 +62,20 @@ def read_part(
         )
     if path.is_dir():
         file = _find_part_file(path, part)
-        return read_rows(file), f"{name}/{file.name}", file, path
-    return read_rows(path), name, path, path.parent
+        return LocalPart(file, f"{name}/{file.name}", path)
+    return LocalPart(path, name, path.parent)
+
+
+def read_part(
+    spec: Spec, root: Path, data: Path | None, part: str, say: Say
+) -> tuple[list[Row], str, Path | None, Path]:
+    """The rows of one part, from --prism-data, a local file or folder, or the hub.
+
+    With them their name for messages, their file if they lie in one, and the folder of their images.
+    """
+    if found := local_part(spec, root, data, part):
+        return read_rows(found.file), found.name, found.file, found.folder
+    return _hub_rows(spec, part, say), spec.data.path, None, root
 
 
 def _hub_rows(spec: Spec, part: str, say: Say) -> list[Row]:
@@ -112,6 +132,14 @@ def _cached_set(spec: Spec, sha: str) -> Any:
         names = ", ".join(folder.parts[-3] for folder in folders)
         raise DataError(f"{data.path}: the local cache has the subsets {names}; name one in [data].subset")
     return Cache(repo_id=data.path, dataset_name=name, config_name=subset, version=version, hash=sha)
+
+
+def parts_of(spec: Spec, root: Path, data: Path | None) -> list[str]:
+    """The parts that are read: the two of an official split, the one that is held out, or the one that is split."""
+    split = spec.data.split
+    if split is None or not spec.has_training_rows:  # a finished adapter: nobody says which rows it was trained on
+        return [(split and split.test) or only_part(spec, root, data)]
+    return [split.train, split.test] if split.train and split.test else ["train"]
 
 
 def only_part(spec: Spec, root: Path, data: Path | None) -> str:

@@ -184,6 +184,13 @@ class Answer(Table):
     """A file of terms, from the spec's folder; it adds coverage and failure patterns."""
 
 
+class Launch(Table):
+    """How training is started."""
+
+    processes: int = Field(1, ge=1)
+    """Data parallelism over so many GPUs; each takes its share of per_device_train_batch_size."""
+
+
 class Semantic(Table):
     """Adds the metric `semantic_similarity`; needs the extra `semantic`."""
 
@@ -258,6 +265,7 @@ class Spec(Table):
     """Keywords of peft.LoraConfig; with images also placement."""
     sft: dict[str, Any] = {}
     """Keywords of trl.SFTConfig."""
+    launch: Launch = Launch()
     generate: dict[str, Any]
     """Keywords of transformers.GenerationConfig; [generate.template] holds arguments of the chat template."""
     image: Image | None = None

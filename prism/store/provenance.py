@@ -82,13 +82,16 @@ def _gpus() -> list[str]:
 
 def versions(packages: Sequence[str]) -> dict[str, str]:
     """Installed versions; packages that are not installed are left out."""
-    installed = {}
-    for package in packages:
-        try:
-            installed[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return installed
+    return {package: found for package in packages if (found := _version(package))}
+
+
+@cache
+def _version(package: str) -> str | None:
+    """The installed version; every identity names some, and each look-up reads a file."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def source_tree(root: Path) -> str:

@@ -34,7 +34,7 @@ FIELDS = {  # of a receipt
 
 def rows(row: Row, spec: Spec) -> list[Row]:
     """ChartQA's columns, whichever of the three layouts a row has; a receipt becomes one row a key field."""
-    if "query" in row:
+    if "query" in row or "query" in spec.data.columns:  # mapped after this
         return [row]
     if "question" in row:
         answers = row.get("answers", row.get("answer"))

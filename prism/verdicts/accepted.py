@@ -20,8 +20,13 @@ RUNS = Path("reports/runs")
 
 def accepted_for(scores: Scores, root: Path) -> Scores | None:
     """Read the accepted scores of a run's evaluation, or return None. Raises ScoresError as `read_scores` does."""
-    path = root / FOLDER / f"{scores.name}.json"
+    path = accepted_file(scores, root)
     return read_scores(path) if path.exists() else None
+
+
+def accepted_file(scores: Scores, root: Path) -> Path:
+    """Where the accepted scores of a run's evaluation lie, if there are any."""
+    return root / FOLDER / f"{scores.name}.json"
 
 
 def competing_drops(root: Path, profile: str, besides: str = "") -> int:

@@ -18,6 +18,7 @@ import numpy
 from prism.metrics import Metric, Statistics
 from prism.metrics.coverage import load_lexicon
 from prism.rows import Example, filings
+from prism.rows.remembered import content
 from prism.spec import Spec
 from prism.store import digest
 from prism.verdicts import gate
@@ -53,7 +54,7 @@ def identity(
     return {
         "kind": "contenders",
         "evaluation": evaluation,
-        "rows": digest([[example.question, example.reference] for example in training]),
+        "rows": content(training),
         "answers": digest(dict(measured)),
         "gate": [limit.model_dump() for limit in spec.limits()],
     }

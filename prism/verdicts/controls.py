@@ -8,18 +8,31 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from prism.rows import Example
+from prism.rows.remembered import content
 from prism.store import digest
 
 Answers = list[str] | dict[int, list[str]]  # by training seed, if the tuned model gave them
 
 
+class Task(Protocol):
+    """What is read of a task; `prism.tasks.Task` implements it."""
+
+    @property
+    def fixed(self) -> Mapping[str, str]: ...
+
+    @property
+    def contenders(self) -> Mapping[str, Callable[[Sequence[Example], Sequence[Example]], list[str]]]: ...
+
+    @property
+    def source(self) -> str: ...
+
+
 def beside(
     altered: Mapping[str, dict[int, list[str]]],
-    fixed: Mapping[str, str],
-    contenders: Mapping[str, Callable[[Sequence[Example], Sequence[Example]], list[str]]],
+    task: Task,
     stated: Sequence[dict[str, float]],
     training: Sequence[Example],
     held_out: Sequence[Example],
@@ -31,19 +44,21 @@ def beside(
     if answers are no closed set. What learns from rows is left out if the training rows are unknown.
     """
     answers: dict[str, Answers] = {**altered}
-    answers |= {name: [answer] * len(held_out) for name, answer in fixed.items()}
-    answers |= {name: contend(training, held_out) for name, contend in contenders.items() if training}
+    answers |= {name: [answer] * len(held_out) for name, answer in task.fixed.items()}
+    rows = [content(training), content(held_out)]
+
+    def learned(name: str, learn: Callable[[Sequence[Example], Sequence[Example]], list[str]]) -> list[str]:
+        return remember(
+            {"kind": "control", "name": name, "task": task.source, "rows": rows}, partial(learn, training, held_out)
+        )
+
+    answers |= {name: learned(name, contend) for name, contend in task.contenders.items() if training}
     if stated:
-        answers |= untaught(training, held_out, stated)
+        known = {"kind": "untaught", "rows": rows, "stated": digest(stated)}
+        answers |= remember(known, partial(untaught, training, held_out, stated))
         if training:
-            answers["classical"] = remember(identity(training, held_out), partial(classical, training, held_out))
+            answers["classical"] = learned("classical", classical)
     return answers
-
-
-def identity(training: Sequence[Example], held_out: Sequence[Example]) -> dict[str, str]:
-    """What determines the classical control's answers."""
-    rows = [[[example.question, example.reference] for example in part] for part in (training, held_out)]
-    return {"kind": "classical", "rows": digest(rows)}
 
 
 def classical(training: Sequence[Example], held_out: Sequence[Example]) -> list[str]:

@@ -1,7 +1,8 @@
 """Which measurements of an evaluation the store has seen: a reference that was picked among several is too good.
 
 PRISM_HOME/evaluations/<phase>/<spec>@<8 of the evaluation digest>/ has one small file a measurement, written as it is
-made. The same adapters' same scores, measured again, are the same file. Other machines' measurements are not in it.
+made. The same adapters' same scores, measured again, are the same file. Other machines' measurements are in it if the
+store is one that they share.
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ def record(scores: Scores, store: Store, fresh: bool = False) -> None:
     name = measurement(scores)
     path = store.home / FOLDER / scores.name / f"{name[:16]}.json"
     known = _read(path) if path.exists() else None
-    if known and known.fresh >= fresh:
+    replaced = known is not None and fresh > known.fresh
+    if known and not replaced and not store.is_unshared(path):
         return
     look = Look(
         measurement=name,
@@ -74,9 +76,12 @@ def record(scores: Scores, store: Store, fresh: bool = False) -> None:
     )
     look = look.model_copy(update={"check": look.expected})
     try:
-        write_text(path, look.model_dump_json(indent=1) + "\n")
-    except OSError as error:
-        store.say(f"{unwritable(store.home, error)}; until then `prism accept` does not count this measurement")
+        if not known or replaced:
+            write_text(path, look.model_dump_json(indent=1) + "\n")
+        store.share(path, replace=replaced)  # else the time of another machine's stays, which was first
+    except (OSError, StoreError) as error:
+        why = unwritable(store.home, error) if isinstance(error, OSError) else error
+        store.say(f"{why}; until then `prism accept` does not count this measurement")
 
 
 def require_writable(store: Store) -> None:
@@ -91,12 +96,12 @@ def require_writable(store: Store) -> None:
 
 def seen(scores: Scores, store: Store) -> list[Look]:
     """The measurements of one spec and evaluation, oldest first."""
-    return sorted(_all(store.home / FOLDER / scores.name), key=lambda look: (look.time, look.measurement))
+    return sorted(_all(store.gather(f"{FOLDER}/{scores.name}")), key=lambda look: (look.time, look.measurement))
 
 
 def seeds_seen(scores: Scores, store: Store) -> set[int]:
     """The training seeds that the store has seen of a spec, in any evaluation of it."""
-    folders = (store.home / FOLDER / scores.phase).glob(f"{scores.spec}@*")
+    folders = store.gather(f"{FOLDER}/{scores.phase}").glob(f"{scores.spec}@*")
     return {seed for folder in folders for look in _all(folder) for seed in look.seeds}
 
 

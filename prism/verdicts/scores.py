@@ -22,7 +22,7 @@ import numpy
 from pydantic import ValidationError
 
 from prism.errors import ScoresError, first_problem
-from prism.metrics import Metric
+from prism.metrics import Metric, Statistics
 from prism.rows import Example
 from prism.rows.images import image_digests
 from prism.spec import Spec
@@ -96,10 +96,11 @@ def measured(
     metrics: Sequence[Metric],
     training: Mapping[str, Any],
     judges: Mapping[str, str],
+    known: Mapping[Statistics, numpy.ndarray] | None = None,
 ) -> Scores:
     """Collect a run's scores from its `answers` by seed, in the order of `examples`, and its `judges` by metric.
 
-    A metric is left out if no sample could be scored.
+    A metric is left out if no sample could be scored. `known` are statistics of these answers, (seeds, samples, d).
     """
     order = sorted(range(len(examples)), key=lambda i: examples[i].id)
     reported = {record.metric: record for record in records if record.n}
@@ -108,7 +109,9 @@ def measured(
     for metric in metrics:
         if record := reported.get(metric.name):
             if metric.statistics not in shared:
-                by_seed = numpy.stack([metric.statistics(examples, of_seed) for of_seed in answers.values()])
+                by_seed = (known or {}).get(metric.statistics)
+                if by_seed is None:
+                    by_seed = numpy.stack([metric.statistics(examples, of_seed) for of_seed in answers.values()])
                 shared[metric.statistics] = by_seed[:, order].round(DIGITS)
             measures[metric.name] = Measure(
                 metric.tier,

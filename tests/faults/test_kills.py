@@ -9,7 +9,9 @@ import time
 import pytest
 
 from prism.judge.ledger import locked, read
-from prism.store import MANIFEST, Store, write_text
+from prism.store import MANIFEST, Store, lease, write_text
+from prism.store.homes import open_store
+from prism.store.keeping import contents
 from prism.verdicts import looks
 from prism.verdicts.scores import read_scores, write_scores
 from tests.conftest import ROOT
@@ -58,6 +60,23 @@ def test_an_artifact_that_is_made_again(tmp_path):
         assert_whole(home, "new", again=True)
         if done:
             break
+
+
+@pytest.mark.slow
+def test_an_artifact_of_shared_storage(tmp_path, monkeypatch):
+    """The same machine and another one end with it whole; what a killed one held is taken over."""
+    monkeypatch.setattr(lease, "ASKED", 0.01)
+    for folder in kills(tmp_path, lambda folder: machine(folder, "a").make("adapters", IDENTITY, write("new"))):
+        for name in ("a", "b"):
+            store = machine(folder, name)
+            found = store.make("adapters", IDENTITY, write("new"))
+            assert (found / "sub" / "weights").read_text() == "new"
+        kept = [item.name for item in contents(store) if item.state != "leftover"]
+        assert kept == [f"adapters/{found.name}.tar"], "and what `prism store gc` clears"
+
+
+def machine(folder, name):
+    return open_store(f"file://{folder}/storage", lambda sentence: None, str(folder / name))
 
 
 def assert_whole(home, text, again=False):

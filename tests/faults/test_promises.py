@@ -27,7 +27,8 @@ def test_each_row_names_a_test_that_exists():
         row[:60] for row in rows if not re.search(r"`\w+\.py::test_\w+` *\|$|`\w+\.py::test_\w+`, .*\|$", row)
     ] == []
     for later, file, name in NAMED:
-        path = next((path for path in (ROOT / "tests" / file, ROOT / "tests" / "faults" / file) if path.exists()), None)
+        folders = (ROOT / "tests" / part for part in (".", "faults", "cluster"))
+        path = next((folder / file for folder in folders if (folder / file).exists()), None)
         assert path is not None, file
         marks = decorated(ast.parse(path.read_text(encoding="utf-8")), name)
         assert marks is not None, f"{file}::{name}"

@@ -1,0 +1,335 @@
+"""The captured training step: the trainer's own batches, loss and gradients, in one CUDA graph.
+
+A step of few short rows is bound by launching its thousands of small kernels from Python. Here the rows of a batch lie
+side by side in one row of a fixed length, samples apart (`prism.models.packing`), and one graph computes loss and
+gradients of the adapter. Only completion tokens reach the output head, in chunks, as in TRL's "chunked_nll". The
+trainer still draws the batches and does everything else; its model's `forward` is replaced while it trains.
+
+A batch of more tokens than fit is computed in several replays, whose gradients add up. On a CPU nothing is captured,
+and the same code gives the gradients of TRL's own step to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from peft import PeftModel
+from torch.nn.parallel import DistributedDataParallel
+from transformers import TrainerCallback
+from trl import SFTConfig
+
+from prism.models import cost, layout, packing, window
+from prism.models.flat import attach, flattened, set_optimizer, trained
+from prism.models.identity import plain_only
+from prism.models.load import Base
+from prism.models.loss import CHUNK, METRICS, Head, Loss, Output
+from prism.rows import Example
+
+FEWEST_STEPS = 100  # compiling and capturing take as long as some hundred plain steps
+SMALLEST = 128  # tokens of the smallest graph
+MOST = 16_384  # tokens of the largest: more at once are no faster
+LAYER_BYTES = 8  # that a compiled layer keeps for its gradients, per token and unit of (hidden + intermediate) width
+HEAD_BYTES = 20  # per logit of a chunk: in half and single precision, normalized, and their gradients
+KNOWN = {
+    "r",
+    "lora_alpha",
+    "target_modules",
+    "exclude_modules",
+    "bias",
+    "use_rslora",
+    "placement",
+    "rank_pattern",
+    "alpha_pattern",
+    "layers_to_transform",
+    "layers_pattern",
+}  # options of [lora] that the step has been tried with
+WARM_UP = 2  # steps before a capture, in which libraries initialize and torch compiles
+
+
+class NotCaptured(Exception):  # it reports no error: the plain path trains instead
+    """Why the captured step cannot go on, as a phrase."""
+
+
+def decide(base: Base, config: SFTConfig, examples: Sequence[Example], steps: int) -> tuple[int, str]:
+    """How many tokens the captured step computes at once, and why it does not train if that is 0."""
+    if reason := unsupported(base, config, steps):
+        return 0, reason
+    longest, most = max(window.lengths(base, examples, answered=True)), room(base)
+    if most < min(longest, config.max_length or longest):
+        return 0, f"the memory holds {most:,} tokens at once and the longest row has {longest:,}"
+    return most, ""
+
+
+def unsupported(base: Base, config: SFTConfig, steps: int) -> str:
+    """Why the captured step cannot train an adapter, or would not be faster; empty if it can."""
+    causal, lora, device = base.model, base.spec.lora, base.model.device.type
+    if plain_only():
+        return "--prism-engine plain"
+    if device != "cuda":
+        return "there is no GPU"
+    if torch.cuda.get_device_capability(base.model.device) < (8, 0):
+        return "its attention needs a GPU of compute capability 8.0"
+    if base.spec.sft.get("gradient_checkpointing"):
+        return "[sft] gradient_checkpointing is set"
+    if base.library != "transformers":
+        return "Unsloth trains it"
+    if config.packing or config.padding_free:
+        return "its rows are packed already"
+    if steps < FEWEST_STEPS:
+        return f"{steps} steps do not repay compiling"
+    if reason := unknown_model(causal):
+        return reason
+    if config.use_liger_kernel or config.loss_type not in (None, "nll", "chunked_nll"):
+        return "[sft] chooses another loss"
+    if config.neftune_noise_alpha or not config.bf16:
+        return "[sft] neftune_noise_alpha or bf16"
+    if others := sorted(key for key, value in lora.items() if value and key not in KNOWN):
+        return f"[lora] {others[0]} is set"
+    return ""
+
+
+def room(base: Base) -> int:
+    """How many tokens the step may compute at once, at most MOST: as many as fit the free memory and the spec's ceiling.
+
+    Weights of 4 bits are held in the compute dtype besides. It may be 0.
+    """
+    config = base.model.config.get_text_config()
+    available = cost.available_memory(base.spec)
+    if base.spec.model.load_in_4bit:
+        available -= layout.weight_bytes(base.model)
+    available -= CHUNK * config.vocab_size * HEAD_BYTES
+    width = config.hidden_size + config.intermediate_size
+    return max(0, min(MOST, int(available / (config.num_hidden_layers * width * LAYER_BYTES))))
+
+
+def unknown_model(causal: Any) -> str:
+    """Why a model's loss is not what is computed here; empty if it is."""
+    config = causal.config.get_text_config()
+    if config.model_type not in layout.FAMILIES or causal.config is not config:
+        return f"{causal.config.model_type} is none of {', '.join(layout.FAMILIES)}"
+    if getattr(config, "attention_dropout", 0):
+        return "its attention drops out"
+    return packing.unsupported(config, config.max_position_embeddings)
+
+
+@dataclass(frozen=True)
+class _Buffers:
+    """The inputs of one graph; a replay reads what lies here."""
+
+    ids: torch.Tensor  # (1, tokens)
+    positions: torch.Tensor  # (1, tokens)
+    labels: torch.Tensor  # (tokens) the next token where it counts, else -100
+    boundaries: torch.Tensor  # see packing.boundaries
+    targets: int  # at least as many tokens as count, a multiple of CHUNK
+    graph: Any = None
+
+
+class Step:
+    """The step of a PEFT model whose samples have at most `longest` tokens, `most` tokens at once."""
+
+    def __init__(
+        self,
+        model: PeftModel,
+        parameters: list[torch.nn.Parameter],
+        flat: torch.nn.Parameter,
+        longest: int,
+        most: int,
+    ) -> None:
+        causal: Any = model.get_base_model()
+        self.causal, self.device, self.flat = causal, causal.device, flat
+        self.longest, self.most = longest, most
+        self.parameters = parameters
+        self.found = torch.zeros_like(flat)  # the gradients of a batch
+        self.sums = torch.zeros(len(METRICS), device=self.device)
+        self.share = torch.ones((), device=self.device)  # of each completion token in the loss
+        self.graphs: dict[tuple[int, int], _Buffers] = {}
+        self.pool = torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        labels: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **_: Any,
+    ) -> Output:
+        """Loss of a padded batch, (rows, width) each, as the trainer calls the model. Raises NotCaptured."""
+        if attention_mask is None:
+            raise NotCaptured("the trainer packs the rows itself")
+        following = F.pad(labels[:, 1:], (0, 1), value=-100)
+        counts = [attention_mask.sum(1), attention_mask.int().argmax(1), (following != -100).sum(1)]
+        lengths, starts, targets = torch.stack(counts).tolist()
+        width = input_ids.shape[1]
+        whole = sum(targets) or 1 if num_items_in_batch is None else num_items_in_batch
+        self.share.copy_(1 / torch.as_tensor(whole))
+        self.found.zero_()
+        self.sums.zero_()
+        for rows in pieces(lengths, self.most):
+            places = [torch.arange(lengths[row]) + row * width + starts[row] for row in rows]
+            shape = (rung(sum(lengths[row] for row in rows), SMALLEST), rung(sum(targets[row] for row in rows), CHUNK))
+            buffers = self.graphs.get(shape) or self._buffers(*shape)
+            self._fill(buffers, places, input_ids.flatten(), following.flatten())
+            if buffers.graph is None and self.device.type == "cuda":
+                buffers = self._capture(buffers)
+            self.graphs[shape] = buffers
+            if buffers.graph is None:
+                self._compute(buffers)
+            else:
+                buffers.graph.replay()
+        if (
+            torch.distributed.is_initialized()
+        ):  # [launch] processes: the mean of all, as DistributedDataParallel makes it
+            torch.distributed.all_reduce(self.found)
+            self.found /= torch.distributed.get_world_size()
+        told, correct, entropy, counted = self.sums.cpu()  # the trainer reads them all one by one
+        if not told.isfinite():
+            raise NotCaptured("the loss of a step was not finite")
+        return Output(
+            loss=Loss.apply(self.flat, self.sums[0] * self.share, self.found),
+            num_correct_tokens=correct,
+            entropy_sum=entropy,
+            num_valid_tokens=counted,
+        )
+
+    def _buffers(self, tokens: int, targets: int) -> _Buffers:
+        ids = torch.zeros(1, tokens, dtype=torch.long, device=self.device)
+        positions = torch.arange(tokens, device=self.device)[None] % self.longest
+        boundaries = packing.boundaries(positions, self.longest)
+        _any_length(positions)
+        torch._dynamo.maybe_mark_dynamic(boundaries, 0)
+        return _Buffers(ids, positions, torch.full_like(ids[0], -100), boundaries, targets)
+
+    def _fill(
+        self, buffers: _Buffers, places: Sequence[torch.Tensor], ids: torch.Tensor, following: torch.Tensor
+    ) -> None:
+        """Put rows side by side; what is left of the buffers is padding, which no sample sees and no loss counts."""
+        used, tokens = sum(map(len, places)), buffers.ids.shape[1]
+        place = torch.cat([*places, torch.zeros(tokens - used, dtype=torch.long)])
+        position = torch.cat([*(torch.arange(len(part)) for part in places), torch.zeros(tokens - used).long()])
+        boundaries = packing.boundaries(position[None], self.longest)  # on the CPU, where nothing waits for the GPU
+        if len(boundaries) > len(buffers.boundaries):
+            raise NotCaptured(f"its rows are shorter than {packing.TOKENS_PER_BOUNDARY:,} tokens")
+        place = place.to(self.device)
+        buffers.ids.copy_(ids[place][None])
+        buffers.labels.copy_(following[place]).narrow(0, used, tokens - used).fill_(-100)
+        buffers.positions.copy_(position[None])
+        buffers.boundaries.copy_(boundaries)
+
+    def _compute(self, buffers: _Buffers) -> None:
+        """Add the sums and the gradients of the rows in the buffers."""
+        # What autocast has cast is cached until it ends, so a graph would keep the adapter's first weights.
+        kind, enabled = self.device.type, torch.is_autocast_enabled(self.device.type)
+        with torch.autocast(kind, torch.get_autocast_dtype(kind), enabled, cache_enabled=False), torch.enable_grad():
+            # With a gradient, so that the first layer is compiled as the others are.
+            embedded = self.causal.model.embed_tokens(buffers.ids).detach().requires_grad_()
+            _any_length(embedded)
+            hidden = self.causal.model(
+                inputs_embeds=embedded,
+                position_ids=buffers.positions,
+                packed_boundaries=buffers.boundaries,
+                packed_longest=self.longest,
+                use_cache=False,
+            ).last_hidden_state[0]
+            first = (buffers.labels != -100).to(torch.int8).argsort(descending=True, stable=True)[: buffers.targets]
+            hidden, labels = hidden[first], buffers.labels[first]
+            sums = Head.apply(hidden, self.causal.lm_head.weight, labels, self.share)
+            found = torch.autograd.grad(sums[0], self.parameters)
+        self.found += torch.cat([part.flatten() for part in found])
+        self.sums += sums.detach()
+
+    def _capture(self, buffers: _Buffers) -> _Buffers:
+        """The buffers with a graph that reads them; the rows in them are not counted yet."""
+        before = self.found.clone(), self.sums.clone()
+        graph = torch.cuda.CUDAGraph()
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        try:
+            with torch.cuda.stream(stream):
+                for _ in range(WARM_UP):
+                    self._compute(buffers)
+            torch.cuda.current_stream().wait_stream(stream)
+            with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
+                self._compute(buffers)
+        except Exception as error:  # compilers, kernels and the driver raise what they like
+            first = (str(error).splitlines() or [""])[0][:200]
+            raise NotCaptured(
+                f"a step of {buffers.ids.numel():,} tokens failed ({type(error).__name__}: {first})"
+            ) from error
+        self.found.copy_(before[0])
+        self.sums.copy_(before[1])
+        return replace(buffers, graph=graph)
+
+
+def _any_length(tensor: torch.Tensor) -> None:
+    """Let torch compile the layers once for any number of tokens, the second dimension, and not once for each graph."""
+    torch._dynamo.maybe_mark_dynamic(tensor, 1)
+
+
+def _rotations_of_any_length(_: Any, arguments: Any, made: tuple[torch.Tensor, ...]) -> None:
+    for part in made:
+        _any_length(part)
+
+
+def rung(count: int, smallest: int) -> int:
+    """The least of a few sizes that holds `count`: eight an octave, so that few graphs waste at most an eighth."""
+    step = smallest
+    while step * 16 < count:
+        step *= 2
+    return max(1, -(-count // step)) * step
+
+
+def pieces(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
+    """The places of a batch's rows in groups of at most `most` tokens, in order. Raises NotCaptured."""
+    group: list[int] = []
+    for place, length in enumerate(lengths):
+        if length > most:
+            raise NotCaptured(f"a row of {length:,} tokens is longer than the {most:,} that fit at once")
+        if group and sum(lengths[row] for row in group) + length > most:
+            yield group
+            group = []
+        group.append(place)
+    yield group
+
+
+class _OwnMean(TrainerCallback):
+    """Keeps the trainer's DistributedDataParallel from waiting for gradients, which the step adds up itself.
+
+    It gives parameters memory of their own, and the trainer clips and zeroes gradients through it.
+    """
+
+    def __init__(self, trainer: Any, step: Step) -> None:
+        self.trainer, self.step = trainer, step
+
+    def on_train_begin(self, *_: object, **__: object) -> None:
+        if isinstance(wrapped := self.trainer.model_wrapped, DistributedDataParallel):
+            attach(self.step.parameters, self.step.flat)
+            wrapped.require_backward_grad_sync = False
+            wrapped.__dict__.update({name: self.trainer.model.__dict__[name] for name in ("parameters", "zero_grad")})
+
+
+@contextmanager
+def captured(trainer: Any, longest: int, most: int) -> Iterator[Step]:
+    """Let a trainer's PEFT model compute its loss in the captured step, and restore it afterwards. Raises NotCaptured."""
+    model = trainer.model
+    parameters = trained(model)
+    if len({(parameter.dtype, parameter.device) for parameter in parameters}) != 1:
+        raise NotCaptured("the adapter has several dtypes or devices")
+    with flattened(model) as flat:
+        set_optimizer(trainer, flat, parameters)
+        step = Step(model, parameters, flat, longest, most)
+        own = step.causal.__dict__.get("forward")  # TRL's, if it has replaced the class's
+        step.causal.forward = step.forward
+        trainer.add_callback(_OwnMean(trainer, step))
+        hook = step.causal.model.rotary_emb.register_forward_hook(_rotations_of_any_length)
+        try:
+            yield step
+        finally:
+            hook.remove()
+            del step.causal.forward
+            if own is not None:
+                step.causal.forward = own

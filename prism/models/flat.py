@@ -1,0 +1,82 @@
+"""One flat parameter for all matrices of an adapter, so that a step launches no kernel and runs no Python for each.
+
+The matrices and their gradients are views of it. Clipping, an optimizer and zeroing take one kernel where they took
+hundreds, which took longer than the rest of a short step. bitsandbytes' 8-bit AdamW quantizes its state in blocks of
+256 numbers: matrices of whole blocks laid end to end have the same blocks, so the steps are the same to the bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+BLOCK, SMALLEST = 256, 4_096  # bitsandbytes keeps the state of smaller tensors in 32 bits
+EIGHT_BITS = ("adamw_8bit", "adamw_bnb_8bit")  # values of [sft] optim
+EACH_NUMBER = ("adamw_torch", "adamw_torch_fused", "sgd")  # optimizers that treat each number by itself
+
+
+def trained(model: torch.nn.Module) -> list[torch.nn.Parameter]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def attach(parameters: list[torch.nn.Parameter], flat: torch.nn.Parameter) -> None:
+    """Make parameters and their gradients views of a flat one, again after a wrapper gave them memory of their own."""
+    sizes = [parameter.numel() for parameter in parameters]
+    assert flat.grad is not None
+    for parameter, part, slope in zip(parameters, flat.detach().split(sizes), flat.grad.split(sizes), strict=True):
+        parameter.data, parameter.grad = part.view_as(parameter), slope.view_as(parameter)
+
+
+@contextmanager
+def flattened(model: Any) -> Iterator[torch.nn.Parameter]:
+    """A parameter that a PEFT model's trained ones are views of, and their gradients of its own.
+
+    All have one dtype and device. Within, it is the model's only parameter for a trainer, which asks for them in each
+    step and would walk through thousands of modules. Afterwards each has its own memory again.
+    """
+    parameters, train, number = trained(model), model.train, model.num_parameters(exclude_embeddings=True)
+    flat = torch.nn.Parameter(torch.cat([parameter.detach().flatten() for parameter in parameters]))
+    gradient = flat.grad = torch.zeros_like(flat)
+    attach(parameters, flat)
+
+    def only(recurse: bool = True) -> Iterator[torch.nn.Parameter]:
+        yield flat
+
+    def zero(set_to_none: bool = True) -> None:
+        gradient.zero_()
+
+    def switch(mode: bool = True) -> Any:
+        return model if mode == model.training else train(mode)
+
+    def count(**_: Any) -> int:
+        return int(number)
+
+    train()
+    shown: dict[str, Any] = {"parameters": only, "zero_grad": zero, "train": switch, "num_parameters": count}
+    model.__dict__.update(shown)
+    try:
+        yield flat
+    finally:
+        for name in shown:
+            del model.__dict__[name]
+        for parameter in parameters:
+            parameter.data, parameter.grad = parameter.detach().clone(), None
+
+
+def set_optimizer(trainer: Any, flat: torch.nn.Parameter, parameters: list[torch.nn.Parameter]) -> bool:
+    """Give a trainer an optimizer of the flat parameter, if that changes no step; says whether it did.
+
+    The trainer decays matrices only.
+    """
+    options = trainer.args
+    whole = all(part.numel() % BLOCK == 0 and part.numel() >= SMALLEST for part in parameters)
+    if options.optim not in EACH_NUMBER and not (options.optim in EIGHT_BITS and whole):
+        return False
+    if options.weight_decay and any(part.ndim < 2 for part in parameters):
+        return False
+    made, arguments = trainer.get_optimizer_cls_and_kwargs(options, trainer.model)
+    trainer.optimizer = made([{"params": [flat], "weight_decay": options.weight_decay}], **arguments)
+    return True

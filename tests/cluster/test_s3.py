@@ -1,0 +1,172 @@
+"""A store in S3, on a real server: conditional puts, large objects, two machines, damage, bad credentials."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+pytest.importorskip("s3fs", reason="needs the cluster extra: make test-cluster")
+pytest.importorskip("moto", reason="needs the cluster extra: make test-cluster")
+
+from prism.errors import StoreError  # after what may skip the file
+from prism.store import lease, read_manifest
+from prism.store.remote import PAGE
+from tests.cluster.s3 import serving
+from tests.conftest import ROOT
+from tests.test_shared import IDENTITY, NAME, WORKER, listed, machine, never, write
+
+
+@pytest.fixture(scope="module")
+def server():
+    with serving() as found:
+        yield found
+
+
+@pytest.fixture
+def url(server, monkeypatch):
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(lease, "ASKED", 0.1)
+    yield f"s3://{server.bucket()}/team"
+    server.refuse = ""
+
+
+def test_what_one_machine_made_another_finds(url, tmp_path):
+    first, second = machine(url, tmp_path / "a"), machine(url, tmp_path / "b")
+    made = first.make("adapters", IDENTITY, write)
+    found = second.make("adapters", IDENTITY, never)
+    assert read_manifest(found) == read_manifest(made)
+    assert listed(first).keys() == {f"{NAME}.tar"}
+    assert abs(listed(first)[f"{NAME}.tar"].time - time.time()) < 60
+
+
+def test_requests_are_few(url, tmp_path, server):
+    store = machine(url, tmp_path / "a")
+    server.requests.clear()
+    store.make("tables", IDENTITY, write)
+    assert server.requests.total() <= 8, "not there (2), the probe (4), the object, its size"
+    server.requests.clear()
+    store.make("tables", {"a": 2}, write)
+    assert server.requests.total() <= 4
+    server.requests.clear()
+    machine(url, tmp_path / "b").make("tables", IDENTITY, never)
+    assert server.requests == {"GET": 1}
+    server.requests.clear()
+    machine(url, tmp_path / "b").make("tables", IDENTITY, never)
+    assert server.requests.total() == 0
+
+
+def test_a_listing_takes_a_request_a_thousand(url, tmp_path, server):
+    remote = machine(url, tmp_path / "a").shared.remote
+    for number in range(PAGE + 1):
+        remote.write(f"tables/{number}.tar", b"x")
+    server.requests.clear()
+    assert len(remote.objects()) == PAGE + 1
+    assert server.requests == {"GET": 2}
+
+
+@pytest.mark.parametrize("megabytes", [1, 120])
+def test_the_first_writer_wins_whatever_the_size(url, tmp_path, megabytes):
+    """What is large is put in parts; the condition is on the call that ends them."""
+    remote = machine(url, tmp_path / "a").shared.remote
+    for name in ("one", "two"):
+        (tmp_path / name).write_bytes(name[:1].encode() * megabytes * 2**20)
+    assert remote.write("big", tmp_path / "one")
+    assert not remote.write("big", tmp_path / "two")
+    assert remote.fetch("big", tmp_path / "found")
+    assert (tmp_path / "found").read_bytes()[:3] == b"ooo"
+    assert remote.size("big") == megabytes * 2**20
+    assert remote.write("big", tmp_path / "two", replace=True)
+    assert remote.fetch("big", tmp_path / "found")
+    assert (tmp_path / "found").read_bytes()[:3] == b"ttt"
+
+
+def test_of_writers_at_once_one_wins(url, tmp_path):
+    won, start = [], threading.Barrier(8)
+
+    def put(number):
+        remote = machine(url, tmp_path / str(number)).shared.remote
+        start.wait()
+        if remote.write("x", str(number).encode()):
+            won.append(str(number).encode())
+
+    threads = [threading.Thread(target=put, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [machine(url, tmp_path / "a").shared.remote.read("x")] == won
+
+
+def begin(url, cache, seconds):
+    command = [sys.executable, "-c", WORKER, url, str(cache), str(seconds), "60"]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=os.environ
+    )
+
+
+def test_two_machines_make_it_once_and_the_second_says_that_it_waits(url, tmp_path):
+    first = begin(url, tmp_path / "a", 3)
+    assert first.stdout.readline() == "working\n"
+    out, err = begin(url, tmp_path / "b", 0).communicate(timeout=100)
+    assert "waiting for adapters/" in out, err
+    assert out.endswith("\n1\n")
+    assert first.wait(60) == 0
+
+
+def test_a_killed_machine_is_taken_over_from_its_checkpoint(url, tmp_path):
+    first = begin(url, tmp_path / "a", 60)
+    assert first.stdout.readline() == "working\n"
+    first.kill()
+    first.wait()
+    out, err = begin(url, tmp_path / "b", 0).communicate(timeout=100)
+    assert "goes on from the checkpoint that another machine has left" in out, err
+    assert out.endswith("\n2\n")
+    assert list(listed(machine(url, tmp_path / "c"))) == [f"{NAME}.tar"]
+
+
+def test_a_damaged_object_is_replaced(url, tmp_path):
+    first = machine(url, tmp_path / "a")
+    first.make("adapters", IDENTITY, write)
+    first.shared.remote.write(f"{NAME}.tar", b"damaged", replace=True)
+    with pytest.warns(UserWarning, match="is damaged"):
+        machine(url, tmp_path / "b").make("adapters", IDENTITY, write)
+    machine(url, tmp_path / "c").make("adapters", IDENTITY, never)
+
+
+@pytest.mark.parametrize("code", ["AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"])
+def test_bad_credentials_are_one_sentence_before_any_work(url, tmp_path, server, code):
+    server.refuse = code
+    with pytest.raises(StoreError, match=r"cannot be read .*; check the credentials that its package finds"):
+        machine(url, tmp_path / "a").make("adapters", IDENTITY, never)
+
+
+def test_no_credentials_are_one_sentence(url, tmp_path, monkeypatch):
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    with pytest.raises(StoreError, match=r"Credentials.*; check the credentials that its package finds"):
+        machine(url, tmp_path / "a").make("adapters", IDENTITY, never)
+
+
+def test_no_such_bucket_is_one_sentence_before_any_work(url, tmp_path):
+    store = machine("s3://no-such-bucket-here/x", tmp_path / "a")
+    with pytest.raises(
+        StoreError, match=r"there is no s3://no-such-bucket-here; create it, or set another --prism-home"
+    ):
+        store.make("adapters", IDENTITY, never)
+    with pytest.raises(StoreError, match="there is no s3://no-such-bucket-here"):
+        store.shared.remote.objects()
+
+
+def test_a_server_that_is_not_there_is_one_sentence(url, tmp_path, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    began = time.monotonic()
+    with pytest.raises(
+        StoreError, match=r"cannot be read \(EndpointConnectionError.*check the address and the network"
+    ):
+        machine(url, tmp_path / "a").make("adapters", IDENTITY, never)
+    assert time.monotonic() - began < 60

@@ -1,0 +1,18 @@
+"""What each process of a launched training runs in a test: the captured step on a CPU, or one that fails in one of them."""
+
+import os
+import sys
+from pathlib import Path
+
+from prism.models import captured, launch
+
+if __name__ == "__main__":
+    if os.environ.get("PRISM_ENGINE") != "plain":
+        captured.decide = lambda *_: (16_384, "")  # type: ignore[assignment]
+    if os.environ.get("FAILS_IN") == os.environ["RANK"]:
+
+        def fails(*_: object) -> None:
+            raise captured.NotCaptured("the step of one process failed")
+
+        captured.Step._compute = fails  # type: ignore[method-assign]
+    launch.main(Path(sys.argv[1]))
