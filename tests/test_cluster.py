@@ -98,7 +98,12 @@ def test_the_longest_come_first_and_unknown_ones_before_all(tmp_path):
 def test_a_task_takes_what_its_spec_requires(tmp_path):
     on_cpu = plan.needs(requiring(tmp_path, memory_gb=4), threads=3)
     assert (on_cpu.cpus, on_cpu.gpus, on_cpu.memory) == (3, 0, 4 * 2**30)
-    assert plan.needs(requiring(tmp_path, **GPUS), threads=3) == plan.Needs(1, 1, 8 * 2**30, 12)
+    spec = requiring(tmp_path, **GPUS)
+    assert plan.needs(spec, threads=3) == plan.Needs(1, 1, 8 * 2**30, 12)
+    spread = spec.model_copy(update={"launch": spec.launch.model_copy(update={"processes": 4})})
+    assert plan.needs(spread, threads=3) == plan.Needs(4, 4, 8 * 2**30, 12)
+    with pytest.raises(ClusterError, match=r"phase1/tiny: needs 4 GPUs \(a has 2\), and no node of the cluster has it"):
+        nodes(node("a", 8, 2, cards=(H100,))).require(spread)
 
 
 @pytest.mark.parametrize(

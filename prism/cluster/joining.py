@@ -57,7 +57,9 @@ class Node:
     def lacks(self, need: Needs) -> str:
         """What the node is too small for; empty if the task fits on it."""
         if self.gpus < need.gpus:
-            return f"a GPU ({self.host} has none)"
+            return (
+                f"{need.gpus} GPUs ({self.host} has {self.gpus})" if need.gpus > 1 else f"a GPU ({self.host} has none)"
+            )
         if need.vram and max((total for _, total in self.cards), default=0.0) < NOMINAL * need.vram:
             return f"a GPU with {need.vram:g} GiB ({self.host} has {_cards(self.cards)})"
         if self.cpus < need.cpus:
@@ -130,7 +132,8 @@ def join(address: str, setting: Setting) -> Nodes:
     except BaseException:
         ray.shutdown()
         raise
-    return Nodes(tuple(found), threads, all(node.sees_store for node in found), environment)
+    shared = setting.store.shared is not None or all(node.sees_store for node in found)
+    return Nodes(tuple(found), threads, shared, environment)
 
 
 def connect(address: str, environment: dict[str, Any]) -> None:
@@ -172,7 +175,7 @@ def _looked_at(ray: Any, setting: Setting) -> list[Node]:
     parent = str(Path(devices.__file__).parent.parent)
     folders = [str(folder) for folder in (setting.data, setting.models) if folder]
     tree = source_tree(setting.root)
-    token = write_token(setting.store.home)
+    token = None if setting.store.shared else write_token(setting.store.home)  # a URL is the same for all
     try:
         asked = {
             node["NodeID"]: probe.options(scheduling_strategy=On(node["NodeID"], soft=False)).remote(

@@ -20,6 +20,7 @@ from prism.experiment import Experiment
 from prism.progress import Advance
 from prism.setting import Setting
 from prism.store import Store
+from prism.store.homes import open_store
 
 OFTEN = 0.5  # seconds between two messages of a stage
 
@@ -31,7 +32,7 @@ class Order:
     task: Task
     root: str  # "": the node's own copy of the checkout
     origin: str  # the checkout where the tests run, which the spec's own folder lies in
-    home: str  # "": the node's own store, from which artifacts travel
+    home: str  # a folder or a URL; "": the node's own store, from which artifacts travel
     data: Path | None
     models: Path | None
     retrain: bool
@@ -110,10 +111,11 @@ def work(order: Order, board: Any) -> Done:
     screen = Telling(board, task.name)
     board.begin.remote(task.name, host)
     root = Path(order.root or os.getcwd())
-    store = Store(
-        Path(order.home or os.environ.get("PRISM_HOME") or "~/.cache/prism").expanduser().resolve(), screen.say
-    )
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if "," in visible:  # for [launch] processes; transformers' trainer would split each batch among all of them
+        os.environ |= {"PRISM_GPUS": visible, "CUDA_VISIBLE_DEVICES": visible.partition(",")[0]}
     try:
+        store = open_store(order.home or None, screen.say)
         if not order.home:
             _receive(order, store)
         setting = Setting(root, store, screen, order.data, order.models, retrain=order.retrain)

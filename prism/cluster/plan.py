@@ -113,6 +113,9 @@ class Needs:
 
 
 def needs(spec: Spec, threads: int) -> Needs:
-    """By `requires`, and by the device that the engine takes where the cluster's GPUs are known (`devices.elsewhere`)."""
-    gpus = int(engine(spec)["device"] == "cuda" or bool(spec.requires.vram_gb))
-    return Needs(1 if gpus else threads, gpus, int((spec.requires.memory_gb or 0) * 2**30), spec.requires.vram_gb or 0)
+    """By `requires` and `[launch]`, and the device that the engine takes where the cluster's GPUs are known."""
+    memory, vram = int((spec.requires.memory_gb or 0) * 2**30), spec.requires.vram_gb or 0
+    processes = spec.launch.processes
+    if engine(spec)["device"] == "cuda" or vram:
+        return Needs(processes, processes, memory, vram)
+    return Needs(threads * processes, 0, memory, vram)

@@ -26,7 +26,7 @@ RETRIES = 2  # of a task whose node or process is lost; what it raises itself is
 LISTEN = 0.5  # seconds between two looks at what tasks tell
 PATIENCE = 15.0  # seconds in which a cancelled task may end by itself
 # Of this machine's environment, what changes where a task reads or how it computes.
-CARRIED = ("HF_ENDPOINT", "HF_HUB_OFFLINE", "TORCHDYNAMO_DISABLE", "TRITON_INTERPRET")
+CARRIED = ("PRISM_ENGINE", "HF_ENDPOINT", "HF_HUB_OFFLINE", "TORCHDYNAMO_DISABLE", "TRITON_INTERPRET")
 
 
 class Cluster:
@@ -111,6 +111,8 @@ class Cluster:
     def _submit(self, task: Task) -> None:
         leader, need = self._by_artifact.get(task.makes), self._needs[task.spec.id]
         self.tasks[task.name] = task
+        if task.seed is None and need.gpus:  # only a training may be spread
+            need = replace(need, cpus=1, gpus=1)
         if leader is not None:  # two specs with one baseline, or with one recipe: it is made once
             self._refs[leader].append(task.name)
             return
@@ -125,6 +127,7 @@ class Cluster:
             .options(
                 name=task.name,
                 num_cpus=need.cpus,
+                num_gpus=need.gpus,
                 memory=need.memory or None,
                 resources={kind: 0.001} if kind else None,
                 runtime_env={"env_vars": self.nodes.environment.get("env_vars", {}) | variables},
@@ -138,7 +141,7 @@ class Cluster:
         setting, shared = self.setting, self.nodes.shared
         copied = "working_dir" in self.nodes.environment
         found = {} if shared else {name: self._sent(name) for name in task.found}
-        origin, home = str(setting.root), str(setting.store.home)
+        origin, home = str(setting.root), setting.store.name
         return Order(
             task,
             "" if copied else origin,

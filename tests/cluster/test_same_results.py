@@ -99,6 +99,19 @@ def test_a_node_that_sees_neither_store_nor_checkout_is_sent_them(checkout, spec
     assert not list(checkout.path.glob("here/*/*.partial"))
 
 
+def test_a_store_at_a_url_is_the_same_for_all_nodes(checkout, specs, made):
+    specs(tiny={})
+    run(checkout, "--prism-home", "local")
+    own = [{"env_vars": {"PRISM_CACHE": str(checkout.path / f"cache-{n}")}} for n in range(2)]
+    url = f"file://{checkout.path}/remote"
+    out = run(checkout, "--prism-cluster", made(*own).address, "--prism-home", url, "--prism-cache", "here")
+    out.assert_outcomes(passed=2, failed=1)
+    (here,) = (checkout.path / "here").iterdir()
+    assert files(here) == files(checkout.path / "local")
+    (adapter,) = (checkout.path / "remote" / "adapters").glob("*.tar")
+    assert f"adapters/{adapter.stem}" in files(here), "a node has offered it to all"
+
+
 def test_a_retraining_happens_on_the_cluster_and_once(checkout, specs, two_nodes):
     specs(tiny={})
     run(checkout, "--prism-cluster", two_nodes.address)
