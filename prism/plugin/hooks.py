@@ -5,6 +5,7 @@ The hooks delegate to one `Session`.
 
 from __future__ import annotations
 
+import gc
 import math
 import signal
 import tempfile
@@ -72,6 +73,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(ending, "prism-ending")
     if config.pluginmanager.hasplugin("xdist"):
         config.pluginmanager.register(_Xdist(session), "prism-xdist")
+    gc.freeze()  # what imports made lives to the end; each collection, pytest's last ones too, would walk through it
 
 
 class _Watcher:
