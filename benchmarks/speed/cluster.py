@@ -85,6 +85,11 @@ def of_ray(cluster: Any) -> float:
     return total
 
 
+def tell(way: str, found: dict[str, list[tuple[float, float]]]) -> None:
+    seconds, cpu = found[way][-1]
+    print(f"turn {len(found[way])}: {way}: {seconds:.0f} s, {cpu:.0f} CPU seconds", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed.cluster", description=__doc__)
     parser.add_argument("--rows", type=int, default=300)
@@ -102,18 +107,18 @@ def main() -> None:
             start = of_children()
             seconds = run(folder, f"workers-{turn}", options.rows, "-n", "2")
             found["-n 2"].append((seconds, of_children() - start))
+            tell("-n 2", found)
             cluster = Cluster(initialize_head=True, head_node_args=head)
             cluster.add_node(**SMALL)
             try:
                 start, own = of_ray(cluster), of_children()
                 seconds = run(folder, f"cluster-{turn}", options.rows, "--prism-cluster", cluster.address)
                 found["--prism-cluster"].append((seconds, of_ray(cluster) - start + of_children() - own))
+                tell("--prism-cluster", found)
             finally:
                 cluster.shutdown()
             if files(folder / f"workers-{turn}") != files(folder / f"cluster-{turn}"):
                 raise SystemExit("the adapters of the two ways differ")
-            for way, each in found.items():
-                print(f"turn {turn + 1}: {way}: {each[-1][0]:.0f} s, {each[-1][1]:.0f} CPU seconds", flush=True)
     wall, cpu = ({way: statistics.median(each[i] for each in pairs) for way, pairs in found.items()} for i in (0, 1))
     print(f"{ADAPTERS} adapters of {options.rows} rows, median of {options.turns} turns, the same bytes both ways")
     for what, by_way in (("seconds", wall), ("CPU seconds", cpu)):
