@@ -11,6 +11,7 @@ else the machine does. The cluster is started before, as a user's is.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -20,7 +21,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,19 +73,32 @@ def of_children() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def of_ray(cluster: Any) -> float:
-    """CPU seconds of a cluster's processes, those that have ended included."""
-    import psutil
+class Watched(threading.Thread):
+    """CPU seconds of a cluster's processes, looked at twice a second: Ray takes no account of those that have ended."""
 
-    total = 0.0
-    for node in cluster.list_all_nodes():
-        for started in node.all_processes.values():
-            for each in started:
-                process = psutil.Process(each.process.pid)
-                for one in (process, *process.children(recursive=True)):
-                    spent = one.cpu_times()
-                    total += spent.user + spent.system + spent.children_user + spent.children_system
-    return total
+    def __init__(self, cluster: Any) -> None:
+        super().__init__(daemon=True)
+        started = [each for node in cluster.list_all_nodes() for some in node.all_processes.values() for each in some]
+        self.roots = [each.process.pid for each in started]
+        self.spent: dict[int, float] = {}
+        self.ended = threading.Event()
+
+    def look(self) -> None:
+        import psutil
+
+        for root in self.roots:
+            with contextlib.suppress(psutil.Error):
+                for each in (psutil.Process(root), *psutil.Process(root).children(recursive=True)):
+                    with contextlib.suppress(psutil.Error):
+                        times = each.cpu_times()
+                        self.spent[each.pid] = times.user + times.system
+
+    def run(self) -> None:
+        while not self.ended.wait(0.5):
+            self.look()
+
+    def since(self, before: Mapping[int, float]) -> float:
+        return sum(seconds - before.get(pid, 0.0) for pid, seconds in self.spent.items())
 
 
 def tell(way: str, found: dict[str, list[tuple[float, float]]]) -> None:
@@ -111,11 +127,15 @@ def main() -> None:
             cluster = Cluster(initialize_head=True, head_node_args=head)
             cluster.add_node(**SMALL)
             try:
-                start, own = of_ray(cluster), of_children()
+                watched, own = Watched(cluster), of_children()
+                watched.look()
+                before = dict(watched.spent)
+                watched.start()
                 seconds = run(folder, f"cluster-{turn}", options.rows, "--prism-cluster", cluster.address)
-                found["--prism-cluster"].append((seconds, of_ray(cluster) - start + of_children() - own))
+                found["--prism-cluster"].append((seconds, watched.since(before) + of_children() - own))
                 tell("--prism-cluster", found)
             finally:
+                watched.ended.set()
                 cluster.shutdown()
             if files(folder / f"workers-{turn}") != files(folder / f"cluster-{turn}"):
                 raise SystemExit("the adapters of the two ways differ")
