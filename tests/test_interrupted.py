@@ -105,7 +105,7 @@ def test_a_report_that_is_in_its_place_is_the_latest(checkout, interrupted):
 def test_workers_are_interrupted_with_the_run(checkout, interrupted):
     output = interrupted("prism.report.write = interrupt", "-n", "2")
     assert f"no report was written; {KEPT}" in output
-    output = interrupted("prism.experiment.score = interrupt", "-n", "2", "--prism-retrain")
+    output = interrupted("prism.experiment.measured = interrupt", "-n", "2", "--prism-retrain")  # scores are kept
     assert KEPT in output
 
 

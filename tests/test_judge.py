@@ -635,7 +635,7 @@ class TestLocal:
         choice = choose(f"local:{wide}", {})
         known = choice.identity()
         assert known["llguidance"] == importlib.metadata.version("llguidance")
-        monkeypatch.setattr("prism.store.provenance.version", lambda package: "0")
+        monkeypatch.setattr("prism.store.provenance._version", lambda package: "0")
         asking._local_identity.cache_clear()
         assert choice.identity()["llguidance"] == "0"
         asking._local_identity.cache_clear()
