@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -80,3 +81,9 @@ def cuda_memory() -> list[tuple[str, float]]:
         driver.cuDeviceTotalMem_v2(ctypes.byref(size), device)
         devices.append((name.value.decode(), size.value / 2**30))
     return devices
+
+
+def use_one_gpu() -> None:
+    """Hide all GPUs but the first from this process: transformers' trainer would split each batch among all of them."""
+    os.environ.setdefault("PRISM_GPUS", os.environ.get("CUDA_VISIBLE_DEVICES", ""))  # for [launch] processes
+    os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]

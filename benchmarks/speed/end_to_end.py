@@ -29,6 +29,7 @@ from typing import Any
 from tabulate import tabulate
 
 from benchmarks.speed import contenders
+from benchmarks.speed.gpu import apart
 from prism.spec import Spec, load_spec
 from prism.store.provenance import versions
 
@@ -189,12 +190,7 @@ def _apart(name: str, library: str, folder: Path, minutes: float) -> dict[str, A
             return {"error": str(error).strip().splitlines()[-1][:200]}
     command = [sys.executable, "-m", "benchmarks.speed.end_to_end", "--one", library, "--spec", name]
     command += ["--folder", str(folder), "--minutes", str(minutes)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
-    try:
-        return dict(json.loads(done.stdout.strip().splitlines()[-1]))
-    except (IndexError, ValueError):
-        print(done.stderr[-3_000:], file=sys.stderr)
-        return {"error": (done.stderr.strip().splitlines() or ["no output"])[-1][:200]}
+    return apart(command)
 
 
 if __name__ == "__main__":

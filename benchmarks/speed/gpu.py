@@ -25,7 +25,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from prism.plugin import workers
+from prism.devices import use_one_gpu
 from prism.store.provenance import versions
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -154,7 +154,7 @@ def spec_for(folder: str, options: dict[str, Any], sft: dict[str, Any], rows: in
 
 def run(name: str, twin: str) -> dict[str, Any]:
     """Run one contender in this process on one GPU."""
-    workers.use_one_gpu()
+    use_one_gpu()
     what, library, _, options, work = CONTENDERS[name]
     if library != "prism":
         os.environ["PRISM_ENGINE"] = "plain"  # Unsloth on a large card, too
@@ -266,17 +266,13 @@ def table(found: dict[str, dict[str, Any]]) -> str:
 
     def work(name: str) -> tuple[Any, ...]:
         what, _, twin, options, asked = CONTENDERS[name]
-        return what, twin, options, asked.get("questions")
+        return what, twin, options, asked.get("questions"), "as published" in name
 
-    own = [
-        (work(name), "as published" in name, line["rate"])
-        for name, line in found.items()
-        if name.startswith(("PRISM:", "PRISM as published")) and "rate" in line
-    ]
+    names = ("PRISM:", "PRISM as published")
+    own = [(work(name), line["rate"]) for name, line in found.items() if name.startswith(names) and "rate" in line]
 
     def ratio(name: str) -> str:
-        same = work(name), "as published" in name
-        rate = next((rate for *done, rate in own if tuple(done) == same), None)
+        rate = next((rate for done, rate in own if done == work(name)), None)
         return f"{rate / found[name]['rate']:.2f}" if rate and not name.startswith("PRISM") else ""
 
     blocks = []
@@ -313,6 +309,16 @@ def page(found: dict[str, dict[str, Any]]) -> str:
     return f"{gpu}, {datetime.now(UTC):%Y-%m-%d}; {libraries}.\n\n{table(found)}\n{many}"
 
 
+def apart(command: list[str]) -> dict[str, Any]:
+    """What a process prints as its last line, JSON; an `error` if it fails, of which more is printed."""
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    try:
+        return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+    except (IndexError, ValueError):
+        print(done.stderr[-3_000:], file=sys.stderr)
+        return {"error": (done.stderr.strip().splitlines() or ["no output"])[-1][:200]}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed.gpu", description=__doc__)
     parser.add_argument("--only", action="append", help="run only contenders with this in their name (repeatable)")
@@ -335,12 +341,7 @@ def main() -> None:
             make(twin, twins / twin, given.layers)
         command = [sys.executable, "-m", "benchmarks.speed.gpu", "--one", name, "--twins", str(twins)]
         start = time.perf_counter()
-        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
-        try:
-            found[name] = json.loads(done.stdout.strip().splitlines()[-1])
-        except (IndexError, ValueError):
-            found[name] = {"error": (done.stderr.strip().splitlines() or ["no output"])[-1][:200]}
-            print(done.stderr[-3000:], file=sys.stderr)
+        found[name] = apart(command)
         print(f"{time.perf_counter() - start:6.1f} s  {name}: {json.dumps(found[name])}", flush=True)
         if given.out:  # after each contender, because a GPU lease may end early
             given.out.write_text(page(found), encoding="utf-8")

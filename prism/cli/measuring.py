@@ -131,10 +131,10 @@ def thresholds(
     root: Root = Path("."),
 ) -> None:
     """Measure several seeds and propose thresholds, each with its reason, as TOML to paste."""
+    from prism.devices import use_one_gpu
     from prism.errors import SpecError
     from prism.experiment import Experiment
     from prism.plugin.scheduling import require, training_seeds
-    from prism.plugin.workers import use_one_gpu
     from prism.report.proposals import FEWEST, propose
     from prism.tasks import metrics_of
     from prism.verdicts.accepted import competing_drops

@@ -53,7 +53,7 @@ def accept(
         folder = locate(run, root)
         if fresh:
             from prism.cli.fresh import measure_again
-            from prism.plugin.workers import use_one_gpu
+            from prism.devices import use_one_gpu
 
             use_one_gpu()
             root = root.resolve()

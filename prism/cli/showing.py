@@ -30,7 +30,7 @@ def demo(
 ) -> None:
     """Serve a web page where the base and its adapters answer side by side (extra: demo)."""
     from prism.demo import serve
-    from prism.plugin.workers import use_one_gpu
+    from prism.devices import use_one_gpu
 
     with exit_on_error():
         root = root.resolve()

@@ -15,6 +15,7 @@ from typing import Any
 
 from prism.cluster import carrying
 from prism.cluster.plan import Task, make
+from prism.devices import use_one_gpu
 from prism.errors import PrismError
 from prism.experiment import Experiment
 from prism.progress import Advance
@@ -111,9 +112,8 @@ def work(order: Order, board: Any) -> Done:
     screen = Telling(board, task.name)
     board.begin.remote(task.name, host)
     root = Path(order.root or os.getcwd())
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    if "," in visible:  # for [launch] processes; transformers' trainer would split each batch among all of them
-        os.environ |= {"PRISM_GPUS": visible, "CUDA_VISIBLE_DEVICES": visible.partition(",")[0]}
+    if "," in os.environ.get("CUDA_VISIBLE_DEVICES", ""):  # several, for [launch] processes
+        use_one_gpu()
     try:
         store = open_store(order.home or None, screen.say)
         if not order.home:

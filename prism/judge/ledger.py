@@ -22,9 +22,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from prism.errors import StoreError
-from prism.store import Store, digest, unwritable, write_bytes, write_text
-
-LOG, SEGMENTS = "judgements.jsonl", "shared"
+from prism.store import LOG, SEGMENTS, Store, digest, unwritable, write_bytes, write_text
 
 
 class Ledger:

@@ -24,6 +24,7 @@ from transformers import TrainerCallback
 from trl import SFTConfig
 
 from prism.models import cost, layout, packing, window
+from prism.models.checkpointing import activation_bytes
 from prism.models.flat import attach, flattened, set_optimizer, trained
 from prism.models.identity import plain_only
 from prism.models.load import Base
@@ -33,7 +34,6 @@ from prism.rows import Example
 FEWEST_STEPS = 100  # compiling and capturing take as long as some hundred plain steps
 SMALLEST = 128  # tokens of the smallest graph
 MOST = 16_384  # tokens of the largest: more at once are no faster
-LAYER_BYTES = 8  # that a compiled layer keeps for its gradients, per token and unit of (hidden + intermediate) width
 HEAD_BYTES = 20  # per logit of a chunk: in half and single precision, normalized, and their gradients
 KNOWN = {
     "r",
@@ -103,8 +103,7 @@ def room(base: Base) -> int:
     if base.spec.model.load_in_4bit:
         available -= layout.weight_bytes(base.model)
     available -= CHUNK * config.vocab_size * HEAD_BYTES
-    width = config.hidden_size + config.intermediate_size
-    return max(0, min(MOST, int(available / (config.num_hidden_layers * width * LAYER_BYTES))))
+    return max(0, min(MOST, int(available / activation_bytes(base.model, "compiled"))))
 
 
 def unknown_model(causal: Any) -> str:

@@ -17,6 +17,12 @@ from prism.spec import Spec
 ACTIVATION_BYTES = {"compiled": 8, "unsloth": 8, "transformers": 32}
 
 
+def activation_bytes(model: Any, path: str) -> int:
+    """Bytes that all layers store for the backward pass of one token; `path` is a key of ACTIVATION_BYTES."""
+    config = model.config.get_text_config()
+    return int(config.num_hidden_layers * (config.hidden_size + config.intermediate_size) * ACTIVATION_BYTES[path])
+
+
 def decide(base: Base, config: SFTConfig, examples: Sequence[Example]) -> dict[str, Any]:
     """If the spec does not decide, use gradient checkpointing on a GPU only if activations exceed its free memory.
 
@@ -31,10 +37,8 @@ def decide(base: Base, config: SFTConfig, examples: Sequence[Example]) -> dict[s
         tokens = rows * max(map(sum, vision.lengths(base, examples)))
     else:
         tokens = rows * min(max(window.lengths(base, examples, answered=True)), longest)
-    model_config = base.model.config.get_text_config()
     path = "compiled" if base.spec.sft.get("torch_compile") else base.library
-    width = model_config.hidden_size + model_config.intermediate_size
-    needed = tokens * model_config.num_hidden_layers * width * ACTIVATION_BYTES[path] / 2**30
+    needed = tokens * activation_bytes(base.model, path) / 2**30
     free = cost.free_memory() / 2**30
     config.gradient_checkpointing = needed > cost.MEMORY_SHARE * free
     return {

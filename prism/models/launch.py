@@ -53,7 +53,7 @@ def check(spec: Spec) -> None:
 
 
 def _visible() -> dict[str, str]:
-    """This process's environment, with the GPUs that it could see before it took one (`prism.plugin.workers`)."""
+    """This process's environment, with the GPUs that it could see before it took one (`prism.devices.use_one_gpu`)."""
     environment = dict(os.environ)
     if "PRISM_GPUS" in environment and not environment["PRISM_GPUS"]:
         environment.pop("CUDA_VISIBLE_DEVICES", None)

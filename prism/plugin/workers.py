@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from prism.devices import use_one_gpu
+
 DIED = "???"  # `when` of xdist's report for an item whose worker died
 MEMORY_GIB = 4  # per worker: the need of a nano spec
 
@@ -58,12 +60,6 @@ def pin(config: pytest.Config) -> None:
             os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     elif not config.getoption("tx", None):
         use_one_gpu()
-
-
-def use_one_gpu() -> None:
-    """Hide all GPUs but the first from this process: transformers' trainer would split each batch among all of them."""
-    os.environ.setdefault("PRISM_GPUS", os.environ.get("CUDA_VISIBLE_DEVICES", ""))  # for [launch] processes
-    os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
 
 
 def scheduler(config: pytest.Config, log: Any, scope: Callable[[str], str]) -> Any:

@@ -44,7 +44,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FAULTS",
+    "LOG",
     "MANIFEST",
+    "SEGMENTS",
     "Store",
     "digest",
     "disk_fault",
@@ -60,6 +62,7 @@ __all__ = [
     "write_text",
 ]
 
+LOG, SEGMENTS = "judgements.jsonl", "shared"  # of a judge's replies, which are no artifacts (`prism.judge.ledger`)
 AGAIN = "again"  # in the mark of an artifact that storage lacks: it replaces the one that is stored
 
 

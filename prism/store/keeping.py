@@ -16,7 +16,7 @@ from typing import Literal
 from filelock import FileLock, Timeout
 
 from prism.errors import StoreError
-from prism.store import MANIFEST, Store, file_digest, make_folder, sync, unwritable
+from prism.store import LOG, MANIFEST, SEGMENTS, Store, file_digest, make_folder, sync, unwritable
 from prism.store.cache import DIGEST, WORK
 from prism.store.files import settle
 from prism.store.manifest import verify
@@ -24,7 +24,6 @@ from prism.store.shared import ARTIFACT, AT_ONCE, LEASE, PARTIAL, PROBE, place
 
 State = Literal["whole", "partial", "leftover", "file"]
 LOGS = "judgements"  # paid for, and no artifacts: `prism.judge.ledger` keeps them
-LOG, SEGMENTS = "judgements.jsonl", "shared"
 UNLISTED = (WORK, "shared")  # of a home: processes' own folders, the caches of URLs
 DAY = 86_400.0
 PARTIAL_DAYS = 7.0  # after which nobody goes on with an unfinished artifact

@@ -86,9 +86,8 @@ def variances(metric: Metric, measure: Measure, groups: Iterable[str]) -> Varian
     own = float(covariance.trace()) / seeds
     shared = float(covariance.sum() - covariance.trace()) / (seeds * (seeds - 1)) if seeds > 1 else 0.0
     effective = effective_groups(numpy.unique(names, return_counts=True)[1])
-    apart = (
-        float(_covariance(influence(statistics, metric.value)).trace()) / seeds
-    )  # as if every sample were a group of its own
+    # As if every sample were a group of its own.
+    apart = float(_covariance(influence(statistics, metric.value)).trace()) / seeds
     extra = n / effective - 1
     alike = min(max((own / apart - 1) / extra, 0.0), 1.0) if extra > 1e-9 and apart else 0.0
     low, high = metric.range
