@@ -125,9 +125,9 @@ def test_in_half_precision_the_answers_decide_whether_an_adapter_is_merged(loade
     assert set(found["shares"]) == {"batch_of_one", "merge"}
     assert found["holds"] == {"reload": None} | {name: share <= 0.01 for name, share in found["shares"].items()}
 
-    def differ(base, model, asked, captured):  # merged, one answer of fifty is another
-        said, ids, engine = answered(base, model, asked, captured)
-        return [text + "!" * (captured and n % 50 == 0) for n, text in enumerate(said)], ids, engine
+    def differ(base, model, asked, merge):  # merged, one answer of fifty is another
+        said, ids, engine = answered(base, model, asked, merge)
+        return [text + "!" * (merge and n % 50 == 0) for n, text in enumerate(said)], ids, engine
 
     answered = parity._answers
     monkeypatch.setattr(parity, "_answers", differ)

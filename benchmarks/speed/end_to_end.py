@@ -102,7 +102,9 @@ def prism(name: str, folder: Path) -> dict[str, Any]:
         raise RuntimeError((done.stdout + done.stderr)[-2_000:])
     spent = json.loads(result.read_text(encoding="utf-8"))["cost"][0]
     shutil.rmtree(place)
-    return {"seconds": spent["seconds"], "total": seconds, "peak_gib": spent["peak_memory_gib"], "extrapolated": []}
+    parts = {part: spent["clock"][part] for part in spent["clock"].keys() - {"total"}}
+    parts["start, report and what no part has"] = seconds - sum(parts.values())
+    return {"seconds": parts, "total": seconds, "peak_gib": spent["peak_memory_gib"], "extrapolated": []}
 
 
 def one(name: str, library: str, folder: Path, minutes: float) -> dict[str, Any]:

@@ -14,18 +14,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from peft import PeftModel
-from torch.nn.parallel import DistributedDataParallel
-from transformers import TrainerCallback
 from trl import SFTConfig
 
 from prism.models import cost, layout, packing, window
 from prism.models.checkpointing import activation_bytes
-from prism.models.flat import attach, flattened, set_optimizer, trained
+from prism.models.flat import OwnMean, flattened, renew, set_optimizer, trained
 from prism.models.identity import plain_only
 from prism.models.load import Base
 from prism.models.loss import CHUNK, METRICS, Head, Loss, Output
@@ -49,6 +48,9 @@ KNOWN = {
     "layers_pattern",
 }  # options of [lora] that the step has been tried with
 WARM_UP = 2  # steps before a capture, in which libraries initialize and torch compiles
+# A graph that holds at most so many times the tokens, and the completion tokens, is replayed in place of a capture, which
+# takes as long as dozens of steps.
+LARGER = (1.25, 2)
 
 
 class NotCaptured(Exception):  # it reports no error: the plain path trains instead
@@ -171,6 +173,7 @@ class Step:
         for rows in pieces(lengths, self.most):
             places = [torch.arange(lengths[row]) + row * width + starts[row] for row in rows]
             shape = (rung(sum(lengths[row] for row in rows), SMALLEST), rung(sum(targets[row] for row in rows), CHUNK))
+            shape = min(filter(partial(_holds, shape), self.graphs), default=shape)
             buffers = self.graphs.get(shape) or self._buffers(*shape)
             self._fill(buffers, places, input_ids.flatten(), following.flatten())
             if buffers.graph is None and self.device.type == "cuda":
@@ -282,6 +285,11 @@ def rung(count: int, smallest: int) -> int:
     return max(1, -(-count // step)) * step
 
 
+def _holds(wanted: tuple[int, int], shape: tuple[int, int]) -> bool:
+    """Whether a graph of a shape (tokens, completion tokens) holds what is wanted, without being much larger."""
+    return all(need <= there <= need * share for need, there, share in zip(wanted, shape, LARGER, strict=True))
+
+
 def pieces(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
     """The places of a batch's rows in groups of at most `most` tokens, in order. Raises NotCaptured."""
     group: list[int] = []
@@ -293,22 +301,6 @@ def pieces(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
             group = []
         group.append(place)
     yield group
-
-
-class _OwnMean(TrainerCallback):
-    """Keeps the trainer's DistributedDataParallel from waiting for gradients, which the step adds up itself.
-
-    It gives parameters memory of their own, and the trainer clips and zeroes gradients through it.
-    """
-
-    def __init__(self, trainer: Any, step: Step) -> None:
-        self.trainer, self.step = trainer, step
-
-    def on_train_begin(self, *_: object, **__: object) -> None:
-        if isinstance(wrapped := self.trainer.model_wrapped, DistributedDataParallel):
-            attach(self.step.parameters, self.step.flat)
-            wrapped.require_backward_grad_sync = False
-            wrapped.__dict__.update({name: self.trainer.model.__dict__[name] for name in ("parameters", "zero_grad")})
 
 
 @contextmanager
@@ -323,12 +315,13 @@ def captured(trainer: Any, longest: int, most: int) -> Iterator[Step]:
         step = Step(model, parameters, flat, longest, most)
         own = step.causal.__dict__.get("forward")  # TRL's, if it has replaced the class's
         step.causal.forward = step.forward
-        trainer.add_callback(_OwnMean(trainer, step))
+        trainer.add_callback(OwnMean(trainer, step))
         hook = step.causal.model.rotary_emb.register_forward_hook(_rotations_of_any_length)
         try:
             yield step
         finally:
             hook.remove()
+            renew(model, step.parameters, parameters)
             del step.causal.forward
             if own is not None:
                 step.causal.forward = own

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.nn.parallel import DistributedDataParallel
+from transformers import TrainerCallback
 
 BLOCK, SMALLEST = 256, 4_096  # bitsandbytes keeps the state of smaller tensors in 32 bits
 EIGHT_BITS = ("adamw_8bit", "adamw_bnb_8bit")  # values of [sft] optim
@@ -28,6 +30,37 @@ def attach(parameters: list[torch.nn.Parameter], flat: torch.nn.Parameter) -> No
     assert flat.grad is not None
     for parameter, part, slope in zip(parameters, flat.detach().split(sizes), flat.grad.split(sizes), strict=True):
         parameter.data, parameter.grad = part.view_as(parameter), slope.view_as(parameter)
+
+
+def renew(model: Any, parameters: list[torch.nn.Parameter], by: list[torch.nn.Parameter]) -> None:
+    """Put other parameters into a model's modules in place of `parameters`, in the same order."""
+    place = {id(old): new for old, new in zip(parameters, by, strict=True)}
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if id(parameter) in place:
+                module._parameters[name] = place[id(parameter)]
+
+
+class OwnMean(TrainerCallback):
+    """Takes the trainer's DistributedDataParallel out of a step that adds up the gradients of all processes itself.
+
+    It gives parameters memory of their own, and nodes that add up their gradients on another stream than the one that a
+    graph is captured on. So the modules get parameters that it does not know. The trainer clips and zeroes through it.
+    """
+
+    def __init__(self, trainer: Any, step: Any) -> None:
+        self.trainer, self.step = trainer, step
+
+    def on_train_begin(self, *_: object, **__: object) -> None:
+        if not isinstance(wrapped := self.trainer.model_wrapped, DistributedDataParallel):
+            return
+        model, step = self.trainer.model, self.step
+        attach(step.parameters, step.flat)
+        own = [torch.nn.Parameter(parameter.detach()) for parameter in step.parameters]
+        renew(model, step.parameters, own)
+        step.parameters = own
+        shown = {name: model.__dict__[name] for name in ("parameters", "zero_grad")}
+        wrapped.__dict__.update(shown, forward=model.forward)
 
 
 @contextmanager

@@ -10,12 +10,13 @@ precision they move with every batch size, so there answers are compared: the sh
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from prism.errors import ModelError
-from prism.models import vision
+from prism.models import cost, dense, layout, vision
 from prism.models.adapters import asked_with, load_adapter
 from prism.models.generate import answers, encode, pad
 from prism.models.load import Base
@@ -66,7 +67,7 @@ def check(base: Base, folder: Path, probed: Sequence[Example], held_out: Sequenc
     asked = held_out[:ASKED]
     if worn is not base:  # whose special tokens are others
         vision.require_plain(worn, held_out)
-    unmerged, ids, _ = _answers(worn, adapted, asked, captured=False) if dtype != torch.float32 else ([], [], "")
+    unmerged, ids, _ = _answers(worn, adapted, asked, merge=False) if dtype != torch.float32 else ([], [], "")
     shares = {"batch_of_one": _differing_alone(worn, adapted, asked, ids)} if ids else {}
     merged, merged_logits = adapted, None
     if (
@@ -74,10 +75,9 @@ def check(base: Base, folder: Path, probed: Sequence[Example], held_out: Sequenc
     ):  # merging into a quantized base rounds the weights; `decode` merges into dequantized weights
         merged = adapted.merge_and_unload()
         merged_logits = _logits(worn, merged, probes)
-    if ids:
-        said, _, engine = _answers(worn, merged, asked, captured=True)
-        # `generate` does not merge into a quantized base, nor the captured step into one of 8 bits.
-        if not base.spec.model.quantized or (engine == "captured" and base.spec.model.load_in_4bit):
+    if ids and not base.spec.model.load_in_8bit:  # into which nothing is merged
+        said, _, engine = _answers(worn, merged, asked, merge=True)
+        if not base.spec.model.quantized or engine == "captured":  # `generate` does not merge into a quantized base
             shares["merge"] = sum(one != other for one, other in zip(said, unmerged)) / len(asked)
 
     def difference(other: torch.Tensor | None) -> float | None:
@@ -106,15 +106,11 @@ def check(base: Base, folder: Path, probed: Sequence[Example], held_out: Sequenc
     return found | ({"asked": len(asked), "shares": shares} if shares else {}) | {"holds": holds}
 
 
-def _answers(
-    base: Base, model: Any, asked: Sequence[Example], captured: bool
-) -> tuple[list[str], list[list[int]], str]:
+def _answers(base: Base, model: Any, asked: Sequence[Example], merge: bool) -> tuple[list[str], list[list[int]], str]:
     """The answers of a model, the token ids of each with its end, and the engine that gave them."""
     ids: dict[str, list[int]] = {}
     with TemporaryDirectory() as folder:
-        notes = answers(
-            base, model, asked, Path(folder), captured=captured, observe=lambda e, said: ids.update({e.id: said})
-        )
+        notes = answers(base, model, asked, Path(folder), merge=merge, observe=lambda e, said: ids.update({e.id: said}))
         said = [prediction.answer for prediction in read_predictions(Path(folder), asked)]
     return said, [ids[example.id] for example in asked], notes["engine"]
 
@@ -129,9 +125,11 @@ def _differing_alone(
     """
     if base.processor or set(base.spec.generate) - {"max_new_tokens", "stop_strings", "template"}:
         return None
-    differing = 0
-    for example, ids in zip(asked, answered):
-        row = pad(base, [[*encode(base, example), *ids[:-1]]])
-        chosen = model(**row, logits_to_keep=len(ids)).logits[0].argmax(-1).tolist()
-        differing += chosen != list(ids)
+    differing, four = 0, base.spec.model.load_in_4bit and model.device.type == "cuda"
+    fits = four and cost.available_memory(base.spec) > layout.weight_bytes(base.model)
+    with dense.dense(model) if fits else nullcontext():  # the same products, in half the time
+        for example, ids in zip(asked, answered):
+            row = pad(base, [[*encode(base, example), *ids[:-1]]])
+            chosen = model(**row, logits_to_keep=len(ids)).logits[0].argmax(-1).tolist()
+            differing += chosen != list(ids)
     return differing / len(asked)
