@@ -235,6 +235,7 @@ def pytest_runtestloop(session: pytest.Session) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     if (state := config.stash.get(Session.key, None)) and state.cluster:
         state.cluster.stop()
+    gc.freeze()  # what is left is used no more, and pytest ends with two collections of all of it
 
 
 def _measured(item: pytest.Item) -> list[Spec]:

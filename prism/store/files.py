@@ -33,15 +33,15 @@ FAULTS = (
 )
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, *, durable: bool = True) -> None:
     """Write a text file atomically, as UTF-8, without known secrets."""
-    write_bytes(path, redacted(text).encode())
+    write_bytes(path, redacted(text).encode(), durable=durable)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
     """Write a file atomically, so that it survives a power cut: a temporary file on the disk, a rename, the folder.
 
-    Removes what a killed process has left of an earlier write of this file on this machine.
+    One that is not `durable` need not survive it, which spares two waits for the disk. Removes what a killed process has left of an earlier write of this file on this machine.
     """
     make_folder(path.parent)
     prefix = f".{path.name}.{platform.node().partition('.')[0]}-"
@@ -52,10 +52,12 @@ def write_bytes(path: Path, content: bytes) -> None:
     temporary = path.with_name(f"{prefix}{os.getpid()}")
     with temporary.open("wb") as file:
         file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
     os.replace(temporary, path)
-    sync(path.parent)
+    if durable:
+        sync(path.parent)
 
 
 def make_folder(folder: Path) -> None:
