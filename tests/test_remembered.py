@@ -13,7 +13,7 @@ from prism.rows import parts, remembered
 from prism.setting import Setting
 from prism.spec import load_spec
 from prism.store import Store, digest, list_digest
-from tests.conftest import SPEC, examples_of, write_rows, write_spec
+from tests.conftest import ROOT, SPEC, examples_of, write_rows, write_spec
 
 
 @pytest.fixture
@@ -115,6 +115,15 @@ def test_what_json_would_change_is_read_each_time(tmp_path, rows, reads, fact, m
     assert held_out[0] == held_out[1]
     assert held_out[1][0].facts == {"when": fact}
     assert len(reads) == 2
+
+
+@pytest.mark.parametrize("phase", ["phase1", "phase2", "phase3"])
+def test_the_bundled_rows_of_a_task_without_images_are_read_once(tmp_path, reads, phase):
+    spec = load_spec(ROOT / "benchmarks" / "specs" / phase / "nano.toml")
+    setting = Setting(ROOT, Store(tmp_path), Console())
+    first, again = (Experiment(spec, setting, [42]).examples.held_out for _ in range(2))
+    assert first == again
+    assert len(reads) == 1
 
 
 def test_a_secret_in_a_row_is_not_taken_out_of_the_question(tmp_path, rows, reads, monkeypatch):
