@@ -136,5 +136,5 @@ def test_a_secret_in_a_row_is_not_taken_out_of_the_question(tmp_path, rows, read
 
 
 def test_the_digest_of_a_list_in_pieces_is_its_digest():
-    for parts_of_it in ([], [1], [["é", {"b": 1, "a": None}], "x", 2.5]):
+    for parts_of_it in ([], [1], [["é", {"b": 1, "a": None}], "x", 2.5], list(range(256)), list(range(600))):
         assert list_digest(iter(parts_of_it)) == digest(parts_of_it)

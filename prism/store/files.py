@@ -12,6 +12,7 @@ import platform
 import re
 import shutil
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import psutil
 from prism.errors import PrismError, StoreError
 from prism.redaction import redacted
 
+AT_ONCE = 256  # parts of a list that are made JSON in one call: for each its own takes three times as long
 # Why a file cannot be written: a full disk or quota, no permission, a file system that is read-only, gone or broken.
 FAULTS = (
     errno.ENOSPC,
@@ -105,9 +107,10 @@ def canonical(identity: object) -> bytes:
 
 def list_digest(parts: Iterable[object]) -> str:
     """The `digest` of a list of these, which is never in memory as a whole."""
-    found = hashlib.sha256(b"[")
-    for place, part in enumerate(parts):
-        found.update(b"," * bool(place) + canonical(part))
+    found, rest, comma = hashlib.sha256(b"["), iter(parts), b""
+    while some := list(islice(rest, AT_ONCE)):
+        found.update(comma + canonical(some)[1:-1])
+        comma = b","
     found.update(b"]")
     return found.hexdigest()
 
