@@ -1,8 +1,10 @@
 """Phase 0: does the toolchain work, before compute is spent? One check per item; each prints its result (use -rP).
 
-The checks with a model run on the profile's phase-0 spec (benchmarks/specs/phase0), without the store.
+The checks with a model run on the profile's phase-0 spec (benchmarks/specs/phase0). What takes seconds is marked
+`remembered`: where it passed and nothing has changed since, it is not done again (`--prism-retrain` does it).
 """
 
+import functools
 import hashlib
 import importlib.util
 import os
@@ -49,6 +51,7 @@ def test_gpu_extra(requirement, session):
     assert requirement.specifier.contains(version(requirement.name), prereleases=True)
 
 
+@pytest.mark.remembered
 def test_torchvision_fits_torch():
     """A torchvision built for CUDA beside a torch for CPUs breaks the import of every vision model."""
     if importlib.util.find_spec("torchvision") is None:
@@ -73,6 +76,7 @@ def test_resources(planned_spec, session):
         assert enough, f"{planned_spec.id}: {line}"
 
 
+@pytest.mark.remembered
 def test_model_loads(spec, experiment):
     before = cost.resident_gib()
     loaded = experiment.base.load()
@@ -81,6 +85,7 @@ def test_model_loads(spec, experiment):
     assert not loaded.model.training
 
 
+@pytest.mark.remembered
 def test_lora_share(spec, experiment):
     """Each adapted projection of in × out weights adds r × (in + out) weights, and nothing else trains."""
     from prism.models import load
@@ -97,48 +102,21 @@ def test_lora_share(spec, experiment):
 
 @pytest.fixture(scope="module")
 def ten_steps(spec, experiment, examples, tmp_path_factory):
-    from prism.models import train
-
+    """Trains when it is first called, which a check that is remembered does not do."""
     folder = tmp_path_factory.mktemp("ten-steps")
-    with cost.stage(f"{spec.id}: ten steps", BATCH):
-        notes = train.train(experiment.base.load(), examples.training, spec.seed, folder)
-    yield folder, notes
+
+    @functools.cache
+    def trained():
+        from prism.models import train
+
+        with cost.stage(f"{spec.id}: ten steps", BATCH):
+            return folder, train.train(experiment.base.load(), examples.training, spec.seed, folder)
+
+    yield trained
     experiment.base.free()
 
 
-def test_loss_falls_in_ten_steps(ten_steps):
-    losses = [loss for _, loss in ten_steps[1]["loss"]]
-    print("loss:", *losses)
-    assert len(losses) == 10
-    assert sum(losses[-3:]) < sum(losses[:3])
-
-
-def test_generation_answers_and_stops(spec, ten_steps, experiment, examples, tmp_path):
-    from prism.models import generate
-
-    with cost.stage(f"{spec.id}: answers", LENGTH):
-        loaded = experiment.base.load()
-        generate.answers(loaded, loaded.model, examples.held_out, tmp_path)
-    answers = read_predictions(tmp_path, examples.held_out)
-    print(*(prediction.answer for prediction in answers[:4]), sep="\n")
-    assert any(prediction.answer.strip() for prediction in answers)
-    assert any(prediction.finish == "stop" for prediction in answers)
-
-
-def test_deepeval_imports_offline():
-    """Import in a separate process that refuses every connection."""
-    code = """
-import os, socket
-os.environ |= {"DEEPEVAL_TELEMETRY_OPT_OUT": "YES", "DEEPEVAL_DISABLE_DOTENV": "1", "ERROR_REPORTING": "NO"}
-def refuse(*_): raise SystemExit("deepeval opened a connection")
-socket.socket.connect = refuse
-from deepeval.metrics import GEval
-print(GEval.__module__)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-
-
+@pytest.mark.remembered
 def test_two_processes_train_the_same_adapter(spec, session, ten_steps, tmp_path):
     """This one and another, bit for bit, on a CPU only: on a GPU the order of additions may differ."""
     if engine(spec)["device"] != "cpu":
@@ -156,9 +134,48 @@ train.train(load.load(spec, root), load_examples(spec, load_task(spec), root)[0]
 """
     file = session.setting.root / "benchmarks" / "specs" / spec.phase / f"{spec.name}.toml"
     command = [sys.executable, "-c", code, str(file), str(session.setting.root), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900, cwd=session.setting.root, check=False)
-    assert done.returncode == 0, done.stderr
-    weights = [(folder / "adapter_model.safetensors").read_bytes() for folder in (ten_steps[0], tmp_path)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=session.setting.root) as other:
+        here, _ = ten_steps()  # while the other one imports its libraries
+        _, errors = other.communicate(timeout=900)
+    assert other.returncode == 0, errors
+    weights = [(folder / "adapter_model.safetensors").read_bytes() for folder in (here, tmp_path)]
     digests = {hashlib.sha256(each).hexdigest() for each in weights}
     print("adapter_model.safetensors:", *digests)
     assert len(digests) == 1
+
+
+@pytest.mark.remembered
+def test_loss_falls_in_ten_steps(ten_steps):
+    losses = [loss for _, loss in ten_steps()[1]["loss"]]
+    print("loss:", *losses)
+    assert len(losses) == 10
+    assert sum(losses[-3:]) < sum(losses[:3])
+
+
+@pytest.mark.remembered
+def test_generation_answers_and_stops(spec, ten_steps, experiment, examples, tmp_path):
+    from prism.models import generate
+
+    ten_steps()
+    with cost.stage(f"{spec.id}: answers", LENGTH):
+        loaded = experiment.base.load()
+        generate.answers(loaded, loaded.model, examples.held_out, tmp_path)
+    answers = read_predictions(tmp_path, examples.held_out)
+    print(*(prediction.answer for prediction in answers[:4]), sep="\n")
+    assert any(prediction.answer.strip() for prediction in answers)
+    assert any(prediction.finish == "stop" for prediction in answers)
+
+
+@pytest.mark.remembered
+def test_deepeval_imports_offline():
+    """Import in a separate process that refuses every connection."""
+    code = """
+import os, socket
+os.environ |= {"DEEPEVAL_TELEMETRY_OPT_OUT": "YES", "DEEPEVAL_DISABLE_DOTENV": "1", "ERROR_REPORTING": "NO"}
+def refuse(*_): raise SystemExit("deepeval opened a connection")
+socket.socket.connect = refuse
+from deepeval.metrics import GEval
+print(GEval.__module__)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr

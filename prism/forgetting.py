@@ -1,16 +1,22 @@
 """The forgetting matrix of phase 7: each adapter is asked the questions of every spec that stands on the same base.
 
-Answers come from the store as all answers do, so a second look costs nothing.
+Answers come from the store as all answers do, and so does the matrix of the same answers: what scores and compares them
+(nltk, SciPy) takes longer to import than all else of a second look.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
 
 from prism.experiment import Experiment
 from prism.rows import Example
 from prism.rows.answers import read_predictions
+from prism.rows.remembered import content
 from prism.spec import Spec
 from prism.verdicts.forgetting import Cell, cell
 from prism.verdicts.headline import Headline
@@ -29,14 +35,21 @@ def matrix(
     known = [experiment for experiment in experiments if experiment.spec.id in headlines]
     pairs = [(one, other) for one in known for other in known if same_base(one.spec, other.spec)]
     cells = sum(one is not other for one, other in pairs)
-    found = []
+    given: list[tuple[Any, ...]] = []  # the arguments of each `cell`
+    determining = []
     for one, other in pairs:
         headline = headlines[other.spec.id]
         metric = next(metric for metric in other.task.metrics if metric.name == headline.record.metric)
         asked = chosen([example for example in other.examples.held_out if metric.applies(example)], rows)
         base, tuned = _of(other.baseline, asked), _answers(one, other, asked)
-        found.append(cell(one.spec.id, other.spec, metric, asked, base, tuned, limit, cells, headline))
-    return found
+        given.append((one.spec.id, other.spec, metric, asked, base, tuned, limit, cells, headline))
+        job = [other.spec.model_dump(mode="json", exclude={"folder"}), other.task.source, metric.name, metric.version]
+        determining.append([one.spec.id, *job, content(asked), base, tuned, asdict(headline)])
+    if not given:
+        return []
+    identity = {"kind": "forgetting", "limit": limit, "cells": determining}
+    table = known[0].setting.remember(identity, lambda: [asdict(cell(*each)) for each in given])
+    return TypeAdapter(list[Cell]).validate_python(table)
 
 
 def same_base(one: Spec, other: Spec) -> bool:

@@ -23,6 +23,8 @@ def visible(text: Any, limit: int | None = None) -> str:
 
 def escaped(text: str) -> str:
     """The text with each invisible character but newlines as an escape; other white space becomes a space."""
+    if text.replace("\n", "").isprintable():  # as nearly every text is: a report shows tens of thousands
+        return text
     return "".join(map(_escaped, text))
 
 

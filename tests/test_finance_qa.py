@@ -92,7 +92,7 @@ def test_one_row_a_question_needs_no_table():
     assert task.rows(row, load_spec(NANO)) == [row]
     example = task.example(row, "a")
     assert example.reference == '51\n"It runs 51 stores."'
-    told = {"answer": ("51",), "context": "It runs 51 stores.", "needed": ("51",)}
+    told = {"answer": ["51"], "context": "It runs 51 stores.", "needed": ["51"]}
     assert example.facts == {"type": "span", "scale": ""} | told
     assert example.group == task.example({**row, "question": "Any others?"}, "b").group
 

@@ -34,12 +34,13 @@ from prism.judge import (
     Grade,
     asking,
     calibration,
+    choosing,
     fencing,
     grading,
     ledger,
     weighing,
 )
-from prism.judge.asking import JudgeError, choose
+from prism.judge.choosing import JudgeError, choose
 from prism.judge.grading import grade
 from prism.judge.spending import Budget, Price, Spending, Tokens
 from prism.store import Store
@@ -63,7 +64,7 @@ def ask_one(store: Store, reply: str, definition=MEDICAL_CORRECTNESS, answer: st
 
 class TestChoosing:
     def test_each_kind(self, monkeypatch):
-        monkeypatch.setattr(asking, "find_spec", lambda name: name)
+        monkeypatch.setattr(choosing, "find_spec", lambda name: name)
         openai = choose("openai:gpt-4o-mini", {"OPENAI_API_KEY": "secret"})
         assert (openai.kind, openai.model, openai.price) == ("openai", "gpt-4o-mini", Price(0.15, 0.6))
         assert "secret" not in repr(openai)
@@ -92,7 +93,7 @@ class TestChoosing:
             choose("http://a/v1#m", {"PRISM_JUDGE_PRICE": "cheap"})
 
     def test_a_local_judge_needs_llguidance_and_says_what_installs_it(self, monkeypatch):
-        monkeypatch.setattr(asking, "find_spec", lambda name: None)
+        monkeypatch.setattr(choosing, "find_spec", lambda name: None)
         with pytest.raises(JudgeError, match=r"llguidance is not installed.*pip install 'pytest-prism\[judge-local\]'"):
             choose("local:/models/judge", {})
 
@@ -379,7 +380,7 @@ class TestLedger:
 import sys
 from pathlib import Path
 from prism import judge
-from prism.judge.asking import choose
+from prism.judge.choosing import choose
 from prism.judge.grading import grade
 from prism.store import Store
 from dataclasses import replace
@@ -468,7 +469,7 @@ class TestSpending:
 
 def test_no_torch_no_telemetry_no_dotenv(tmp_path):
     script = (
-        "import os, sys; from pathlib import Path; from prism import judge; from prism.judge.asking import choose\n"
+        "import os, sys; from pathlib import Path; from prism import judge; from prism.judge.choosing import choose\n"
         "from prism.judge.grading import grade\n"
         "from prism.store import Store; from tests.test_judge import cases\n"
         "found = grade(choose(sys.argv[1]), judge.ANSWER_RELEVANCY, cases(1), Store(Path('home')))\n"
@@ -636,9 +637,9 @@ class TestLocal:
         known = choice.identity()
         assert known["llguidance"] == importlib.metadata.version("llguidance")
         monkeypatch.setattr("prism.store.provenance._version", lambda package: "0")
-        asking._local_identity.cache_clear()
+        choosing._local_identity.cache_clear()
         assert choice.identity()["llguidance"] == "0"
-        asking._local_identity.cache_clear()
+        choosing._local_identity.cache_clear()
 
 
 class TestCalibration:

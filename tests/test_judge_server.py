@@ -17,7 +17,7 @@ import pytest
 
 from prism.errors import DataError
 from prism.judge import MEDICAL_CORRECTNESS, Case, asking, calibration, grading, ledger, replies
-from prism.judge.asking import JudgeError, choose
+from prism.judge.choosing import JudgeError, choose
 from prism.judge.grading import grade
 from prism.judge.replies import NotGraded, Response
 from prism.judge.spending import Spending
@@ -342,7 +342,7 @@ class TestPauses:
 
     def test_ctrl_c_ends_a_pause(self, tmp_path):
         script = (
-            "import sys; from pathlib import Path; from prism import judge; from prism.judge.asking import choose\n"
+            "import sys; from pathlib import Path; from prism import judge; from prism.judge.choosing import choose\n"
             "from prism.judge.grading import grade; from prism.store import Store\n"
             "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
             "grade(choose(sys.argv[1]), judge.MEDICAL_CORRECTNESS, [judge.Case('a', 'Question', 'b', 'c')], "

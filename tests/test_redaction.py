@@ -13,7 +13,7 @@ import pytest
 
 from prism.errors import ModelError, PrismError
 from prism.judge import MEDICAL_CORRECTNESS, Case
-from prism.judge.asking import JudgeError, choose
+from prism.judge.choosing import JudgeError, choose
 from prism.judge.grading import grade
 from prism.judge.replies import NotGraded
 from prism.progress import Console

@@ -13,7 +13,7 @@ from prism.rows import parts, remembered
 from prism.setting import Setting
 from prism.spec import load_spec
 from prism.store import Store, digest, list_digest
-from tests.conftest import SPEC, examples_of, write_rows, write_spec
+from tests.conftest import ROOT, SPEC, examples_of, write_rows, write_spec
 
 
 @pytest.fixture
@@ -117,6 +117,15 @@ def test_what_json_would_change_is_read_each_time(tmp_path, rows, reads, fact, m
     assert len(reads) == 2
 
 
+@pytest.mark.parametrize("phase", ["phase1", "phase2", "phase3"])
+def test_the_bundled_rows_of_a_task_without_images_are_read_once(tmp_path, reads, phase):
+    spec = load_spec(ROOT / "benchmarks" / "specs" / phase / "nano.toml")
+    setting = Setting(ROOT, Store(tmp_path), Console())
+    first, again = (Experiment(spec, setting, [42]).examples.held_out for _ in range(2))
+    assert first == again
+    assert len(reads) == 1
+
+
 def test_a_secret_in_a_row_is_not_taken_out_of_the_question(tmp_path, rows, reads, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_aSecretOfTheUser")
     rows = [{**row, "tweet": f"{row['tweet']} hf_aSecretOfTheUser"} for row in rows]
@@ -127,5 +136,5 @@ def test_a_secret_in_a_row_is_not_taken_out_of_the_question(tmp_path, rows, read
 
 
 def test_the_digest_of_a_list_in_pieces_is_its_digest():
-    for parts_of_it in ([], [1], [["é", {"b": 1, "a": None}], "x", 2.5]):
+    for parts_of_it in ([], [1], [["é", {"b": 1, "a": None}], "x", 2.5], list(range(256)), list(range(600))):
         assert list_digest(iter(parts_of_it)) == digest(parts_of_it)

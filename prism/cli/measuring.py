@@ -80,7 +80,7 @@ def calibrate_judge(
     from tabulate import tabulate
     from tqdm import tqdm
 
-    from prism.judge import DEFINITIONS, asking, calibration, tier3
+    from prism.judge import DEFINITIONS, calibration, choosing, tier3
     from prism.judge.grading import estimate
     from prism.judge.spending import Budget, Spending
     from prism.tasks import load_task
@@ -88,9 +88,9 @@ def calibrate_judge(
 
     with exit_on_error():
         store = open_store(home)
-        choice = asking.choose(judge)
+        choice = choosing.choose(judge)
         if choice is None:
-            raise asking.JudgeError(asking.NOT_CONFIGURED.replace("--prism-judge", "--judge"))
+            raise choosing.JudgeError(choosing.NOT_CONFIGURED.replace("--prism-judge", "--judge"))
         rows = calibration.read_graded(file or calibration.BUNDLED, scale, metric)
         spending = Spending(choice.price, Budget.parse(budget) if budget else None)
         known = dict(DEFINITIONS)
@@ -99,7 +99,7 @@ def calibrate_judge(
             known |= {d.metric: d for d in tier3.definitions(loaded, load_task(loaded).judged)}
         for name in dict.fromkeys(row["metric"] for row in rows):
             if name not in known:
-                raise asking.JudgeError(f"metric {name!r}: not one of {', '.join(known)}")
+                raise choosing.JudgeError(f"metric {name!r}: not one of {', '.join(known)}")
             graded_rows = [row for row in rows if row["metric"] == name]
             cost = estimate(choice, known[name], calibration.cases_of(graded_rows), store, repeats)
             typer.echo(terminal_safe(f"{name}: about {cost.sentence(choice.price)}"), err=True)
@@ -197,7 +197,7 @@ def power(
 
 def setting_of(root: Path, home: str | None, data: Path | None, models: Path | None, judge: str | None) -> Setting:
     """Where and by which options a command measures."""
-    from prism.judge.asking import choose
+    from prism.judge.choosing import choose
     from prism.judge.spending import Spending
     from prism.progress import Console
     from prism.setting import Setting

@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 
 from prism.errors import DataError
 from prism.judge import Case, Definition, Grade
-from prism.judge.asking import Choice
+from prism.judge.choosing import Choice
 from prism.judge.grading import grade, judgement_identity, unscored_reasons
 from prism.judge.spending import Spending
 from prism.rows import Row

@@ -18,7 +18,8 @@ from urllib.parse import urlsplit
 
 from prism.errors import PrismError
 from prism.judge import ANSWER_RELEVANCY, FAITHFULNESS, Case, Definition, Grade, ledger
-from prism.judge.asking import CONNECT_TIMEOUT, Choice, Endpoint, Judge
+from prism.judge.asking import CONNECT_TIMEOUT, Endpoint, Judge
+from prism.judge.choosing import Choice
 from prism.judge.fencing import (
     FENCE_STEP,
     FENCING,

@@ -32,7 +32,7 @@ from transformers import (
 )
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from prism.judge.asking import Choice, JudgeError
+from prism.judge.choosing import Choice, JudgeError
 from prism.judge.replies import NotGraded, Reply
 from prism.judge.spending import Spending
 from prism.judge.weighing import completion

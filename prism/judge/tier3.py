@@ -1,4 +1,7 @@
-"""Add a judge's grades to a run: as metrics, with the judge's calibration, and why a metric cannot be decided."""
+"""Add a judge's grades to a run: as metrics, with the judge's calibration, and why a metric cannot be decided.
+
+What asks a judge is imported where there is one.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from prism.judge import Case, Definition, Grade, calibration
-from prism.judge.asking import NOT_CONFIGURED, Choice
-from prism.judge.grading import EMPTY, estimate, grade, unscored_reasons
+from prism.judge import Case, Definition, Grade
+from prism.judge.choosing import NOT_CONFIGURED, Choice
 from prism.judge.spending import Spending
 from prism.metrics import Metric, judged
 from prism.progress import Progress
@@ -44,6 +46,8 @@ def grade_all(
     definitions: Sequence[Definition], cases: Sequence[Case], judge: Judge, store: Store, screen: Progress, spec: str
 ) -> dict[Definition, list[Grade]]:
     """The judge's grade of each case by each definition. Prints on `screen` the estimated cost, then the progress."""
+    from prism.judge.grading import estimate, grade
+
     choice, spending = judge
     grades = {}
     for definition in definitions:
@@ -79,6 +83,8 @@ def unfit(spec: Spec, definitions: Sequence[Definition], judge: Judge | None, st
         if judge is None:
             reasons[definition.metric] = NOT_CONFIGURED
         elif minimum is not None and definition.steps:
+            from prism.judge import calibration
+
             latest = calibration.load_calibration(judge[0], definition, store)
             kappa = latest.kappa.value if latest and latest.kappa else None
             if kappa is None or kappa < minimum:
@@ -97,6 +103,9 @@ def details(
     """The judge, what is unscored and why, its calibration and its cost."""
     if judge is None:
         return {"not_judged": next(iter(unfit.values()), "")}
+    from prism.judge import calibration
+    from prism.judge.grading import EMPTY, unscored_reasons
+
     choice, spending = judge
     calibrations = {d: calibration.load_calibration(choice, d, store) for d in grades}
     return {

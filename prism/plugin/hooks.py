@@ -17,7 +17,7 @@ import pytest
 
 from prism.devices import cuda_memory
 from prism.errors import PrismError
-from prism.plugin import ending, workers
+from prism.plugin import ending, remembering, workers
 from prism.plugin.redacting import Redacting
 from prism.plugin.session import Session
 from prism.spec import Limit, Spec
@@ -61,6 +61,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "nano": "embedded models, CPU",
         "small": "a published model of 135 M parameters, GPU or patience",
         "full": "published models, GPU",
+        remembering.MARK: "a check that is not made again where it passed and nothing has changed",
     }.items():
         config.addinivalue_line("markers", f"{mark}: {meaning}")
     if session.cluster and config.getoption("tx", None):
@@ -71,6 +72,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Redacting(), "prism-redacting")
     config.pluginmanager.register(_Watcher(session), "prism-watcher")
     config.pluginmanager.register(ending, "prism-ending")
+    config.pluginmanager.register(remembering, "prism-remembering")
     if config.pluginmanager.hasplugin("xdist"):
         config.pluginmanager.register(_Xdist(session), "prism-xdist")
     gc.freeze()  # what imports made lives to the end; each collection, pytest's last ones too, would walk through it
@@ -233,6 +235,7 @@ def pytest_runtestloop(session: pytest.Session) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     if (state := config.stash.get(Session.key, None)) and state.cluster:
         state.cluster.stop()
+    gc.freeze()  # what is left is used no more, and pytest ends with two collections of all of it
 
 
 def _measured(item: pytest.Item) -> list[Spec]:

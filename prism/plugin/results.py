@@ -65,7 +65,7 @@ class Results:
         saved = self.saved[result.id]
         self.saved[result.id] = marked = replace(saved, decided=(*saved.decided, threshold))
         with self._writing():
-            write_text(self._file(result, "decided"), json.dumps({"id": marked.id, "decided": marked.decided}))
+            self._note(result, "decided", {"id": marked.id, "decided": marked.decided})
 
     def add_details(self, result: Result, key: str, details: Any) -> None:
         """Add what the reports show of a saved result: plain JSON types, under a key of `Result.details`."""
@@ -75,10 +75,12 @@ class Results:
     def _write(self, result: Result) -> None:
         self.saved[result.id] = result
         with self._writing():
-            write_text(self._file(result, "json"), json.dumps(to_json(result)))
+            self._note(result, "json", to_json(result))
 
-    def _file(self, result: Result, suffix: str) -> Path:
-        return self.folder / "results" / f"{result.phase}-{result.spec}.{self.writer}.{suffix}"
+    def _note(self, result: Result, suffix: str, content: dict[str, Any]) -> None:
+        """A file that `gather` reads and `publish` deletes: what a power cut leaves of this folder is no report."""
+        file = self.folder / "results" / f"{result.phase}-{result.spec}.{self.writer}.{suffix}"
+        write_text(file, json.dumps(content), durable=False)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

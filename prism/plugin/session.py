@@ -7,14 +7,14 @@ import shlex
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from prism.cluster.running import Cluster
 from prism.devices import cuda_devices
 from prism.errors import PrismError
 from prism.experiment import Experiment
-from prism.judge.asking import choose
+from prism.judge.choosing import choose
 from prism.judge.spending import Budget, Spending
 from prism.judge.tier3 import Judge
 from prism.plugin import results
@@ -29,6 +29,9 @@ from prism.store.homes import open_store
 from prism.tasks.check import load_checked_spec
 from prism.verdicts.alarms import Over, require_whole_history
 from prism.verdicts.record import Run
+
+if TYPE_CHECKING:
+    from prism.cluster.running import Cluster
 
 JOB_SUMMARY = 2**20  # bytes: GitHub shows no step summary that is larger
 
@@ -57,7 +60,7 @@ class Session:
             alarms=_alarms(option("--prism-alarms"), config.rootpath),
         )
         address = option("--prism-cluster")
-        self.cluster = Cluster(address, self.setting) if address and not self.worker else None
+        self.cluster = _cluster(address, self.setting) if address and not self.worker else None
         self.reports = (config.rootpath / Path(option("--prism-report")).expanduser()).resolve()
         self._seeds: str = option("--prism-seeds")
         self.limit: int | None = option("--prism-limit")
@@ -180,6 +183,12 @@ class Session:
                 file.write(page)
         except OSError as error:
             self.screen.say(f"$GITHUB_STEP_SUMMARY {path}: {error.strerror}; the report itself is written")
+
+
+def _cluster(address: str, setting: Setting) -> Cluster:
+    from prism.cluster.running import Cluster
+
+    return Cluster(address, setting)
 
 
 def _store(option: Callable[[str], str | None], screen: Screen) -> Store:

@@ -46,6 +46,8 @@ def read_predictions(folder: Path, examples: Sequence[Example]) -> list[Predicti
 def _without_thoughts(prediction: Prediction) -> Prediction:
     """The prediction as the metrics and the judge see it. A thought that does not end was cut off, and so the answer."""
     said, cut_off = without_thoughts(prediction.answer)
+    if said == prediction.answer and not cut_off:
+        return prediction
     return replace(prediction, answer=said, finish="length" if cut_off else prediction.finish)
 
 

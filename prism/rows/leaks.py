@@ -10,6 +10,8 @@ whatever was asked. One that more than `CLOSED` of the training rows give is a c
 Examples with images are compared by image, since different images get the same questions. *Exact*: the same question
 about the same file. *Near*: perceptual hashes that differ in at most `MAX_BITS` of 256, for any question. A copy with
 JPEG quality 50 or half the size differs in up to 8 bits; no two of 315 radiographs differ in fewer than 70.
+
+What compares texts is imported where they are compared: most runs know what leaks.
 """
 
 from __future__ import annotations
@@ -27,8 +29,6 @@ import numpy
 from prism.errors import DataError
 from prism.progress import Progress
 from prism.rows import Example
-from prism.rows.alike import alike, grams
-from prism.rows.folding import read
 from prism.rows.images import image_digests
 from prism.store import file_digest, list_digest
 from prism.store.provenance import versions
@@ -188,6 +188,8 @@ Pairs = Mapping[str, Mapping[str, tuple[float, str]]]  # held-out text → train
 
 def _pairs(training: Iterable[str], held_out: Iterable[str], own: Mapping[str, str]) -> Pairs:
     """The texts that are the same or alike. `own` holds what to compare in a text's place, if not all of it."""
+    from prism.rows.alike import alike
+
     known, asked = list(dict.fromkeys(training)), list(dict.fromkeys(held_out))
     pairs: dict[str, dict[str, tuple[float, str]]] = {}
     for mine, like in alike([own.get(text, text) for text in known], [own.get(text, text) for text in asked]):
@@ -258,6 +260,9 @@ def _answers(training: Sequence[Example], held_out: Sequence[Example], contexts:
 
     An answer that is read from a context or an image is known by heart only if the row has the same one.
     """
+    from prism.rows.alike import grams
+    from prism.rows.folding import read
+
     rows: dict[tuple[str, ...], list[int]] = {}
     for row, example in enumerate(training):
         if not example.images:

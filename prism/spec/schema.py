@@ -34,8 +34,8 @@ PathName = Annotated[str, AfterValidator(_path_name)]
 
 
 class Table(BaseModel):
-    # The docstrings below a key are what `prism schema` tells an editor of it.
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+    # What a key's description says, `prism schema` tells an editor. Read off docstrings it would take 20 ms of each start.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Requires(Table):
@@ -79,45 +79,44 @@ class Split(Table):
 
 
 class Data(Table):
-    path: str
-    """A hub id, or a folder or file."""
-    name: str | None = None
-    """The folder in --prism-data that replaces `path`; a nano spec with it needs that folder."""
-    revision: str | None = Field(None, min_length=1)
-    """A branch, a tag or a commit of the hub; by default main."""
-    subset: str | None = Field(None, min_length=1)
-    """The configuration of a hub data set that has several."""
-    split: Split | None = None
-    """Without it all rows are held out, for a finished adapter."""
-    columns: dict[str, str] = {}
-    """The task's column name = yours."""
-    where: dict[str, list[Any]] = {}
-    """Column = values; keep only these rows."""
-    dedupe: Literal["exact", "near"] | None = None
-    """Remove training rows with a held-out twin, before train_rows."""
-    without: dict[str, list[Any]] = {}
-    """Column = values; exclude these rows."""
-    train_rows: int | None = Field(None, gt=0)
-    """At most so many training rows; the spec's seed draws them."""
-    eval_rows: int | None = Field(None, gt=0)
-    """At most so many held-out rows, drawn likewise."""
-    measured_on: str | None = None
-    """Digest of the evaluation that gave the thresholds, at least 8 digits."""
+    path: str = Field(description="A hub id, or a folder or file.")
+    name: str | None = Field(
+        None, description="The folder in --prism-data that replaces `path`; a nano spec with it needs that folder."
+    )
+    revision: str | None = Field(
+        None, min_length=1, description="A branch, a tag or a commit of the hub; by default main."
+    )
+    subset: str | None = Field(None, min_length=1, description="The configuration of a hub data set that has several.")
+    split: Split | None = Field(None, description="Without it all rows are held out, for a finished adapter.")
+    columns: dict[str, str] = Field({}, description="The task's column name = yours.")
+    where: dict[str, list[Any]] = Field({}, description="Column = values; keep only these rows.")
+    dedupe: Literal["exact", "near"] | None = Field(
+        None, description="Remove training rows with a held-out twin, before train_rows."
+    )
+    without: dict[str, list[Any]] = Field({}, description="Column = values; exclude these rows.")
+    train_rows: int | None = Field(None, gt=0, description="At most so many training rows; the spec's seed draws them.")
+    eval_rows: int | None = Field(None, gt=0, description="At most so many held-out rows, drawn likewise.")
+    measured_on: str | None = Field(
+        None, description="Digest of the evaluation that gave the thresholds, at least 8 digits."
+    )
 
 
 class Model(Table):
-    model_name: str
-    """A hub id, or a folder."""
-    revision: str | None = Field(None, min_length=1)
-    """A branch, a tag or a commit of the hub; by default main."""
-    max_seq_length: int = Field(gt=0)
-    """Tokens of a question and its answer; a question that does not fit is refused."""
-    dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    """By default float32 on a CPU, bfloat16 on a GPU."""
+    model_name: str = Field(description="A hub id, or a folder.")
+    revision: str | None = Field(
+        None, min_length=1, description="A branch, a tag or a commit of the hub; by default main."
+    )
+    max_seq_length: int = Field(
+        gt=0, description="Tokens of a question and its answer; a question that does not fit is refused."
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
+        None, description="By default float32 on a CPU, bfloat16 on a GPU."
+    )
     load_in_4bit: bool = False
     load_in_8bit: bool = False
-    measured_with: str | None = None
-    """The base that gave the thresholds: the first digits of its digest or revision."""
+    measured_with: str | None = Field(
+        None, description="The base that gave the thresholds: the first digits of its digest or revision."
+    )
 
     @property
     def quantized(self) -> bool:
@@ -127,20 +126,17 @@ class Model(Table):
 class Image(Table):
     """How images are prepared, the same for training and answering. A task with images needs this table."""
 
-    size: int | tuple[int, int] | None = None
-    """Pixels: a square's side, or [width, height]."""
-    max_pixels: int | None = Field(None, gt=0)
-    """For models of dynamic resolution: larger images are scaled down."""
-    fit: Literal["pad", "stretch"] = "pad"
-    """To `size`: keep the proportion, or not; never a crop."""
-    background: str = "black"
-    """Of padding and of transparent pixels: a name, or "#rrggbb"."""
-    depth: Literal["scale", "refuse"] = "refuse"
-    """16 bits a pixel: scale the image's own range to 8, or refuse."""
-    frames: Literal["first", "refuse"] = "refuse"
-    """Animated and multi-page images."""
-    max_megapixels: float = Field(50, gt=0)
-    """Read from the header, before decoding."""
+    size: int | tuple[int, int] | None = Field(None, description="Pixels: a square's side, or [width, height].")
+    max_pixels: int | None = Field(
+        None, gt=0, description="For models of dynamic resolution: larger images are scaled down."
+    )
+    fit: Literal["pad", "stretch"] = Field("pad", description="To `size`: keep the proportion, or not; never a crop.")
+    background: str = Field("black", description='Of padding and of transparent pixels: a name, or "#rrggbb".')
+    depth: Literal["scale", "refuse"] = Field(
+        "refuse", description="16 bits a pixel: scale the image's own range to 8, or refuse."
+    )
+    frames: Literal["first", "refuse"] = Field("refuse", description="Animated and multi-page images.")
+    max_megapixels: float = Field(50, gt=0, description="Read from the header, before decoding.")
 
     @model_validator(mode="before")
     @classmethod
@@ -165,12 +161,12 @@ class Classify(Table):
     """The task `classify`, whole. `prompt` and `system` hold {column} placeholders, {labels} and {descriptions}."""
 
     labels: list[str] = []
-    descriptions: dict[str, str] = {}
-    """Label = what it means; the keys are the labels if `labels` is left out."""
+    descriptions: dict[str, str] = Field(
+        {}, description="Label = what it means; the keys are the labels if `labels` is left out."
+    )
     prompt: str
     system: str | None = None
-    column: str = "label"
-    """The column of the gold label."""
+    column: str = Field("label", description="The column of the gold label.")
 
 
 class Answer(Table):
@@ -178,46 +174,45 @@ class Answer(Table):
 
     prompt: str
     system: str | None = None
-    column: str = "answer"
-    """The column of the gold answer."""
-    lexicon: str | None = None
-    """A file of terms, from the spec's folder; it adds coverage and failure patterns."""
+    column: str = Field("answer", description="The column of the gold answer.")
+    lexicon: str | None = Field(
+        None, description="A file of terms, from the spec's folder; it adds coverage and failure patterns."
+    )
 
 
 class Launch(Table):
     """How training is started."""
 
-    processes: int = Field(1, ge=1)
-    """Data parallelism over so many GPUs; each takes its share of per_device_train_batch_size."""
+    processes: int = Field(
+        1, ge=1, description="Data parallelism over so many GPUs; each takes its share of per_device_train_batch_size."
+    )
 
 
 class Semantic(Table):
     """Adds the metric `semantic_similarity`; needs the extra `semantic`."""
 
-    model: str
-    """A sentence-transformers model: a hub id, or a folder."""
+    model: str = Field(description="A sentence-transformers model: a hub id, or a folder.")
 
 
 class Judge(Table):
     """How tier 3 is judged. A spec does not choose the judge; --prism-judge does."""
 
-    evaluation_steps: list[str] | None = None
-    """Replace those of the task's first GEval."""
-    min_kappa: float | None = Field(None, ge=-1, le=1)
-    """A judge that agrees less with the calibration set decides no threshold."""
+    evaluation_steps: list[str] | None = Field(None, description="Replace those of the task's first GEval.")
+    min_kappa: float | None = Field(
+        None, ge=-1, le=1, description="A judge that agrees less with the calibration set decides no threshold."
+    )
 
 
 class Threshold(Table):
-    floor: float | None = Field(None, allow_inf_nan=False)
-    """The tuned value is at least this."""
-    ceiling: float | None = Field(None, allow_inf_nan=False)
-    """The tuned value is at most this."""
-    gain: float | None = Field(None, allow_inf_nan=False)
-    """Tuned minus baseline is at least this, and shown to be above 0."""
-    drop: float | None = Field(None, ge=0, allow_inf_nan=False)
-    """The loss against the accepted run that is tolerated."""
-    provisional: str | None = None
-    """Why the threshold was not measured here: its source."""
+    floor: float | None = Field(None, allow_inf_nan=False, description="The tuned value is at least this.")
+    ceiling: float | None = Field(None, allow_inf_nan=False, description="The tuned value is at most this.")
+    gain: float | None = Field(
+        None, allow_inf_nan=False, description="Tuned minus baseline is at least this, and shown to be above 0."
+    )
+    drop: float | None = Field(
+        None, ge=0, allow_inf_nan=False, description="The loss against the accepted run that is tolerated."
+    )
+    provisional: str | None = Field(None, description="Why the threshold was not measured here: its source.")
 
     @model_validator(mode="after")
     def _check_some_key(self) -> Threshold:
@@ -248,33 +243,34 @@ def threshold_id(tier: str, metric: str, key: str) -> str:
 
 
 class Spec(Table):
-    title: str
-    """Heads its part of the report."""
-    task: str
-    """A module of prism/tasks (classify, answer, financial_sentiment …), or a file beside the spec: ./my_task.py."""
-    profile: Literal["nano", "small", "full"]
-    """Which --prism-profile runs it: embedded models on a CPU, a published one of 135 M, the published recipes on a GPU."""
+    title: str = Field(description="Heads its part of the report.")
+    task: str = Field(
+        description="A module of prism/tasks (classify, answer, financial_sentiment …), or a file beside the spec: ./my_task.py."
+    )
+    profile: Literal["nano", "small", "full"] = Field(
+        description="Which --prism-profile runs it: embedded models on a CPU, a published one of 135 M, the published recipes on a GPU."
+    )
     requires: Requires = Requires()
-    seed: int = Field(42, ge=0, lt=2**32)  # the range that scikit-learn and NumPy accept
-    """Of the split, and of the first adapter; --prism-seeds trains more."""
+    seed: int = Field(
+        42, ge=0, lt=2**32, description="Of the split, and of the first adapter; --prism-seeds trains more."
+    )  # the range that scikit-learn and NumPy accept
     data: Data
     model: Model
-    adapter: str | None = None
-    """A finished adapter, which replaces training: a folder, or a hub id."""
-    lora: dict[str, Any] = {}
-    """Keywords of peft.LoraConfig; with images also placement."""
-    sft: dict[str, Any] = {}
-    """Keywords of trl.SFTConfig."""
+    adapter: str | None = Field(None, description="A finished adapter, which replaces training: a folder, or a hub id.")
+    lora: dict[str, Any] = Field({}, description="Keywords of peft.LoraConfig; with images also placement.")
+    sft: dict[str, Any] = Field({}, description="Keywords of trl.SFTConfig.")
     launch: Launch = Launch()
-    generate: dict[str, Any]
-    """Keywords of transformers.GenerationConfig; [generate.template] holds arguments of the chat template."""
+    generate: dict[str, Any] = Field(
+        description="Keywords of transformers.GenerationConfig; [generate.template] holds arguments of the chat template."
+    )
     image: Image | None = None
     classify: Classify | None = None
     answer: Answer | None = None
     semantic: Semantic | None = None
     judge: Judge = Judge()
-    gate: dict[Literal["tier1", "tier2", "tier3", "cost"], dict[str, Threshold]] = {}
-    """Thresholds by tier and metric; `prism thresholds SPEC` measures and proposes some."""
+    gate: dict[Literal["tier1", "tier2", "tier3", "cost"], dict[str, Threshold]] = Field(
+        {}, description="Thresholds by tier and metric; `prism thresholds SPEC` measures and proposes some."
+    )
     phase: PathName = ""  # from the folder: "phase1"
     name: PathName = ""  # from the file: "qwen3-4b"
     folder: Path = Path()  # of the file

@@ -12,6 +12,7 @@ import platform
 import re
 import shutil
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import psutil
 from prism.errors import PrismError, StoreError
 from prism.redaction import redacted
 
+AT_ONCE = 256  # parts of a list that are made JSON in one call: for each its own takes three times as long
 # Why a file cannot be written: a full disk or quota, no permission, a file system that is read-only, gone or broken.
 FAULTS = (
     errno.ENOSPC,
@@ -33,15 +35,15 @@ FAULTS = (
 )
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, *, durable: bool = True) -> None:
     """Write a text file atomically, as UTF-8, without known secrets."""
-    write_bytes(path, redacted(text).encode())
+    write_bytes(path, redacted(text).encode(), durable=durable)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
     """Write a file atomically, so that it survives a power cut: a temporary file on the disk, a rename, the folder.
 
-    Removes what a killed process has left of an earlier write of this file on this machine.
+    One that is not `durable` need not survive it, which spares two waits for the disk. Removes what a killed process has left of an earlier write of this file on this machine.
     """
     make_folder(path.parent)
     prefix = f".{path.name}.{platform.node().partition('.')[0]}-"
@@ -52,10 +54,12 @@ def write_bytes(path: Path, content: bytes) -> None:
     temporary = path.with_name(f"{prefix}{os.getpid()}")
     with temporary.open("wb") as file:
         file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
     os.replace(temporary, path)
-    sync(path.parent)
+    if durable:
+        sync(path.parent)
 
 
 def make_folder(folder: Path) -> None:
@@ -103,9 +107,10 @@ def canonical(identity: object) -> bytes:
 
 def list_digest(parts: Iterable[object]) -> str:
     """The `digest` of a list of these, which is never in memory as a whole."""
-    found = hashlib.sha256(b"[")
-    for place, part in enumerate(parts):
-        found.update(b"," * bool(place) + canonical(part))
+    found, rest, comma = hashlib.sha256(b"["), iter(parts), b""
+    while some := list(islice(rest, AT_ONCE)):
+        found.update(comma + canonical(some)[1:-1])
+        comma = b","
     found.update(b"]")
     return found.hexdigest()
 

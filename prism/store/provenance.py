@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -18,21 +19,27 @@ from prism.store import digest, file_digest
 
 def provenance(root: Path, packages: Sequence[str]) -> dict[str, Any]:
     """The commit, whether its tree had changes, the tree's digest, versions and the machine, as JSON types."""
-    import psutil
-
     return {
         "commit": _git(root, "rev-parse", "HEAD"),
         "tree": source_tree(root),
         "dirty": _is_dirty(root),
         "python": platform.python_version(),
         "versions": {"prism": __version__} | versions((*packages, "deepeval", "scikit-learn", "pytest")),
-        "machine": {
-            "system": platform.platform(),
-            "processor": processor(),
-            "cores": os.cpu_count(),
-            "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-            "gpus": _gpus(),
-        },
+        "machine": machine(),
+    }
+
+
+@cache
+def machine() -> dict[str, Any]:
+    """System, processor, cores, memory and GPUs with their driver, as JSON types."""
+    import psutil
+
+    return {
+        "system": platform.platform(),
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "gpus": _gpus(),
     }
 
 
@@ -78,6 +85,15 @@ def _gpus() -> list[str]:
         return subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout.strip().splitlines()
     except (OSError, subprocess.SubprocessError):
         return [f"{cuda_devices()} CUDA device(s)"]
+
+
+@cache
+def installed() -> list[str]:
+    """All installed packages, by the names of their metadata's folders: `torch-2.13.0.dist-info`.
+
+    These hold names and versions; to open each of some hundred folders takes a tenth of a second.
+    """
+    return sorted({found.name for folder in sys.path for found in Path(folder).glob("*.*-info")})
 
 
 def versions(packages: Sequence[str]) -> dict[str, str]:

@@ -104,7 +104,8 @@ def example(row: Row, id: str) -> Example:
         _messages(report, question),
         reference,
         group=str(row.get("context") or hashlib.sha256(report.encode()).hexdigest()),
-        facts={"type": kind, "scale": scale, "answer": answer, "context": report, "needed": needed},
+        # Lists, which JSON gives back: rows of another type would be read anew in each run.
+        facts={"type": kind, "scale": scale, "answer": [*answer], "context": report, "needed": [*needed]},
     )
 
 

@@ -6,7 +6,7 @@ A score that survives these was not looking.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from prism.rows import Example
@@ -20,15 +20,11 @@ def controls(kind: Callable[[Example], str]) -> Mapping[str, Control]:
 
     def same_kind(asked: Example, examples: Sequence[Example]) -> Example:
         """Another picture of the same kind, or any other if there is none."""
-        others = _others(asked, examples)
-        alike = [other for other in others if kind(other) == kind(asked)]
-        return replace(asked, images=(alike or others)[0].images)
+        return _with_picture(asked, examples, lambda other: kind(other) == kind(asked))
 
     def other_kind(asked: Example, examples: Sequence[Example]) -> Example:
         """Another picture of another kind, or any other if there is none."""
-        others = _others(asked, examples)
-        unlike = [other for other in others if kind(other) != kind(asked)]
-        return replace(asked, images=(unlike or others)[0].images)
+        return _with_picture(asked, examples, lambda other: kind(other) != kind(asked))
 
     return {
         "same_kind_picture": same_kind,
@@ -38,10 +34,18 @@ def controls(kind: Callable[[Example], str]) -> Mapping[str, Control]:
     }
 
 
-def _others(asked: Example, examples: Sequence[Example]) -> list[Example]:
-    """The examples of other groups, from a place that the id fixes; the example itself if there is one group only."""
+def _with_picture(asked: Example, examples: Sequence[Example], wanted: Callable[[Example], bool]) -> Example:
+    """With the picture of the first wanted example, or of the first other one if none is; its own if there is no other."""
+    found = next(filter(wanted, _others(asked, examples)), None) or next(_others(asked, examples), asked)
+    return replace(asked, images=found.images)
+
+
+def _others(asked: Example, examples: Sequence[Example]) -> Iterator[Example]:
+    """The examples of other groups, from a place that the id fixes."""
     start = int(hashlib.sha256(asked.id.encode()).hexdigest(), 16) % len(examples)
-    return [other for other in (*examples[start:], *examples[:start]) if other.group != asked.group] or [asked]
+    for place in range(start, start + len(examples)):
+        if (other := examples[place % len(examples)]).group != asked.group:
+            yield other
 
 
 def _blank(asked: Example, examples: Sequence[Example]) -> Example:

@@ -28,7 +28,6 @@ from prism.rows.images import image_digests
 from prism.spec import Spec
 from prism.store import digest, write_text
 from prism.verdicts.record import Record
-from prism.verdicts.schema import ScoresFile
 
 SCHEMA = 1
 DIGITS = 6  # decimals of a value or statistic: more would be noise in git, and both sides of a comparison are rounded
@@ -267,6 +266,8 @@ def _reject_constant(constant: str) -> None:
 
 
 def _build(content: Mapping[str, Any]) -> Scores:
+    from prism.verdicts.schema import ScoresFile  # not needed where no file is read
+
     file = ScoresFile.model_validate(content)
     lines = list(file.samples.values())
     families = len(file.rows)

@@ -225,8 +225,8 @@ def look(folder: Path) -> Reader:
 
 def calibration(folder: Path) -> Reader:
     from prism.judge import MEDICAL_CORRECTNESS
-    from prism.judge.asking import Choice
     from prism.judge.calibration import _path, load_calibration
+    from prism.judge.choosing import Choice
     from prism.verdicts.gate import decide  # noqa: F401
 
     choice, store = Choice("endpoint", "m", "http://127.0.0.1:9/v1"), Store(folder)
@@ -259,7 +259,7 @@ def calibration(folder: Path) -> Reader:
 def reply(folder: Path) -> Reader:
     """A judge's whole HTTP body."""
     from prism.judge import MEDICAL_CORRECTNESS, Case
-    from prism.judge.asking import choose
+    from prism.judge.choosing import choose
     from prism.judge.grading import grade
     from tests.loopback import tokens
 
