@@ -28,6 +28,8 @@ def ungraded(experiment: Experiment, lacking: Sequence[Task]) -> list[Task]:
         return []
     if not lacking:
         definitions, cases = experiment.judged()
+        for definition in definitions:
+            ledger.gather(setting.store, judgement_identity(setting.judge[0], definition))
         if not any(estimate(setting.judge[0], each, cases, setting.store).requests for each in definitions):
             return []
     return [Task(spec, None, f"judgements of {spec.id}", grades=True)]

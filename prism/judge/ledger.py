@@ -74,21 +74,26 @@ def _parse_line(line: bytes) -> dict[str, Any] | None:
 
 
 def read(store: Store, identity: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Read the judgements so far, without the lock, for an estimate."""
+    """Read the judgements so far, without the lock, for an estimate; storage is asked nothing."""
     return {entry["key"]: entry for line in lines(store, identity).splitlines() if (entry := _parse_line(line))}
 
 
 def lines(store: Store, identity: Mapping[str, Any]) -> bytes:
-    """The log with other machines' segments, without the lock; for a machine that does not see this store, too.
+    """The log with those segments of other machines that are here, without the lock.
 
     Between files is a line end, since the last line of each may be cut off.
     """
     folder = _folder(store, identity)
-    segments = store.gather(f"judgements/{folder.name}/{SEGMENTS}")
+    segments = folder / SEGMENTS
     try:
         return b"\n".join(file.read_bytes() for file in (folder / LOG, *segments.glob("*.jsonl")) if file.exists())
     except OSError as error:
         raise unwritable(store.home, error) from error
+
+
+def gather(store: Store, identity: Mapping[str, Any]) -> None:
+    """Have other machines' segments here."""
+    store.gather(f"judgements/{digest(identity)}/{SEGMENTS}")
 
 
 def receive(store: Store, identity: Mapping[str, Any], content: bytes) -> None:

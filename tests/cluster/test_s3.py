@@ -7,12 +7,13 @@ import threading
 import time
 
 import pytest
+from fsspec import config
 
 pytest.importorskip("s3fs", reason="needs the cluster extra: make test-cluster")
 pytest.importorskip("moto", reason="needs the cluster extra: make test-cluster")
 
 from prism.errors import StoreError  # after what may skip the file
-from prism.store import lease, read_manifest
+from prism.store import lease, listing, read_manifest
 from prism.store.remote import PAGE
 from tests.cluster.s3 import serving
 from tests.conftest import ROOT
@@ -66,6 +67,40 @@ def test_a_listing_takes_a_request_a_thousand(url, tmp_path, server):
     server.requests.clear()
     assert len(remote.objects()) == PAGE + 1
     assert server.requests == {"GET": 2}
+
+
+def test_both_ways_of_listing_find_the_same(url, tmp_path, server, monkeypatch):
+    remote = machine(url, tmp_path / "a").shared.remote
+    names = ["tables/a.tar", "tables/b c+ü.tar", "looks/2026/x.json", "x"]
+    for number, name in enumerate(names):
+        remote.write(name, b"x" * number)
+    whole = f"{url.rpartition('/')[0]}"
+    machine(f"{whole}/teammates", tmp_path / "b").shared.remote.write("tables/theirs.tar", b"x")
+    found = {}
+    for way in ("obstore", "s3fs"):
+        monkeypatch.setattr(listing, "applies", lambda protocol, way=way: way == "obstore")
+        server.requests.clear()
+        asked = machine(url, tmp_path / "c").shared.remote
+        found[way] = asked.objects(), asked.objects("tables"), asked.objects("none")
+        assert server.requests["GET"] == 3 or way == "s3fs", "which asks twice where there is nothing"
+        assert ("_files" in vars(asked)) == (way == "s3fs"), "a listing alone loads no s3fs"
+    assert found["obstore"] == found["s3fs"]
+    assert [each.name for each in found["obstore"][0]] == sorted(names)
+    assert [each.size for each in found["obstore"][1]] == [0, 1]
+
+
+def test_settings_in_files_are_left_to_s3fs(url, tmp_path, monkeypatch):
+    assert listing.applies("s3")
+    assert not listing.applies("gs")
+    (tmp_path / "config").write_text("[default]\nregion = us-east-1\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    assert not listing.applies("s3")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
+    monkeypatch.setitem(config.conf, "s3", {"anon": True})
+    assert not listing.applies("s3")
+    monkeypatch.delitem(config.conf, "s3")
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    assert not listing.applies("s3")
 
 
 @pytest.mark.parametrize("megabytes", [1, 120])
