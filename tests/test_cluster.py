@@ -347,3 +347,15 @@ def test_a_records_durations_are_taken_by_stage(tmp_path):
     file.write_text(json.dumps({"cost": [{"phase": "phase1", "spec": "nano", "seconds": seconds}]}))
     ((spec, first, each),) = simulation.durations("nano", [file])
     assert (spec.id, first, each) == ("phase1/nano", 12, 90)
+
+
+def test_a_records_clock_counts_what_each_task_pays(tmp_path):
+    clock = {"rows": 1, "importing the libraries": 2, "loading the base": 3, "rows in the window": 4}
+    clock |= {"answers, baseline": 10, "label likelihoods": 2, "scores and verdicts": 50, "total": 400}
+    for seed in (42, 43):
+        clock |= {f"training, seed {seed}": 60, f"answers, tuned, seed {seed}": 30}
+    clock["checks of the adapter"] = 8  # of both
+    cost = {"clock": clock, "cached": [], "seconds": {"baseline": 9, "training, seed 42": 50}}
+    assert simulation.recorded(cost) == (10 + 12, 10 + 60 + 30 + 4)
+    assert simulation.recorded(cost | {"cached": ["baseline"]}) == (9, 50), "what was cached took no time"
+    assert simulation.recorded({"seconds": {"baseline": 9}}) is None
