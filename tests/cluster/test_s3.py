@@ -1,8 +1,5 @@
 """A store in S3, on a real server: conditional puts, large objects, two machines, damage, bad credentials."""
 
-import os
-import subprocess
-import sys
 import threading
 import time
 
@@ -16,8 +13,7 @@ from prism.errors import StoreError  # after what may skip the file
 from prism.store import lease, listing, read_manifest
 from prism.store.remote import PAGE
 from tests.cluster.s3 import serving
-from tests.conftest import ROOT
-from tests.test_shared import IDENTITY, NAME, WORKER, listed, machine, never, write
+from tests.test_shared import IDENTITY, NAME, listed, machine, made_once, never, taken_over, write
 
 
 @pytest.fixture(scope="module")
@@ -136,31 +132,12 @@ def test_of_writers_at_once_one_wins(url, tmp_path):
     assert [machine(url, tmp_path / "a").shared.remote.read("x")] == won
 
 
-def begin(url, cache, seconds):
-    command = [sys.executable, "-c", WORKER, url, str(cache), str(seconds), "60"]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=os.environ
-    )
-
-
 def test_two_machines_make_it_once_and_the_second_says_that_it_waits(url, tmp_path):
-    first = begin(url, tmp_path / "a", 3)
-    assert first.stdout.readline() == "working\n"
-    out, err = begin(url, tmp_path / "b", 0).communicate(timeout=100)
-    assert "waiting for adapters/" in out, err
-    assert out.endswith("\n1\n")
-    assert first.wait(60) == 0
+    made_once(url, tmp_path)
 
 
 def test_a_killed_machine_is_taken_over_from_its_checkpoint(url, tmp_path):
-    first = begin(url, tmp_path / "a", 60)
-    assert first.stdout.readline() == "working\n"
-    first.kill()
-    first.wait()
-    out, err = begin(url, tmp_path / "b", 0).communicate(timeout=100)
-    assert "goes on from the checkpoint that another machine has left" in out, err
-    assert out.endswith("\n2\n")
-    assert list(listed(machine(url, tmp_path / "c"))) == [f"{NAME}.tar"]
+    taken_over(url, tmp_path)
 
 
 def test_a_damaged_object_is_replaced(url, tmp_path):
