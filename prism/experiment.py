@@ -12,7 +12,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from prism.judge import Definition, Grade, tier3
+from prism.judge import Case, Definition, Grade, tier3
 from prism.metrics import Metric, semantic
 from prism.models import cost, embeddings, window
 from prism.models.identity import adapter_identity, predictions_identity, training_side
@@ -181,18 +181,17 @@ class Experiment:
         identity = predictions_identity(self.spec, self.base.identity, wearing, asked, "answers")
         return self.setting.make("predictions", identity | {"merged": merge}, work)
 
+    def judged(self) -> tuple[list[Definition], list[Case]]:
+        """What a judge is asked: by which definitions, and the baseline's and every seed's answers."""
+        held_out = self.examples.held_out
+        answers = [[p.answer for p in read_predictions(f, held_out)] for f in (self.baseline, *self.tuned.values())]
+        return tier3.definitions(self.spec, self.task.judged), tier3.cases(held_out, answers, self.task.is_judged)
+
     @cached_property
     def grades(self) -> dict[Definition, list[Grade]]:
-        """A judge's grades of the baseline's and every seed's answers; empty if no judge was asked for."""
-        setting, held_out = self.setting, self.examples.held_out
-        if setting.judge is None:
-            return {}
-        said = [read_predictions(folder, held_out) for folder in (self.baseline, *self.tuned.values())]
-        cases = tier3.cases(
-            held_out, [[prediction.answer for prediction in part] for part in said], self.task.is_judged
-        )
-        definitions = tier3.definitions(self.spec, self.task.judged)
-        return tier3.grade_all(definitions, cases, setting.judge, setting.store, setting.screen, self.spec.id)
+        """A judge's grades of all answers; empty if no judge was asked for. A task of a cluster may have put them here."""
+        setting, judge = self.setting, self.setting.judge
+        return tier3.grade_all(*self.judged(), judge, setting.store, setting.screen, self.spec.id) if judge else {}
 
     # Scores and verdicts
 

@@ -1,21 +1,29 @@
 """What of a cluster needs no Ray: which tasks there are, what they need, what travels, and each sentence about nodes."""
 
 import json
+import pickle
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from benchmarks.simulation import cluster as simulation
-from prism.cluster import carrying, joining, plan
+from prism.cluster import carrying, joining, judging, plan
+from prism.cluster import node as there
 from prism.cluster.joining import Node, Nodes
 from prism.cluster.plan import Looking, Missing, Task
 from prism.errors import ClusterError, PrismError, StoreError
 from prism.experiment import Experiment
+from prism.judge import MEDICAL_CORRECTNESS, Case, ledger
+from prism.judge.asking import choose
+from prism.judge.grading import grade, judgement_identity
+from prism.judge.spending import Spending
 from prism.progress import CONSOLE
 from prism.setting import Setting
 from prism.store import Store
 from prism.store.provenance import versions
 from tests.conftest import SPEC, write_rows, write_spec
+from tests.loopback import Loopback
 from tests.scored import tiny_spec
 from tests.test_plugin import run
 
@@ -77,6 +85,114 @@ def test_what_the_store_lacks_are_tasks_and_nothing_is_made(tmp_path, tiny, rows
     (again,) = [task for task in plan.missing(Experiment(spec, looking, [42])) if task.seed == 42]
     assert again.makes == f"predictions/{answers.name}"
     assert [name.partition("/")[0] for name in again.found] == ["adapters"]
+
+
+def test_a_judge_is_a_task_where_answers_are_made_or_were_never_graded(tmp_path, tiny, rows):
+    from prism.spec import load_spec
+
+    data = write_rows(tmp_path / "rows.jsonl", rows)
+    spec = load_spec(write_spec(tmp_path, SPEC.format(data=data, model=tiny)))
+    store = Store(tmp_path / "home")
+    lacking = [Task(spec, 42, "adapters/a")]
+    with Loopback() as server:
+        judge = choose(server.judge, {}), Spending()
+
+        def tasks(of, missing=(), **changes):
+            looking = Looking(tmp_path, store, CONSOLE, **{"judge": judge} | changes)
+            return [task.name for task in judging.ungraded(Experiment(of, looking, [42]), missing)]
+
+        assert tasks(spec, lacking) == ["phase1/tiny judgements"]
+        assert tasks(spec, lacking, judge=None) == []
+        local = judge[0].__class__("local", str(tmp_path)), Spending()
+        assert tasks(spec, lacking, judge=local) == []
+        made = Experiment(spec, Setting(tmp_path, store, CONSOLE, judge=judge), [42])
+        _ = made.tuned
+        assert tasks(spec) == ["phase1/tiny judgements"]
+        assert made.grades
+        assert tasks(spec) == []
+
+
+class Board:
+    """A board beside the tests that keeps what it was told."""
+
+    def __init__(self):
+        self.lines = []
+        self.begin = self.show = SimpleNamespace(remote=lambda *_: None)
+        self.say = SimpleNamespace(remote=lambda _, line: self.lines.append(line))
+
+
+KEY = "sk-W4lkTh3D0gn0w"
+CASES = [Case(str(n), f"Question {n}?", f"answer {n}", f"the answer {n}") for n in range(2)]
+
+
+@pytest.fixture
+def asked(tmp_path, monkeypatch):
+    """A function that asks a server's judge as a node does, and returns what became of it and what the board was told."""
+    monkeypatch.setattr(there, "_end", lambda board, name: None)  # asks Ray
+    monkeypatch.setattr("prism.redaction._kept", set())
+    monkeypatch.delenv("PRISM_JUDGE_API_KEY", raising=False)
+    monkeypatch.setenv("PRISM_HOME", str(tmp_path / "theirs"))
+    task, board = Task(tiny_spec(tmp_path), None, "judgements", grades=True), Board()
+
+    def ask(server, home, known=()):
+        order = there.Asked(task, choose(server.judge, {}), [MEDICAL_CORRECTNESS], Spending(), str(home), known)
+        assert KEY.encode() not in pickle.dumps(order)
+        return there.judge(order, CASES, board, KEY), board.lines
+
+    return ask
+
+
+def test_a_judges_task_has_the_key_in_memory_and_tells_it_nowhere(asked, tmp_path):
+    with Loopback(key=KEY, grader=lambda _: f'{{"score": 3, "reason": "{KEY}"}}') as server:
+        done, told = asked(server, tmp_path / "home")
+    assert not done.error
+    assert [grade.score for grade in done.grades[MEDICAL_CORRECTNESS]] == [0.3, 0.3]
+    assert done.spent.requests == 2
+    assert done.judged == (), "the store is shared"
+    assert KEY not in repr((done, told))
+    assert "[redacted]" in done.grades[MEDICAL_CORRECTNESS][0].reason
+
+
+def test_a_judges_failure_is_a_sentence_without_the_key(asked, tmp_path):
+    def instead(handler, _):
+        handler.send(401, {"error": {"message": f"{KEY} is not known"}})
+        return True
+
+    with Loopback(instead=instead) as server:
+        done, _ = asked(server, tmp_path / "home")
+    assert done.error.startswith(
+        f"judge http://127.0.0.1:{server.server_port}/v1: the key was refused (401: [redacted]"
+    )
+    assert not done.trace
+    assert not done.grades
+
+
+def test_judgements_travel_and_are_paid_once(asked, tmp_path):
+    here = Store(tmp_path / "home")
+    with Loopback(key=KEY) as server:
+        choice = choose(server.judge, {"PRISM_JUDGE_API_KEY": KEY})
+        identity = judgement_identity(choice, MEDICAL_CORRECTNESS)
+        first = grade(choice, MEDICAL_CORRECTNESS, CASES[:1], here)
+        done, _ = asked(server, "", [ledger.lines(here, identity)])
+        assert done.spent.requests == 1
+        ledger.receive(here, identity, *done.judged)
+        assert grade(choice, MEDICAL_CORRECTNESS, CASES, here) == done.grades[MEDICAL_CORRECTNESS]
+        assert done.grades[MEDICAL_CORRECTNESS][:1] == first
+        assert server.asked.total() == 2
+
+
+@pytest.mark.parametrize(
+    ("judge", "here"),
+    [
+        ("http://127.0.0.1:8000/v1#m", True),
+        ("http://localhost/v1#m", True),
+        ("http://[::1]:80/v1#m", True),
+        ("http://judge:8000/v1#m", False),
+        ("openai:gpt-4o-mini", False),
+    ],
+)
+def test_a_server_on_this_machine_is_asked_from_it(judge, here):
+    assert choose(judge, {"OPENAI_API_KEY": KEY}).is_here == here
 
 
 def test_what_nothing_may_make_is_named(tmp_path):
@@ -231,3 +347,15 @@ def test_a_records_durations_are_taken_by_stage(tmp_path):
     file.write_text(json.dumps({"cost": [{"phase": "phase1", "spec": "nano", "seconds": seconds}]}))
     ((spec, first, each),) = simulation.durations("nano", [file])
     assert (spec.id, first, each) == ("phase1/nano", 12, 90)
+
+
+def test_a_records_clock_counts_what_each_task_pays(tmp_path):
+    clock = {"rows": 1, "importing the libraries": 2, "loading the base": 3, "rows in the window": 4}
+    clock |= {"answers, baseline": 10, "label likelihoods": 2, "scores and verdicts": 50, "total": 400}
+    for seed in (42, 43):
+        clock |= {f"training, seed {seed}": 60, f"answers, tuned, seed {seed}": 30}
+    clock["checks of the adapter"] = 8  # of both
+    cost = {"clock": clock, "cached": [], "seconds": {"baseline": 9, "training, seed 42": 50}}
+    assert simulation.recorded(cost) == (10 + 12, 10 + 60 + 30 + 4)
+    assert simulation.recorded(cost | {"cached": ["baseline"]}) == (9, 50), "what was cached took no time"
+    assert simulation.recorded({"seconds": {"baseline": 9}}) is None

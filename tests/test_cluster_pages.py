@@ -12,7 +12,7 @@ from prism.plugin.options import pytest_addoption
 from tests.conftest import ROOT
 
 PAGE = (ROOT / "docs" / "how-to" / "cluster.md").read_text(encoding="utf-8")
-# Fields of KubeRay's ray.io/v1 (helm-chart/kuberay-operator/crds/ray.io_rayjobs.yaml) that the page uses, and are required.
+# Fields of KubeRay's ray.io/v1 (ray-operator/apis/ray/v1/{rayjob,raycluster}_types.go) that the page uses, and are required.
 JOB = {"entrypoint", "shutdownAfterJobFinishes", "rayClusterSpec"}
 WORKERS = {"groupName", "replicas", "minReplicas", "maxReplicas", "rayStartParams", "template"}
 CONTAINER = {"name", "image", "env", "volumeMounts", "resources"}
@@ -81,6 +81,13 @@ def test_the_yaml_is_a_ray_job_of_known_fields():
             volume["name"] for volume in pod["spec"]["volumes"]
         }
     assert container["resources"]["limits"]["nvidia.com/gpu"] == 1
+    assert all(isinstance(group[name], int) for name in ("replicas", "minReplicas", "maxReplicas"))
+
+
+def test_kubectl_waits_for_the_end_also_of_a_run_that_fails():
+    """A job whose entrypoint fails is Failed and never Complete; both have an endTime."""
+    (wait,) = [line for line in blocks("bash")[2].splitlines() if line.startswith("kubectl wait")]
+    assert "{.status.endTime}" in wait
 
 
 @pytest.mark.parametrize("page", ["mkdocs.yml", "docs/how-to/several-machines.md"])

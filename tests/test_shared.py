@@ -328,7 +328,7 @@ def test_a_folder_is_a_store_without_storage(tmp_path, monkeypatch):
 
 
 WORKER = """
-import sys, time
+import sys
 from prism.store import lease
 from prism.store.homes import open_store
 lease.RENEWED, lease.DEAD, lease.ASKED = .1, float(sys.argv[4]), .1
@@ -337,39 +337,50 @@ def work(folder):
     with (folder / "log").open("a") as log: log.write("made\\n")
     store.keep(folder)
     print("working", flush=True)
-    time.sleep(float(sys.argv[3]))
+    if sys.argv[3] == "wait": sys.stdin.read()
     return {}
 folder = store.make("adapters", {"rows": "abc", "seed": 42}, work)
 print((folder / "log").read_text().count("made"), flush=True)
 """
 
 
-def start(url, cache, seconds, dead=60):
-    command = [sys.executable, "-c", WORKER, url, str(cache), str(seconds), str(dead)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+def start(url, cache, then, dead=600):
+    """A machine that makes an artifact, at once ("go") or when its input is closed ("wait")."""
+    command = [sys.executable, "-c", WORKER, url, str(cache), then, str(dead)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
 
 
-def test_two_machines_make_it_once_and_the_second_says_that_it_waits(tmp_path):
-    url = f"file://{tmp_path}/storage"
-    first = start(url, tmp_path / "a", 2)
+def made_once(url, tmp_path):
+    """The second machine says that it waits, and finds what the first one makes."""
+    first = start(url, tmp_path / "a", "wait")
     assert first.stdout.readline() == "working\n"
-    out, err = start(url, tmp_path / "b", 0).communicate(timeout=60)
-    assert "waiting for adapters/" in out, err
-    assert out.endswith("\n1\n")
-    assert first.wait(60) == 0
+    second = start(url, tmp_path / "b", "go")
+    assert "waiting for adapters/" in second.stdout.readline()
+    first.stdin.close()
+    assert second.stdout.read().endswith("1\n")
+    assert [first.wait(), second.wait()] == [0, 0]
 
 
-def test_a_killed_machine_is_taken_over_from_its_checkpoint(tmp_path):
-    url = f"file://{tmp_path}/storage"
-    first = start(url, tmp_path / "a", 60)
+def taken_over(url, tmp_path):
+    """The first machine is killed, and the second one goes on from its checkpoint."""
+    first = start(url, tmp_path / "a", "wait")
     assert first.stdout.readline() == "working\n"
     first.kill()
     first.wait()
-    out, err = start(url, tmp_path / "b", 0).communicate(timeout=60)
-    assert "taken over" in out, err
+    out, _ = start(url, tmp_path / "b", "go").communicate()
+    assert "taken over" in out
     assert "goes on from the checkpoint that another machine has left" in out
     assert out.endswith("\n2\n"), "its log goes on where the other's ended"
     assert list(listed(machine(url, tmp_path / "c"))) == [f"{NAME}.tar"]
+
+
+def test_two_machines_make_it_once_and_the_second_says_that_it_waits(tmp_path):
+    made_once(f"file://{tmp_path}/storage", tmp_path)
+
+
+def test_a_killed_machine_is_taken_over_from_its_checkpoint(tmp_path):
+    taken_over(f"file://{tmp_path}/storage", tmp_path)
 
 
 def test_a_machine_that_fell_silent_is_taken_over_whatever_its_clock_says(url, tmp_path):

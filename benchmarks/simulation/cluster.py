@@ -4,8 +4,8 @@
     python -m benchmarks.simulation.cluster --ray 9000 90000    # so many tasks that do nothing, through a real Ray
 
 The tasks, their order and what hands them out are `prism.cluster`'s own. Durations are those that the shipped specs of the
-profile state for a GPU (`requires.minutes`), or the seconds of each stage in the records of runs (`--records
-reports/latest/results.json`); the order knows the stated minutes alone, and a task takes them times a lognormal factor.
+profile state for a GPU (`requires.minutes`), or those of the records of runs (`--records reports/latest/results.json`):
+the clock of a run that made everything, else the seconds of its stages; the order knows the stated minutes alone, and a task takes them times a lognormal factor.
 A GPU takes the first task that waits, as Ray does for tasks of equal needs. The least possible is the larger of the sum
 over all GPUs and the longest task.
 """
@@ -33,6 +33,10 @@ GPUS = 512
 SPREAD = 0.3  # of the logarithm of a duration around what its spec states
 OVERHEAD = 3.0  # seconds a task, the most that benchmarks.speed.cluster allows
 SEED = 42
+# Parts of a record's clock: what pytest's process does, what each task does, and the baseline's, by its stages' names, too.
+DRIVER = ("scores and verdicts", "total")
+EACH = ("rows", "importing the libraries", "loading the base", "rows in the window")
+BASELINE = ("answers, baseline", "baseline", "label likelihoods")
 
 
 def durations(profile: str, records: Sequence[Path]) -> list[tuple[Spec, float, float]]:
@@ -46,12 +50,23 @@ def durations(profile: str, records: Sequence[Path]) -> list[tuple[Spec, float, 
     by_id, found = {spec.id: spec for spec in specs}, []
     for path in records:
         for cost in json.loads(path.read_text(encoding="utf-8"))["cost"]:
-            seconds = cost["seconds"]
-            first = [seconds.get(stage, 0.0) for stage in ("baseline", "label likelihoods")]
-            seeds = len([stage for stage in seconds if stage.startswith("training")])
-            if seeds and (spec := by_id.get(f"{cost['phase']}/{cost['spec']}")):
-                found.append((spec, sum(first), (sum(seconds.values()) - sum(first)) / seeds))
+            spec = by_id.get(f"{cost['phase']}/{cost['spec']}")
+            if spec and (taken := recorded(cost)):
+                found.append((spec, *taken))
     return found
+
+
+def recorded(cost: dict[str, Any]) -> tuple[float, float] | None:
+    """The seconds of the baseline's task and of one seed's, by a run's record; None if it trained nothing.
+
+    By its clock, where nothing was cached: rows, imports and the base are read by each task. Else by its stages alone.
+    """
+    clock = {} if cost.get("cached") else {part: s for part, s in cost.get("clock", {}).items() if part not in DRIVER}
+    seconds = clock or cost["seconds"]
+    by_all = sum(seconds.get(part, 0.0) for part in EACH)
+    first = sum(seconds.get(part, 0.0) for part in BASELINE)
+    seeds = len([part for part in seconds if part.startswith("training")])
+    return (by_all + first, by_all + (sum(seconds.values()) - by_all - first) / seeds) if seeds else None
 
 
 def graph(

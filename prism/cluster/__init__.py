@@ -2,5 +2,5 @@
 
 The cluster fills the store ahead of the tests, which then run as ever and find what they ask for. Ray is imported only
 where something is missing. `plan` finds what is missing, `joining` looks at the nodes, `running` hands out the tasks,
-`node` is what runs there, `carrying` moves artifacts where nodes do not see the store.
+`judging` those of a judge, `node` is what runs there, `carrying` moves artifacts where nodes do not see the store.
 """

@@ -28,6 +28,7 @@ PACKAGES = (
     "pydantic",
     "psutil",
     "filelock",
+    "deepeval",  # whose prompts a judge is sent
     *dict.fromkeys((*TRAINING_LIBRARIES, *ANSWERING_LIBRARIES)),
 )
 REACH = 10.0  # seconds to reach the address; Ray itself tries for two minutes and then ends the process

@@ -1,4 +1,4 @@
-"""What runs on a node: one task of `plan`, by the same stages of `Experiment` that a local run calls."""
+"""What runs on a node: one task of `plan`, by the same stages of `Experiment` that a local run calls, or a judge's."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import platform
 import time
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,12 @@ from prism.cluster.plan import Task, make
 from prism.devices import use_one_gpu
 from prism.errors import PrismError
 from prism.experiment import Experiment
+from prism.judge import Case, Definition, Grade, ledger, tier3
+from prism.judge.asking import Choice
+from prism.judge.grading import judgement_identity
+from prism.judge.spending import Spending, Tokens
 from prism.progress import Advance
+from prism.redaction import keep, redact_logs, redacted
 from prism.setting import Setting
 from prism.store import Store
 from prism.store.homes import open_store
@@ -41,13 +46,29 @@ class Order:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What a judge is asked, and where its judgements are kept. Its key is no part of this, see `judge`."""
+
+    task: Task
+    choice: Choice
+    definitions: Sequence[Definition]
+    spending: Spending  # of the run so far, with its budget
+    home: str  # as an order's
+    known: Sequence[bytes] = ()  # by definition the judgements so far, if they travel
+
+
+@dataclass(frozen=True)
 class Done:
-    """What became of a task. Exactly one of `made` and `error` is there."""
+    """What became of a task. Exactly one of `made`, `grades` and `error` is there."""
 
     host: str
     made: tuple[str, ...] = ()  # artifacts, kind/digest, that the task needed, and of these
     new: tuple[str, ...] = ()  # those that it made
     carried: Mapping[str, bytes] = field(default_factory=dict)
+    grades: Mapping[Definition, list[Grade]] = field(default_factory=dict)
+    judged: tuple[bytes, ...] = ()  # as an `Asked`'s `known`, and those of now
+    spent: Tokens = field(default_factory=Tokens)  # by a judge
+    retries: int = 0
     error: str = ""  # a sentence
     trace: str = ""  # of an error that is none of PRISM's
 
@@ -87,7 +108,7 @@ class Telling:
         self.board, self.task, self.host = board, task, platform.node()
 
     def say(self, sentence: str) -> None:
-        self.board.say.remote(self.task, sentence)
+        self.board.say.remote(self.task, redacted(sentence))
 
     @contextmanager
     def progress(self, what: str, total: int = 0) -> Iterator[Advance]:
@@ -99,7 +120,7 @@ class Telling:
             count, latest = count + steps, live or latest
             if time.monotonic() - told >= OFTEN:
                 told = time.monotonic()
-                self.board.show.remote(self.task, self.host, what, count, total, latest)
+                self.board.show.remote(self.task, self.host, what, count, total, redacted(latest))
 
         self.board.show.remote(self.task, self.host, what, 0, total, "")
         yield advance
@@ -107,30 +128,63 @@ class Telling:
 
 
 def work(order: Order, board: Any) -> Done:
-    """Do a task. What fails is returned as a sentence, so that no exception of a library has to travel."""
-    task, host = order.task, platform.node()
-    screen = Telling(board, task.name)
-    board.begin.remote(task.name, host)
-    root = Path(order.root or os.getcwd())
-    if "," in os.environ.get("CUDA_VISIBLE_DEVICES", ""):  # several, for [launch] processes
-        use_one_gpu()
-    try:
+    """Make a task's adapter and answers."""
+
+    def made(screen: Telling) -> Done:
+        root = Path(order.root or os.getcwd())
+        if "," in os.environ.get("CUDA_VISIBLE_DEVICES", ""):  # several, for [launch] processes
+            use_one_gpu()
         store = open_store(order.home or None, screen.say)
         if not order.home:
             _receive(order, store)
         setting = Setting(root, store, screen, order.data, order.models, retrain=order.retrain)
-        experiment = Experiment(_placed(order, root), setting, [task.seed if task.seed is not None else task.spec.seed])
-        with _heard(screen):
-            folders = make(experiment, task.seed)
+        seed = order.task.seed
+        experiment = Experiment(_placed(order, root), setting, [seed if seed is not None else order.task.spec.seed])
+        folders = make(experiment, seed)
         experiment.base.free()
+        carried = {} if order.home else {_name(folder): carrying.pack(folder) for folder in folders}
+        return Done(screen.host, tuple(map(_name, folders)), tuple(map(_name, setting.made)), carried)
+
+    return _done(order.task, board, made)
+
+
+def judge(asked: Asked, cases: Sequence[Case], board: Any, key: str) -> Done:
+    """Grade a spec's answers. The judge's key stays in memory: Ray sends a short argument from process to process.
+
+    It is in no environment variable and no object of Ray's, which its dashboard lists and its nodes spill to disks.
+    """
+    keep(key)
+
+    def graded(screen: Telling) -> Done:
+        store, choice, spending = open_store(asked.home or None, screen.say), asked.choice, asked.spending
+        before, retries = spending.spent, spending.retries
+        identities = [judgement_identity(choice, definition) for definition in asked.definitions]
+        for identity, lines in zip(identities, asked.known):
+            ledger.receive(store, identity, lines)
+        using = replace(choice, key=key), spending
+        grades = tier3.grade_all(asked.definitions, cases, using, store, screen, asked.task.spec.id)
+        judged = () if asked.home else tuple(ledger.lines(store, identity) for identity in identities)
+        spent = spending.spent - before
+        return Done(screen.host, grades=grades, judged=judged, spent=spent, retries=spending.retries - retries)
+
+    return _done(asked.task, board, graded)
+
+
+def _done(task: Task, board: Any, do: Callable[[Telling], Done]) -> Done:
+    """What `do` returns. What fails is returned as a sentence, so that no exception of a library has to travel."""
+    screen = Telling(board, task.name)
+    redact_logs()
+    board.begin.remote(task.name, screen.host)
+    try:
+        with _heard(screen):
+            return do(screen)
     except PrismError as error:
-        return Done(host, error=str(error))
+        return Done(screen.host, error=redacted(str(error)))
     except Exception as error:  # noqa: BLE001  # said on the items of the spec, with its traceback
-        return Done(host, error=f"{type(error).__name__}: {error}", trace=traceback.format_exc())
+        trace = redacted(traceback.format_exc())
+        return Done(screen.host, error=redacted(f"{type(error).__name__}: {error}"), trace=trace)
     finally:
         _end(board, task.name)
-    carried = {} if order.home else {_name(folder): carrying.pack(folder) for folder in folders}
-    return Done(host, tuple(map(_name, folders)), tuple(map(_name, setting.made)), carried)
 
 
 @contextmanager

@@ -45,15 +45,18 @@ class Looking(Setting):
 
 @dataclass(frozen=True)
 class Task:
-    """One piece of work: the base's answers (`seed` is None), or the adapter of one seed and its answers."""
+    """One piece of work: the base's answers (`seed` is None), the adapter of one seed and its answers, or judgements."""
 
     spec: Spec
     seed: int | None
     makes: str  # the first artifact that is missing, kind/digest; equal for tasks that do the same first
     found: tuple[str, ...] = ()  # the artifacts before it, which a node without the store needs
+    grades: bool = False  # a judge's, of all answers of the spec
 
     @property
     def name(self) -> str:
+        if self.grades:
+            return f"{self.spec.id} judgements"
         return f"{self.spec.id} {'baseline' if self.seed is None else f'seed {self.seed}'}"
 
     @property

@@ -6,12 +6,12 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-from prism.cluster import carrying, joining, node
+from prism.cluster import carrying, joining, judging, node
 from prism.cluster.joining import Nodes
 from prism.cluster.node import Done, Order
 from prism.cluster.plan import Looking, Missing, Needs, Task, longest_first, make, missing
@@ -40,6 +40,7 @@ class Cluster:
         self._by_artifact: dict[str, Any] = {}
         self._leading: dict[Any, str] = {}  # the other way round
         self._needs: dict[str, Needs] = {}  # by spec
+        self._ungraded: dict[str, tuple[Task, list[int], list[str]]] = {}  # by spec, with its seeds and other tasks
         self._changed = threading.Condition()
         self._lines: list[str] = []
         self._stages: dict[str, tuple[str, str, int, int, str]] = {}
@@ -74,12 +75,16 @@ class Cluster:
                     vars(experiment).pop("examples", None)
                 experiments[spec.id] = experiment
                 tasks += lacking
-        if tasks:
+                for task in judging.ungraded(experiment, lacking):
+                    self._ungraded[spec.id] = task, seeds, [other.name for other in lacking]
+        if tasks or self._ungraded:
             needed = {task.spec.id: self.nodes.require(task.spec) for task in tasks}
             self._needs |= needed
             for task in longest_first(tasks):
                 self._submit(task)
-            count = len(self._refs)
+            _ = self.nodes
+            self.tasks |= {task.name: task for task, _, _ in self._ungraded.values()}
+            count = len(self._refs) + len(self._ungraded)
             self.setting.screen.say(f"{count} {'task' if count == 1 else 'tasks'} for the cluster")
             self._collector = threading.Thread(target=self._collect, name="prism-cluster", daemon=True)
             self._collector.start()
@@ -116,10 +121,6 @@ class Cluster:
         if leader is not None:  # two specs with one baseline, or with one recipe: it is made once
             self._refs[leader].append(task.name)
             return
-        variables = {"OMP_NUM_THREADS": str(self.nodes.threads)}
-        variables |= {name: os.environ[name] for name in CARRIED if name in os.environ}
-        if not need.gpus:
-            variables["CUDA_VISIBLE_DEVICES"] = ""
         kind = self.nodes.kind(need) if need.gpus else ""
         order = self._order(task)
         ref = (
@@ -130,12 +131,55 @@ class Cluster:
                 num_gpus=need.gpus,
                 memory=need.memory or None,
                 resources={kind: 0.001} if kind else None,
-                runtime_env={"env_vars": self.nodes.environment.get("env_vars", {}) | variables},
+                runtime_env=self._environment({} if need.gpus else {"CUDA_VISIBLE_DEVICES": ""}),
             )
             .remote(order, self._board)
         )
+        self._note(ref, task)
+
+    def _note(self, ref: Any, task: Task) -> None:
         self._by_artifact[task.makes], self._leading[ref] = ref, task.makes
         self._refs[ref] = [task.name]
+
+    def _environment(self, variables: Mapping[str, str]) -> dict[str, Any]:
+        """Ray's runtime_env of a task. It is shown on Ray's dashboard, so it holds no secret."""
+        own = {"OMP_NUM_THREADS": str(self.nodes.threads), **variables}
+        own |= {name: os.environ[name] for name in CARRIED if name in os.environ}
+        return {"env_vars": self.nodes.environment.get("env_vars", {}) | own}
+
+    def _ask_judge(self) -> None:
+        """Hand a judge the answers of the next spec that has them all.
+
+        One spec after another: so the judge gets no more requests at once than from a local run, and the budget is one.
+        What cannot be handed out is graded, or refused, where the spec is measured.
+        """
+        if any(self.tasks[first].grades for first, *_ in self._refs.values()):
+            return
+        complete = (each for each in self._ungraded.values() if all(name in self.done for name in each[2]))
+        for task, seeds, others in list(complete):
+            del self._ungraded[task.spec.id]
+            try:
+                if not any(self.done[name].error for name in others) and (ref := self._graded(task, seeds)):
+                    self._note(ref, task)
+                    return
+            except Exception:  # noqa: BLE001, S110  # what is wrong is said where the spec is measured
+                pass
+            with self._changed:
+                self.done[task.name] = Done("")
+                self._changed.notify_all()
+
+    def _graded(self, task: Task, seeds: list[int]) -> Any:
+        """The result to come of a judge's task; None if only this process reaches the judge."""
+        judge, nodes = self.setting.judge, self.nodes
+        assert judge
+        place = judging.place(judge[0], nodes)
+        if place is None:
+            return None
+        asked, cases = judging.asked(task, seeds, judge, self.setting, nodes.shared)
+        environment = self._environment({"CUDA_VISIBLE_DEVICES": ""})
+        remote = self._ray.remote(max_retries=RETRIES, retry_exceptions=False)(node.judge)
+        remote = remote.options(name=task.name, runtime_env=environment, **place)
+        return remote.remote(asked, self._ray.put(cases), self._board, judge[0].key)
 
     def _order(self, task: Task) -> Order:
         setting, shared = self.setting, self.nodes.shared
@@ -160,6 +204,7 @@ class Cluster:
         """A thread: take results as they come, also while this process scores, so that a node's end loses none."""
         ray = self._ray
         while not self._stopping:
+            self._ask_judge()
             with self._changed:
                 refs = list(self._refs)
             if not refs:
@@ -199,6 +244,10 @@ class Cluster:
             done: Done = self._ray.get(ref)
             for artifact, content in done.carried.items():
                 carrying.unpack(artifact, content, self.setting.store)
+            if judge := self.setting.judge:
+                judge[1].spent += done.spent
+                judge[1].retries += done.retries
+                judging.keep(done.judged, [*done.grades], judge[0], self.setting.store)
         except PrismError as error:  # of the store
             return Done("", error=str(error))
         except exceptions.TaskCancelledError:
@@ -208,7 +257,7 @@ class Cluster:
         except exceptions.RayError as error:
             return Done("", error=f"its process was lost {RETRIES + 1} times ({first_line(error)})")
         self.setting.made.update(self.setting.store.home / artifact for artifact in done.new)
-        return Done(done.host, done.made, done.new, error=done.error, trace=done.trace)
+        return replace(done, carried={}, judged=())
 
     def wait(self, experiment: Experiment) -> None:
         """Wait for a spec's tasks, and let its experiment find what they made.
@@ -219,6 +268,7 @@ class Cluster:
         names = [name for name, task in self.tasks.items() if task.spec.id == spec.id]
         if any(name not in self.done for name in names):
             self._draw(names)
+        self._tell()
         for name in names:
             done = self.done[name]
             if done.trace:
@@ -228,6 +278,10 @@ class Cluster:
         looking = Looking(**(vars(self.setting) | {"retrain": False}))
         experiment.setting = looking
         for name in names:
+            if self.tasks[name].grades:
+                if grades := self.done[name].grades:
+                    experiment.grades = dict(grades)
+                continue
             try:
                 make(experiment, self.tasks[name].seed)
             except Missing as lacking:
@@ -238,6 +292,13 @@ class Cluster:
         if not self.computes_elsewhere:
             experiment.setting = Setting(**vars(looking))
 
+    def _tell(self) -> None:
+        """Say what tasks told since it was last said, also those that ended while this process scored."""
+        with self._changed:
+            lines, self._lines = self._lines, []
+        for line in lines:
+            self.setting.screen.say(line)
+
     def _draw(self, names: Sequence[str]) -> None:
         """Show what the cluster does until these tasks are done."""
         screen, told = self.setting.screen, time.monotonic()
@@ -245,12 +306,10 @@ class Cluster:
         with screen.progress(f"cluster, {len(self.nodes.nodes)} nodes: tasks", total) as advance:
             counted = 0
             while True:
+                self._tell()
                 with self._changed:
-                    lines, self._lines = self._lines, []
                     stages, count = dict(self._stages), len(self.done)
                     finished = all(name in self.done for name in names)
-                for line in lines:
-                    screen.say(line)
                 if time.monotonic() - told > EVERY:
                     told = time.monotonic()
                     for host, what, steps, of, live in stages.values():

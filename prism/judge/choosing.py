@@ -49,6 +49,11 @@ class Choice:
     def name(self) -> str:
         return f"{self.kind}:{Path(self.model).name if self.kind == 'local' else self.model}"
 
+    @property
+    def is_here(self) -> bool:
+        """Whether it runs on this machine: another one would look for it on itself."""
+        return self.kind == "local" or urlsplit(self.address).hostname in ("localhost", "127.0.0.1", "::1")
+
     def identity(self) -> dict[str, str]:
         """What determines its grades. The address does not: the same model at another address is the same judge."""
         return _local_identity(self.model) if self.kind == "local" else {"kind": self.kind, "model": self.model}

@@ -14,7 +14,6 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from prism.errors import PrismError
 from prism.judge import ANSWER_RELEVANCY, FAITHFULNESS, Case, Definition, Grade, ledger
@@ -208,7 +207,7 @@ async def _connect(choice: Choice, spending: Spending) -> AsyncIterator[Judge]:
         connector=aiohttp.TCPConnector(limit=choice.in_flight),
         cookie_jar=aiohttp.DummyCookieJar(),
         # Use the environment's proxy for other hosts, but not for a server on this machine.
-        trust_env=urlsplit(choice.address).hostname not in ("localhost", "127.0.0.1", "::1"),
+        trust_env=not choice.is_here,
     )
     async with session:
         yield Endpoint(choice, spending, session)

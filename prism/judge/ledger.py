@@ -74,13 +74,32 @@ def _parse_line(line: bytes) -> dict[str, Any] | None:
 
 
 def read(store: Store, identity: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Read the judgements so far without the lock, for an estimate."""
-    path = _folder(store, identity) / LOG
+    """Read the judgements so far, without the lock, for an estimate; storage is asked nothing."""
+    return {entry["key"]: entry for line in lines(store, identity).splitlines() if (entry := _parse_line(line))}
+
+
+def lines(store: Store, identity: Mapping[str, Any]) -> bytes:
+    """The log with those segments of other machines that are here, without the lock.
+
+    Between files is a line end, since the last line of each may be cut off.
+    """
+    folder = _folder(store, identity)
+    segments = folder / SEGMENTS
     try:
-        lines = path.read_bytes().splitlines() if path.exists() else []
+        return b"\n".join(file.read_bytes() for file in (folder / LOG, *segments.glob("*.jsonl")) if file.exists())
     except OSError as error:
         raise unwritable(store.home, error) from error
-    return {entry["key"]: entry for line in lines if (entry := _parse_line(line))}
+
+
+def gather(store: Store, identity: Mapping[str, Any]) -> None:
+    """Have other machines' segments here."""
+    store.gather(f"judgements/{digest(identity)}/{SEGMENTS}")
+
+
+def receive(store: Store, identity: Mapping[str, Any], content: bytes) -> None:
+    """Store the log of another machine as a segment beside the own one, which joins it when it is opened."""
+    if content:
+        write_bytes(_segment(_folder(store, identity), content), content)
 
 
 @contextmanager
@@ -149,13 +168,17 @@ def _share(store: Store, folder: Path) -> None:
     known = {line for file in segments for line in file.read_bytes().splitlines(keepends=True)}
     lines = (folder / LOG).read_bytes().splitlines(keepends=True)
     if new := b"".join(line for line in lines if line not in known and line.endswith(b"\n")):
-        segment = folder / SEGMENTS / f"{hashlib.sha256(new).hexdigest()[:16]}.jsonl"
+        segment = _segment(folder, new)
         try:
             write_bytes(segment, new)
             store.share(segment)
         except (OSError, StoreError) as error:
             why = unwritable(store.home, error) if isinstance(error, OSError) else error
             store.say(f"{why}; until the next run, these judgements are on this machine only")
+
+
+def _segment(folder: Path, content: bytes) -> Path:
+    return folder / SEGMENTS / f"{hashlib.sha256(content).hexdigest()[:16]}.jsonl"
 
 
 def _folder(store: Store, identity: Mapping[str, Any]) -> Path:

@@ -11,8 +11,9 @@ import pytest
 from tests.conftest import SPEC, write_rows, write_spec
 
 SMALL = {"object_store_memory": 100 * 2**20, "include_dashboard": False}
-# A lost node is noticed after seconds, and one that is slow is not taken for lost.
-NOTICE = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 1000, "health_check_failure_threshold": 8}
+# A lost node is noticed after half a minute, and one that is slow is not taken for lost.
+NOTICE = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 1000, "health_check_failure_threshold": 30}
+PATIENCE = 900  # seconds for what comes in one where the machine does nothing else
 
 
 class Nodes:
@@ -38,13 +39,14 @@ class Nodes:
         node.kill_all_processes(check_alive=False, allow_graceful=False, wait=True)
         self.cluster.worker_nodes.discard(node)
 
-    def node_that_holds(self, lock):
-        """The node with a process that has this lock file open."""
+    def suspend(self, lock):
+        """Stop the process that has this lock file open, so that it cannot end too soon; returns its node and itself."""
         for node in self.nodes:
             raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
             for process in raylet.children(recursive=True):
                 if any(file.path.endswith(lock) for file in process.open_files()):
-                    return node
+                    process.suspend()
+                    return node, process
         raise AssertionError(f"no process holds {lock}")
 
     def working(self):
@@ -115,14 +117,25 @@ def notes(home, kind="adapters"):
     return [json.loads(manifest.read_text(encoding="utf-8"))["notes"] for manifest in manifests]
 
 
-def wait_until(found, seconds=90):
-    """Wait for what a function finds, and return it."""
-    end = time.monotonic() + seconds
+def wait_until(found, process=None):
+    """Wait for what a function finds, and return it; what it is expected of must not end before."""
+    end = time.monotonic() + PATIENCE
     while time.monotonic() < end:
         if value := found():
             return value
+        assert process is None or process.poll() is None, f"it ended without {found}"
         time.sleep(0.05)
     raise AssertionError(f"{found} never came")
+
+
+def read_until(process, sentence):
+    """What a process says until it says a sentence, with that."""
+    told = ""
+    for line in process.stdout:
+        told += line
+        if sentence in line:
+            return told
+    raise AssertionError(f"it ended without {sentence!r}:\n{told}")
 
 
 def stop_here(process):

@@ -6,7 +6,7 @@ import signal
 import psutil
 import pytest
 
-from tests.cluster.conftest import files, notes, stop_here, wait_until
+from tests.cluster.conftest import PATIENCE, files, notes, read_until, stop_here, wait_until
 from tests.conftest import results
 from tests.test_plugin import run, start
 
@@ -32,11 +32,11 @@ def test_a_killed_node_costs_no_finished_work_and_at_most_a_checkpoint_of_the_ot
     nodes = made({}, {})
     process = start(checkout, "--prism-cluster", nodes.address)
     try:
-        adapter = wait_until(lambda: checkpoint(checkout))
-        wait_until(lambda: files(checkout.path / "home"))
-        finished = files(checkout.path / "home")
-        nodes.kill(nodes.node_that_holds(f"{adapter}.lock"))
-        output, _ = process.communicate(timeout=240)
+        adapter = wait_until(lambda: checkpoint(checkout), process)
+        node, _ = nodes.suspend(f"{adapter}.lock")  # until the baseline is there, however slow the other node is
+        finished = wait_until(lambda: files(checkout.path / "home"), process)
+        nodes.kill(node)
+        output, _ = process.communicate(timeout=PATIENCE)
     finally:
         stop_here(process)
     assert process.returncode == pytest.ExitCode.OK, output
@@ -65,11 +65,11 @@ def test_a_driver_that_dies_leaves_nothing_running_and_the_next_run_goes_on(chec
     nodes = made({}, {})
     process = start(checkout, "--prism-cluster", nodes.address)
     try:
-        wait_until(lambda: checkpoint(checkout))
+        wait_until(lambda: checkpoint(checkout), process)
         assert nodes.working()
     finally:
         stop_here(process)
-    wait_until(lambda: not nodes.working(), 60)
+    wait_until(lambda: not nodes.working())
     run(checkout, "--prism-cluster", nodes.address).assert_outcomes(passed=3)
     assert files(checkout.path / "home") == files(checkout.path / "whole")
     assert [note["resumed_at"] >= 48 for note in notes(checkout.path / "home")] == [True]
@@ -80,15 +80,15 @@ def test_ctrl_c_cancels_what_runs_and_keeps_what_is_done(checkout, specs, two_no
     specs(tiny=LONG)
     process = start(checkout, "--prism-cluster", two_nodes.address)
     try:
-        wait_until(lambda: checkpoint(checkout))
+        wait_until(lambda: checkpoint(checkout), process)
         process.send_signal(getattr(signal, by))
-        output, _ = process.communicate(timeout=120)
+        output, _ = process.communicate(timeout=PATIENCE)
     finally:
         stop_here(process)
     assert process.returncode == pytest.ExitCode.INTERRUPTED, output
     assert "Traceback" not in output
     assert "the next run reuses the finished work in" in output
-    wait_until(lambda: not two_nodes.working(), 60)
+    wait_until(lambda: not two_nodes.working())
     run(checkout, "--prism-cluster", two_nodes.address).assert_outcomes(passed=3)
     assert [note["resumed_at"] >= 48 for note in notes(checkout.path / "home")] == [True]
 
@@ -111,15 +111,19 @@ def test_a_task_whose_process_dies_each_time_fails_alone(checkout, specs, two_no
 
 def test_two_clusters_on_one_store_make_each_artifact_once(checkout, specs, made):
     specs(tiny=LONG)
-    clusters = [made({}), made({})]
-    processes = [start(checkout, "--prism-cluster", nodes.address) for nodes in clusters]
+    first, second = made({}, {}), made({})
+    processes = [start(checkout, "--prism-cluster", first.address)]
     try:
-        outputs = [process.communicate(timeout=240)[0] for process in processes]
+        adapter = wait_until(lambda: checkpoint(checkout), processes[0])
+        _, training = first.suspend(f"{adapter}.lock")  # until the other cluster wants the same
+        processes.append(start(checkout, "--prism-cluster", second.address))
+        told = read_until(processes[1], f"waiting for adapters/{adapter[:8]}, which another process makes")
+        training.resume()
+        outputs = [processes[0].communicate(timeout=PATIENCE)[0], told + processes[1].stdout.read()]
     finally:
         for process in processes:
             stop_here(process)
     assert all("3 passed" in output for output in outputs), outputs
-    assert sum("which another process makes" in output for output in outputs) >= 1
     assert sum(output.count("training, seed 42: ") for output in outputs) == 1
     assert len(notes(checkout.path / "home")) == 1
 

@@ -1,22 +1,19 @@
 """A store in S3, on a real server: conditional puts, large objects, two machines, damage, bad credentials."""
 
-import os
-import subprocess
-import sys
 import threading
 import time
 
 import pytest
+from fsspec import config
 
 pytest.importorskip("s3fs", reason="needs the cluster extra: make test-cluster")
 pytest.importorskip("moto", reason="needs the cluster extra: make test-cluster")
 
 from prism.errors import StoreError  # after what may skip the file
-from prism.store import lease, read_manifest
+from prism.store import lease, listing, read_manifest
 from prism.store.remote import PAGE
 from tests.cluster.s3 import serving
-from tests.conftest import ROOT
-from tests.test_shared import IDENTITY, NAME, WORKER, listed, machine, never, write
+from tests.test_shared import IDENTITY, NAME, listed, machine, made_once, never, taken_over, write
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +65,40 @@ def test_a_listing_takes_a_request_a_thousand(url, tmp_path, server):
     assert server.requests == {"GET": 2}
 
 
+def test_both_ways_of_listing_find_the_same(url, tmp_path, server, monkeypatch):
+    remote = machine(url, tmp_path / "a").shared.remote
+    names = ["tables/a.tar", "tables/b c+ü.tar", "looks/2026/x.json", "x"]
+    for number, name in enumerate(names):
+        remote.write(name, b"x" * number)
+    whole = f"{url.rpartition('/')[0]}"
+    machine(f"{whole}/teammates", tmp_path / "b").shared.remote.write("tables/theirs.tar", b"x")
+    found = {}
+    for way in ("obstore", "s3fs"):
+        monkeypatch.setattr(listing, "applies", lambda protocol, way=way: way == "obstore")
+        server.requests.clear()
+        asked = machine(url, tmp_path / "c").shared.remote
+        found[way] = asked.objects(), asked.objects("tables"), asked.objects("none")
+        assert server.requests["GET"] == 3 or way == "s3fs", "which asks twice where there is nothing"
+        assert ("_files" in vars(asked)) == (way == "s3fs"), "a listing alone loads no s3fs"
+    assert found["obstore"] == found["s3fs"]
+    assert [each.name for each in found["obstore"][0]] == sorted(names)
+    assert [each.size for each in found["obstore"][1]] == [0, 1]
+
+
+def test_settings_in_files_are_left_to_s3fs(url, tmp_path, monkeypatch):
+    assert listing.applies("s3")
+    assert not listing.applies("gs")
+    (tmp_path / "config").write_text("[default]\nregion = us-east-1\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    assert not listing.applies("s3")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
+    monkeypatch.setitem(config.conf, "s3", {"anon": True})
+    assert not listing.applies("s3")
+    monkeypatch.delitem(config.conf, "s3")
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    assert not listing.applies("s3")
+
+
 @pytest.mark.parametrize("megabytes", [1, 120])
 def test_the_first_writer_wins_whatever_the_size(url, tmp_path, megabytes):
     """What is large is put in parts; the condition is on the call that ends them."""
@@ -101,31 +132,12 @@ def test_of_writers_at_once_one_wins(url, tmp_path):
     assert [machine(url, tmp_path / "a").shared.remote.read("x")] == won
 
 
-def begin(url, cache, seconds):
-    command = [sys.executable, "-c", WORKER, url, str(cache), str(seconds), "60"]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=os.environ
-    )
-
-
 def test_two_machines_make_it_once_and_the_second_says_that_it_waits(url, tmp_path):
-    first = begin(url, tmp_path / "a", 3)
-    assert first.stdout.readline() == "working\n"
-    out, err = begin(url, tmp_path / "b", 0).communicate(timeout=100)
-    assert "waiting for adapters/" in out, err
-    assert out.endswith("\n1\n")
-    assert first.wait(60) == 0
+    made_once(url, tmp_path)
 
 
 def test_a_killed_machine_is_taken_over_from_its_checkpoint(url, tmp_path):
-    first = begin(url, tmp_path / "a", 60)
-    assert first.stdout.readline() == "working\n"
-    first.kill()
-    first.wait()
-    out, err = begin(url, tmp_path / "b", 0).communicate(timeout=100)
-    assert "goes on from the checkpoint that another machine has left" in out, err
-    assert out.endswith("\n2\n")
-    assert list(listed(machine(url, tmp_path / "c"))) == [f"{NAME}.tar"]
+    taken_over(url, tmp_path)
 
 
 def test_a_damaged_object_is_replaced(url, tmp_path):
