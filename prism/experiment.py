@@ -73,7 +73,10 @@ class Experiment:
 
         def work(folder: Path) -> dict[str, Any]:
             with self.clock(cost.IMPORTS):
-                from prism.models import adapters, launch, parity, resuming, train
+                from prism.models import adapters, parity, resuming
+
+                if not spec.adapter:
+                    from prism.models import launch, train
 
             stage = cost.named("training", seed, spec)
             fitting = self.base.fitting(training, self.examples.held_out)

@@ -22,6 +22,7 @@ from prism.errors import DataError, SpecError
 from prism.models.load import Base
 from prism.rows import Example, Prediction
 from prism.rows.answers import ANSWERS, finished_ids
+from prism.spec import Spec
 
 # ruff: isort: split
 # After prism.models.load, which imports Unsloth if PRISM uses it.
@@ -61,6 +62,14 @@ def _spec_options_only(model: Any) -> Iterator[None]:
         yield
     finally:
         causal.generation_config = previous
+
+
+def check(spec: Spec) -> None:
+    """Let transformers check `[generate]` before anything is measured. Raises SpecError."""
+    known = GenerationConfig()
+    for key in spec.generate.keys() - {"template"}:
+        if not hasattr(known, key):
+            raise SpecError(f"{spec.id}.toml [generate] {key}: GenerationConfig has no such option; check its spelling")
 
 
 def encode(base: Base, example: Example) -> list[int]:

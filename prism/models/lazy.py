@@ -66,12 +66,17 @@ class LazyBase:
         """The loaded model; the same object until `free`."""
         if self._loaded is None:
             with self.clock(IMPORTS):
-                from prism.models import launch, load, train
+                from prism.models import generate, load
+
+                if not self.spec.adapter:  # with TRL, which nothing else needs
+                    from prism.models import launch, train
 
             stage = f"{self.spec.id}: loading {self.spec.model.model_name}"
             with self.clock("loading the base"), cost.stage(stage, LENGTH), self.screen.progress(stage):
-                train.check(self.spec, self.home)
-                launch.check(self.spec)
+                generate.check(self.spec)
+                if not self.spec.adapter:
+                    train.check(self.spec, self.home)
+                    launch.check(self.spec)
                 self._loaded = load.load(self.spec, self.root, self.screen.say, self.source)
         return self._loaded
 
