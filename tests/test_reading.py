@@ -2,6 +2,7 @@
 
 import json
 import math
+import subprocess
 import sys
 
 import pytest
@@ -14,7 +15,7 @@ from prism.progress import CONSOLE
 from prism.rows.answers import ANSWERS, LIKELIHOODS, read_likelihoods, read_predictions
 from prism.setting import Setting
 from prism.spec import load_spec
-from prism.store import Store
+from prism.store import Store, read_manifest
 from tests.conftest import ROOT, SPEC, examples_of, write_rows, write_spec
 
 LABELS = ("neutral", "bullish", "bearish")
@@ -179,11 +180,30 @@ def test_the_baseline_makes_the_likelihoods_too_and_either_alone(tiny, rows, tmp
     one = experiment("one")
     made = one.baseline, one.likelihoods
     assert one.setting.made >= set(made)
-    seconds = one.clock.read()
-    assert 0 < seconds["label likelihoods"] < seconds["total"]
+    for stage, folder in zip(("answers, baseline", "label likelihoods"), made):
+        assert one.clock.read()[stage] == pytest.approx(read_manifest(folder)["notes"]["seconds"], rel=0.5, abs=0.1)
     two = experiment("two")
     assert two.likelihoods.name == made[1].name
     assert two.baseline.name == made[0].name
     examples = one.examples.held_out
     assert read_predictions(two.baseline, examples) == read_predictions(made[0], examples)
     assert close(read_likelihoods(two.likelihoods, examples), read_likelihoods(made[1], examples))
+
+
+def test_imports_collect_no_garbage_and_leave_the_collector_on():
+    """In a process of its own, since this one has imported torch."""
+    code = """
+import gc
+from prism.models.lazy import _importing
+with _importing():
+    during = gc.isenabled()
+frozen = gc.get_freeze_count()
+try:
+    with _importing():
+        raise ImportError
+except ImportError:
+    pass
+print(during, gc.isenabled(), frozen > 1000)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert run.stdout.split() == ["False", "True", "True"]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from prism.models.generate import Heard
 
 KIND = "predictions"
+LABELS = "label likelihoods"  # the stage
 
 
 class Make(Protocol):
@@ -44,7 +45,13 @@ def baseline(
             ready()
             from prism.models import generate
 
-            def ask(heard: Heard | None = None) -> Mapping[str, Any]:
+            def ask(score: Heard | None = None) -> Mapping[str, Any]:
+                def timed(*batch: Any) -> None:
+                    assert score
+                    with lazy.clock(LABELS):
+                        score(*batch)
+
+                heard = timed if score else None
                 with lazy.clock(part):
                     notes.update(generate.answers(base, base.model, asked, folder, advance, merge=False, heard=heard))
                 return notes
@@ -69,9 +76,8 @@ def likelihoods(
     """The folder of the base's likelihood of each label; `ask` as `prism.models.likelihoods.likelihoods` takes it."""
 
     def work(folder: Path) -> dict[str, Any]:
-        part = "label likelihoods"
-        alone = lazy.screen.progress(f"{lazy.spec.id}: {part}", len(asked))
-        with lazy.clock.stage(part, LENGTH) as notes, nullcontext(lambda _: None) if ask else alone as advance:
+        alone = lazy.screen.progress(f"{lazy.spec.id}: {LABELS}", len(asked))
+        with lazy.clock.stage(LABELS, LENGTH) as notes, nullcontext(lambda _: None) if ask else alone as advance:
             base = lazy.load()
             from prism.models import likelihoods
 
