@@ -14,9 +14,9 @@ from typing import Any
 
 from prism.judge import Case, Definition, Grade, tier3
 from prism.metrics import Metric, semantic
-from prism.models import cost, embeddings, window
-from prism.models.identity import adapter_identity, predictions_identity, training_side
-from prism.models.lazy import BATCH, LENGTH, LazyBase
+from prism.models import asking, cost, embeddings, window
+from prism.models.identity import adapter_identity, training_side
+from prism.models.lazy import BATCH, LazyBase
 from prism.report.details import details, enriched, of_leaks
 from prism.rows import Example, Prediction, remembered
 from prism.rows.answers import read_likelihoods, read_predictions
@@ -73,7 +73,10 @@ class Experiment:
 
         def work(folder: Path) -> dict[str, Any]:
             with self.clock(cost.IMPORTS):
-                from prism.models import adapters, launch, parity, resuming, train
+                from prism.models import adapters, parity, resuming
+
+                if not spec.adapter:
+                    from prism.models import launch, train
 
             stage = cost.named("training", seed, spec)
             fitting = self.base.fitting(training, self.examples.held_out)
@@ -138,48 +141,22 @@ class Experiment:
     @cached_property
     def likelihoods(self) -> Path | None:
         """The untuned model's likelihood of each label; None if the task's answers are not a closed set."""
-        held_out, labels = self.examples.held_out, self.task.labels
-        if not labels or self.spec.image:  # they would be asked without the image
+        if not self._labels:
             return None
+        return asking.likelihoods(self.base, self.setting.make, self.examples.held_out, self._labels)
 
-        def work(folder: Path) -> dict[str, Any]:
-            progress = self.setting.screen.progress(f"{self.spec.id}: label likelihoods", len(held_out))
-            with self.clock.stage("label likelihoods", LENGTH) as notes, progress as advance:
-                base = self.base.load()
-                from prism.models import likelihoods
-
-                likelihoods.likelihoods(base, base.model, held_out, labels, folder, advance)
-            return notes
-
-        identity = predictions_identity(self.spec, self.base.identity, None, held_out, "likelihoods")
-        return self.setting.make("predictions", identity | {"labels": labels}, work)
+    @property
+    def _labels(self) -> Sequence[str]:
+        """The labels whose likelihoods are measured."""
+        return () if self.spec.image else self.task.labels  # they would be asked without the image
 
     def answers(self, asked: Sequence[Example], adapter: Path | None, what: str) -> Path:
         """The folder of the answers to `asked`, by the base or by an adapter; `what` names the stage."""
-        merge = adapter is not None and read_manifest(adapter)["notes"]["parity"]["holds"]["merge"] is True
-
-        def work(folder: Path) -> dict[str, Any]:
-            part = f"answers, {what}"
-            progress = self.setting.screen.progress(f"{self.spec.id}: {part}", len(asked))
-            with self.clock.stage(part, LENGTH) as notes, progress as advance:
-                base = self.base.load()
-                from prism.models import adapters, generate
-
-                if adapter is None:  # rows that cannot be trained on are refused before anything is measured
-                    self.base.fitting(self.examples.training, self.examples.held_out)
-                model = base.model if adapter is None else adapters.load_adapter(base, adapter)
-                if merge and not self.spec.model.quantized:
-                    model = model.merge_and_unload()
-                worn = base if adapter is None else adapters.asked_with(base, adapter)
-                notes |= generate.answers(worn, model, asked, folder, advance, merge)
-                if adapter is not None:
-                    self.base.free()
-            return notes
-
-        # By its files, not by its recipe: trained again on a GPU, the same recipe gives another adapter.
-        wearing = digest(read_manifest(adapter)["files"]) if adapter else None
-        identity = predictions_identity(self.spec, self.base.identity, wearing, asked, "answers")
-        return self.setting.make("predictions", identity | {"merged": merge}, work)
+        if adapter:
+            return asking.tuned(self.base, self.setting.make, asked, adapter, what)
+        # Rows that cannot be trained on are refused before anything is measured.
+        ready = partial(self.base.fitting, self.examples.training, self.examples.held_out)
+        return asking.baseline(self.base, self.setting.make, asked, self._labels, what, ready)
 
     def judged(self) -> tuple[list[Definition], list[Case]]:
         """What a judge is asked: by which definitions, and the baseline's and every seed's answers."""

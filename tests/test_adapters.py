@@ -398,6 +398,14 @@ def test_a_finished_adapter_is_measured_without_a_word_on_its_training(owner):
         assert claim not in page
 
 
+def test_a_finished_adapter_is_measured_without_the_library_that_trains(owner, monkeypatch):
+    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
+    out = measure(owner, "-s")  # pytest captures what imports say
+    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in out.errlines if "import time:" in line}
+    assert {"torch", "transformers", "peft"} <= imported
+    assert not imported & {"trl", "datasets"}
+
+
 def test_a_finished_adapter_is_accepted_compared_and_proposed_for(owner, tiny):
     (owner.path / ".gitignore").write_text(
         "home/\nrunpytest-*\nstdout\nstderr\nreports/runs/\nreports/latest\n__pycache__/\n"

@@ -413,7 +413,7 @@ def test_arguments_of_the_template_reach_every_prompt(made, tmp_path):
     assert not thinks.tokenizer.decode(generate.encode(thinks, example(0))).endswith("</think>\n\n")
     asked = generate.encode(answers_at_once, example(0))
     assert answers_at_once.tokenizer.decode(asked).endswith("assistant\n<think>\n\n</think>\n\n")
-    train.check(told, tmp_path)  # which GenerationConfig does not see
+    generate.check(told)  # which GenerationConfig does not see
     answered(answers_at_once, answers_at_once.model, [example(0)], tmp_path / "answers")
     adapters = [digest(adapter_identity(spec, {}, [example(0)], 42, tmp_path)) for spec in (plain, told)]
     answers = [digest(predictions_identity(spec, {}, None, [example(0)], "answers")) for spec in (plain, told)]

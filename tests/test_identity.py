@@ -24,7 +24,7 @@ PATHS = {
     ),
     "answering": (
         "ANSWERING_VERSION",
-        ("load", "adapters", "chat", "generate", "likelihoods", "decode", "layout", "kernels", "vision"),
+        ("load", "adapters", "chat", "reading", "generate", "likelihoods", "decode", "layout", "kernels", "vision"),
     ),
 }
 

@@ -230,7 +230,7 @@ def test_question_longer_than_the_window(loaded):
 def test_unknown_library_option(spec_file, tmp_path, table, options, sentence):
     spec = load_spec(spec_file).model_copy(update={table: options})
     with pytest.raises(SpecError, match=sentence):
-        train.check(spec, tmp_path)
+        _ = generate.check(spec), train.check(spec, tmp_path)
 
 
 @pytest.mark.parametrize(

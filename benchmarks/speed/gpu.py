@@ -206,7 +206,7 @@ def answer(base: Any, cards: list[Any], library: str, work: dict[str, Any], opti
     """New tokens per second in steady state; seconds of the first pass, and of one more with its set-up."""
     import torch
 
-    from prism.models import decode, generate, load
+    from prism.models import decode, generate, load, reading
 
     if options and library == "prism":
         base.model = load.add_adapter(base, 42)
@@ -245,7 +245,7 @@ def answer(base: Any, cards: list[Any], library: str, work: dict[str, Any], opti
         for _ in range(2):
             start, produced = time.perf_counter(), 0
             for offset in range(0, PROMPTS, work["batch"]):
-                prompt = generate.pad(base, encoded[offset : offset + work["batch"]])
+                prompt = reading.pad(base, encoded[offset : offset + work["batch"]])
                 whole = base.model.generate(
                     **prompt, do_sample=False, min_new_tokens=NEW_TOKENS, max_new_tokens=NEW_TOKENS
                 )

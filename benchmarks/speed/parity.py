@@ -31,11 +31,11 @@ def cut(ids: list[int], ends: list[int]) -> list[int]:
 
 def generated(base: Any, encoded: list[list[int]], batch: int) -> list[list[int]]:
     """Token ids by `generate`, `batch` questions at a time."""
-    from prism.models import generate
+    from prism.models import reading
 
     found: list[list[int]] = []
     for start in range(0, len(encoded), batch):
-        prompt = generate.pad(base, encoded[start : start + batch])
+        prompt = reading.pad(base, encoded[start : start + batch])
         whole = base.model.generate(**prompt, do_sample=False, max_new_tokens=NEW_TOKENS)
         found += whole[:, prompt["input_ids"].shape[1] :].tolist()
     return found

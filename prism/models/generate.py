@@ -2,7 +2,8 @@
 
 Batches have a token budget and are sorted by length, longest first, so that padding stays small and a batch that
 exceeds the memory fails at once. On a GPU `prism.models.decode` answers if it supports the model and computes the same
-logits, else transformers' `generate`; the notes contain which, and why.
+logits, else transformers' `generate`; the notes contain which, and why. On a CPU `prism.models.reading` reads what all
+prompts begin with once, and answers greedily from there.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from prism.errors import DataError, SpecError
 from prism.models.load import Base
 from prism.rows import Example, Prediction
 from prism.rows.answers import ANSWERS, finished_ids
+from prism.spec import Spec
 
 # ruff: isort: split
 # After prism.models.load, which imports Unsloth if PRISM uses it.
@@ -28,8 +30,9 @@ import torch
 from peft import PeftModel
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import GenerationConfig, StoppingCriteriaList
+from transformers.cache_utils import DynamicCache
 
-from prism.models import cost, decode, kernels, layout, vision
+from prism.models import cost, decode, kernels, layout, reading, vision
 from prism.models.chat import prompt_ids
 
 BATCH_TOKENS = {"cpu": 4_096, "cuda": 65_536}  # padded prompt and answer tokens in one batch
@@ -39,13 +42,12 @@ DECODE_FROM = 64
 # `decode` uses flash attention; cuDNN's sums in another order, which changes near-tied answers.
 ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 PROBES = 8
-# Half-precision logits depend on the shapes of the matrix products: the same model differs from itself if it gets one
-# question at a time. `decode` may differ from the model by three times that, or by this share of a mean-free logit
-# vector. On the nano model a wrong position changes logits by .45, a missing weak adapter by .05.
-DECODE_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2**-5, torch.float16: 2**-6}
+OWN = {"max_new_tokens", "stop_strings", "template"}  # options of [generate] that need nothing of `generate` itself
 
-
-Batch = tuple[list[int], dict[str, torch.Tensor]]  # the places of its examples, and its inputs
+# The places of its examples, its inputs, and the KV cache of what these begin with.
+Batch = tuple[list[int], reading.Inputs, DynamicCache | None]
+# Gets the questions of a batch, its inputs, and the KV cache of all but their last tokens, to copy.
+Heard = Callable[[Sequence[Example], reading.Inputs, DynamicCache], object]
 
 
 @contextmanager
@@ -60,6 +62,14 @@ def _spec_options_only(model: Any) -> Iterator[None]:
         yield
     finally:
         causal.generation_config = previous
+
+
+def check(spec: Spec) -> None:
+    """Let transformers check `[generate]` before anything is measured. Raises SpecError."""
+    known = GenerationConfig()
+    for key in spec.generate.keys() - {"template"}:
+        if not hasattr(known, key):
+            raise SpecError(f"{spec.id}.toml [generate] {key}: GenerationConfig has no such option; check its spelling")
 
 
 def encode(base: Base, example: Example) -> list[int]:
@@ -85,7 +95,12 @@ def batches(lengths: Sequence[int], extra: int, budget: int) -> Iterator[list[in
 
 
 def _batches(
-    base: Base, model: Any, examples: Sequence[Example], encoded: Sequence[Sequence[int]], extra: int
+    base: Base,
+    model: Any,
+    examples: Sequence[Example],
+    encoded: Sequence[Sequence[int]],
+    extra: int,
+    begun: DynamicCache | None,
 ) -> Iterator[Batch]:
     """`batches` with their inputs. With images, all prompts of a batch have equally many, as processors need it."""
     lengths = [prompt for prompt, _ in vision.lengths(base, examples)] if base.processor else list(map(len, encoded))
@@ -98,14 +113,9 @@ def _batches(
             for start in range(0, len(batch), most):
                 chosen = [places[i] for i in batch[start : start + most]]
                 if base.processor:
-                    yield chosen, vision.inputs(base, [examples[i] for i in chosen])
+                    yield chosen, vision.inputs(base, [examples[i] for i in chosen]), None
                 else:
-                    yield chosen, pad(base, [encoded[i] for i in chosen])
-
-
-def pad(base: Base, rows: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
-    padded = base.tokenizer.pad({"input_ids": [list(row) for row in rows]}, padding_side="left", return_tensors="pt")
-    return {name: tensor.to(base.model.device) for name, tensor in padded.items() if name != "token_type_ids"}
+                    yield chosen, *reading.after(base, begun, [encoded[i] for i in chosen])
 
 
 @torch.no_grad()
@@ -119,14 +129,16 @@ def answers(
     merge: bool = True,
     captured: bool = True,
     observe: Callable[[Example, list[int]], object] = lambda *_: None,
+    heard: Heard | None = None,
 ) -> dict[str, Any]:
     """Write greedy answers to `folder`/predictions.jsonl, one line a sample, batch by batch, with `[generate]` only.
 
     The captured step, if it may be taken, merges the adapter of a PEFT model, or keeps it apart if not `merge`.
-    `observe` gets each example with the token ids of its answer, an end token included.
+    `observe` gets each example with the token ids of its answer, an end token included. `heard` gets the batches whose
+    prompts share their beginning, and its seconds do not count.
     Returns notes: the engine and why it was chosen; new tokens and seconds of this process, which may have resumed.
     """
-    start, tokens = time.perf_counter(), 0
+    start, tokens, elsewhere = time.perf_counter(), 0, 0.0
     done = finished_ids(folder / ANSWERS)
     advance(len(done))
     remaining = [example for example in examples if example.id not in done]
@@ -146,15 +158,23 @@ def answers(
         )
     new_tokens = base.spec.generate.get("max_new_tokens", 20)
     decoder, notes = _decoder(base, model, encoded, new_tokens, merge) if captured else (None, {"engine": "generate"})
-    batched: Iterator[Batch] = _batches(base, model, remaining, encoded, new_tokens)
+    begun = None if decoder or set(base.spec.generate) - OWN else reading.beginning(base, model, encoded)
+    batched: Iterator[Batch] = _batches(base, model, remaining, encoded, new_tokens, begun)
     if decoder is not None:
-        batched = ((batch, {}) for batch in _fixed_batches(encoded, decoder.rows))
+        batched = ((batch, {}, None) for batch in _fixed_batches(encoded, decoder.rows))
     has_stop = partial(_has_stop, tokenizer, stops) if stops else None
     with (folder / ANSWERS).open("a", encoding="utf-8") as file:
-        for batch, prompt in batched:
+        for batch, prompt, cache in batched:
             if decoder is not None:
                 prompts = [encoded[i] for i in batch]
                 produced = decoder.answer(prompts, new_tokens, config.eos_token_id, has_stop)
+            elif cache is not None:
+                if heard:
+                    reading.read(model, prompt, cache)
+                    paused = time.perf_counter()
+                    heard([remaining[i] for i in batch], prompt, cache)
+                    elsewhere += time.perf_counter() - paused
+                produced = reading.greedy(model, prompt, cache, new_tokens, config.eos_token_id, has_stop)
             else:
                 width = prompt["input_ids"].shape[1]
                 criteria = _stopping_criteria(has_stop, width) if has_stop else None
@@ -180,7 +200,7 @@ def answers(
     return (
         base.chat.notes
         | notes
-        | {"tokens": tokens, "seconds": time.perf_counter() - start}
+        | {"tokens": tokens, "seconds": time.perf_counter() - start - elsewhere}
         | ({"images": pictures} if pictures else {})
     )
 
@@ -251,7 +271,7 @@ def _decoder(
     length = max(map(len, encoded)) + new_tokens
     if -(-len(encoded) * length // BATCH_TOKENS["cuda"]) * new_tokens < DECODE_FROM:
         return fall_back(f"{len(encoded)} × {new_tokens} tokens are too few for the set-up of the captured step")
-    if options := sorted(set(base.spec.generate) - {"max_new_tokens", "stop_strings", "template"}):
+    if options := sorted(set(base.spec.generate) - OWN):
         return fall_back(f"[generate] {options[0]} works only with generate")
     if reason := layout.unsupported(model):
         return fall_back(reason)
@@ -262,11 +282,11 @@ def _decoder(
         return fall_back("its weights and cache need more GPU memory than is free, or than [gate.cost] allows")
     decoder = decode.Decoder(model, rows, length, merge)
     probes = encoded[:: -(-len(encoded) // PROBES)][:rows]
-    expected = _next_logits(base, model, probes)
-    one_by_one = torch.cat([_next_logits(base, model, [probe]) for probe in probes])
-    distance = _relative_distance(decoder.prefill(probes, decode.shared_beginning(probes)), expected)
-    own_distance = _relative_distance(one_by_one, expected)
-    if not distance <= max(3 * own_distance, DECODE_TOLERANCE[model.dtype]):
+    expected = reading.next_logits(model, reading.pad(base, probes))
+    one_by_one = torch.cat([reading.next_logits(model, reading.pad(base, [probe])) for probe in probes])
+    distance = reading.relative_distance(decoder.prefill(probes, decode.shared_beginning(probes)), expected)
+    own_distance = reading.relative_distance(one_by_one, expected)
+    if not distance <= max(3 * own_distance, reading.TOLERANCE[model.dtype]):
         return fall_back(
             f"its logits differ from the model's by {distance:.3g}; batching changes the model's by {own_distance:.3g}"
         )
@@ -277,18 +297,6 @@ def _decoder(
         "logits_apart": distance,
         "batch_of_one_apart": own_distance,
     }
-
-
-def _next_logits(base: Base, model: Any, rows: Sequence[Sequence[int]]) -> torch.Tensor:
-    prompt = pad(base, rows)
-    positions = (prompt["attention_mask"].cumsum(-1) - 1).clamp(min=0)
-    return model(**prompt, position_ids=positions, logits_to_keep=1).logits[:, -1]
-
-
-def _relative_distance(actual: torch.Tensor, expected: torch.Tensor) -> float:
-    """The largest norm of the difference of two mean-free logit vectors, as a share of the expected vector's norm."""
-    actual, expected = (part.float() - part.float().mean(-1, keepdim=True) for part in (actual, expected))
-    return float(((actual - expected).norm(dim=-1) / expected.norm(dim=-1)).max())
 
 
 def _end_tokens(model: Any) -> list[int]:

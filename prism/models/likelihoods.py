@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from prism.models.generate import batches, encode, pad, token_budget
+from prism.models import reading
+from prism.models.generate import Heard, batches, encode, token_budget
 from prism.models.load import Base
 from prism.rows import Example
 from prism.rows.answers import LIKELIHOODS, finished_ids
@@ -26,16 +29,18 @@ def likelihoods(
     labels: Sequence[str],
     folder: Path,
     advance: Callable[[int], None] = lambda _: None,
-) -> None:
+    ask: Callable[[Heard], Mapping[str, Any]] | None = None,
+) -> dict[str, Any]:
     """Write the log-likelihood of each label as the whole answer to `folder`/likelihoods.jsonl.
 
     It includes the end of the turn, so that no label wins by being a prefix of another. The question is computed once and
-    its KV cache repeated for the labels, if its cache can be; else question and label are computed together.
+    its KV cache repeated for the labels, if its cache can be; else question and label are computed together. `ask` has
+    the model answer the same questions first, and labels go on from its reading of them. Returns the notes: the seconds
+    of this process, which may have resumed, without those of `ask`.
     """
+    start = time.perf_counter()
     done = finished_ids(folder / LIKELIHOODS)
     advance(len(done))
-    remaining = [example for example in examples if example.id not in done]
-    encoded = [encode(base, example) for example in remaining]
     end = base.chat.end
     answers = [base.chat.label_ids(base.tokenizer, label) for label in labels]
     width = max(map(len, answers))
@@ -43,24 +48,44 @@ def likelihoods(
     tokens = torch.tensor([ids + [end] * (width - len(ids)) for ids in answers], device=device)
     label_mask = torch.tensor([[n < len(ids) for n in range(width)] for ids in answers], device=device)
     with (folder / LIKELIHOODS).open("a", encoding="utf-8") as file:
-        for batch in batches(list(map(len, encoded)), width * len(labels), token_budget(base, model, 1 + len(labels))):
-            prompt = pad(base, [encoded[i] for i in batch])
-            scores = _logits(model, prompt, tokens).float().log_softmax(-1)
-            repeated = tokens.repeat(len(batch), 1)
-            token_scores = scores.gather(-1, repeated[..., None])[..., 0] * label_mask.repeat(len(batch), 1)
-            for i, sums in zip(batch, token_scores.sum(-1).view(len(batch), len(labels)).tolist()):
-                line = {"id": remaining[i].id, "labels": dict(zip(labels, sums))}
-                file.write(json.dumps(line) + "\n")
+
+        def score(asked: Sequence[Example], prompt: reading.Inputs, cache: DynamicCache | None) -> None:
+            scores = _logits(model, prompt, tokens, deepcopy(cache)).float().log_softmax(-1)
+            repeated = tokens.repeat(len(asked), 1)
+            token_scores = scores.gather(-1, repeated[..., None])[..., 0] * label_mask.repeat(len(asked), 1)
+            for example, sums in zip(asked, token_scores.sum(-1).view(len(asked), len(labels)).tolist()):
+                if example.id in done:  # its answer was not written when a process was killed
+                    continue
+                file.write(json.dumps({"id": example.id, "labels": dict(zip(labels, sums))}) + "\n")
+                done.add(example.id)
+                advance(1)
             file.flush()
-            advance(len(batch))
+
+        answering = ask(score)["seconds"] if ask else 0.0
+        remaining = [example for example in examples if example.id not in done]
+        encoded = [encode(base, example) for example in remaining]
+        begun = reading.beginning(base, model, encoded)
+        for batch in batches(list(map(len, encoded)), width * len(labels), token_budget(base, model, 1 + len(labels))):
+            score([remaining[i] for i in batch], *reading.after(base, begun, [encoded[i] for i in batch]))
+    return {"seconds": time.perf_counter() - start - answering}
 
 
-def _logits(model: Any, prompt: dict[str, torch.Tensor], tokens: torch.Tensor) -> torch.Tensor:
-    """The logits before each token of each label, (questions × labels, label tokens, vocabulary)."""
+def _logits(model: Any, prompt: reading.Inputs, tokens: torch.Tensor, read: DynamicCache | None) -> torch.Tensor:
+    """The logits before each token of each label, (questions × labels, label tokens, vocabulary).
+
+    `read` is the KV cache of what was read of the questions, and is changed.
+    """
     labels, width = tokens.shape
-    mask = prompt["attention_mask"]
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    question = model(**prompt, position_ids=positions, use_cache=True, logits_to_keep=1)
+    mask, done = prompt["attention_mask"], 0 if read is None else read.get_seq_length()
+    positions = reading.positions(prompt)
+    question = model(
+        input_ids=prompt["input_ids"][:, done:],
+        attention_mask=mask,
+        position_ids=positions[:, done:],
+        use_cache=True,
+        logits_to_keep=1,
+        **({} if read is None else {"past_key_values": read}),
+    )
     cache = getattr(question, "past_key_values", None)  # a state-space model has none
     begun = tokens.repeat(len(mask), 1)[:, :-1]
     whole_mask = torch.cat([mask.repeat_interleave(labels, 0), torch.ones_like(begun)], 1)

@@ -18,8 +18,9 @@ from typing import Any
 from prism.errors import ModelError
 from prism.models import cost, dense, layout, vision
 from prism.models.adapters import asked_with, load_adapter
-from prism.models.generate import answers, encode, pad
+from prism.models.generate import answers, encode
 from prism.models.load import Base
+from prism.models.reading import next_logits, pad
 from prism.rows import Example
 from prism.rows.answers import read_predictions
 
@@ -38,9 +39,7 @@ SHARE = 0.01  # largest share of them that may differ
 def _logits(base: Base, model: Any, examples: Sequence[Example]) -> torch.Tensor:
     if base.processor:  # whose models find their positions themselves
         return model(**vision.inputs(base, examples), logits_to_keep=1).logits[:, -1].float().cpu()
-    prompt = pad(base, [encode(base, example) for example in examples])
-    positions = (prompt["attention_mask"].cumsum(-1) - 1).clamp(min=0)
-    return model(**prompt, position_ids=positions, logits_to_keep=1).logits[:, -1].float().cpu()
+    return next_logits(model, pad(base, [encode(base, example) for example in examples])).float().cpu()
 
 
 def check(base: Base, folder: Path, probed: Sequence[Example], held_out: Sequence[Example]) -> dict[str, Any]:

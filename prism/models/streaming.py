@@ -29,7 +29,7 @@ from peft import PeftModel
 from torch.nn.attention import sdpa_kernel
 from transformers import GenerationConfig, StoppingCriteriaList, TextStreamer
 
-from prism.models import adapters, generate, vision
+from prism.models import adapters, generate, reading, vision
 from prism.models.chat import prompt_ids
 
 
@@ -225,7 +225,7 @@ class Voices:
         if base.processor:
             prompt = vision.inputs(base, [example])
         else:
-            prompt = generate.pad(base, [prompt_ids(base.tokenizer, base.chat.messages(example))])
+            prompt = reading.pad(base, [prompt_ids(base.tokenizer, base.chat.messages(example))])
         room = base.spec.model.max_seq_length - base.spec.generate.get("max_new_tokens", 0)
         if (tokens := prompt["input_ids"].shape[1]) > room:
             raise DataError(

@@ -33,7 +33,7 @@ from prism.store.sources import is_local
 # After prism.models.load, which imports Unsloth if PRISM uses it.
 from accelerate.utils import extract_model_from_parallel
 from datasets import Dataset, Image, List, disable_progress_bars
-from transformers import GenerationConfig, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
@@ -70,23 +70,18 @@ LOGGED = ("loss", "learning_rate", "grad_norm")  # of each step, for a tracker; 
 
 def check(spec: Spec, folder: Path) -> None:
     """Let the libraries check their tables before anything is measured. Raises SpecError."""
-    if not spec.adapter:
-        lora_config(spec)
-        for key in NUMERIC_OPTIONS:
-            value = spec.sft.get(key, 1)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not (value > 0 or key == "max_steps"):
-                raise SpecError(f"{spec.id}.toml [sft] {key} = {value!r}: must be a number above 0")
-        for key in NO_RESUMING:
-            if spec.sft.get(key):
-                raise SpecError(
-                    f"{spec.id}.toml [sft] {key} = {spec.sft[key]!r}: a killed training would resume to another adapter; "
-                    f"delete it"
-                )
-        sft_config(spec, folder, seed=spec.seed)
-    known = GenerationConfig()
-    for key in spec.generate.keys() - {"template"}:
-        if not hasattr(known, key):
-            raise SpecError(f"{spec.id}.toml [generate] {key}: GenerationConfig has no such option; check its spelling")
+    lora_config(spec)
+    for key in NUMERIC_OPTIONS:
+        value = spec.sft.get(key, 1)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not (value > 0 or key == "max_steps"):
+            raise SpecError(f"{spec.id}.toml [sft] {key} = {value!r}: must be a number above 0")
+    for key in NO_RESUMING:
+        if spec.sft.get(key):
+            raise SpecError(
+                f"{spec.id}.toml [sft] {key} = {spec.sft[key]!r}: a killed training would resume to another adapter; "
+                f"delete it"
+            )
+    sft_config(spec, folder, seed=spec.seed)
 
 
 def sft_config(spec: Spec, folder: Path, seed: int) -> SFTConfig:

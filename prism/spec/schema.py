@@ -1,7 +1,8 @@
 """The schema of a spec: one TOML file describes one experiment.
 
 The tables `[lora]`, `[sft]` and `[generate]` use the libraries' own keyword names (LoraConfig, SFTConfig,
-GenerationConfig). Those libraries check them, in `prism.models.train.check`, before the baseline is measured.
+GenerationConfig). Those libraries check them before the baseline is measured, in `prism.models.train.check` and
+`prism.models.generate.check`.
 `[generate.template]` holds the arguments of the model's chat template. `prism.tasks.check` checks whether a gate fits its
 task.
 """

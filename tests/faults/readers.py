@@ -38,7 +38,7 @@ class Reader:
 
 
 def spec(folder: Path) -> Reader:
-    from prism.models import train
+    from prism.models import generate, train
     from prism.tasks.check import load_checked_spec
 
     file = folder / "phase1" / "fuzz.toml"
@@ -46,7 +46,10 @@ def spec(folder: Path) -> Reader:
 
     def read(content: bytes) -> None:
         file.write_bytes(content)
-        train.check(load_checked_spec(file), folder)
+        found = load_checked_spec(file)
+        generate.check(found)
+        if not found.adapter:
+            train.check(found, folder)
 
     return Reader([path.read_bytes() for path in (ROOT / "benchmarks" / "specs").glob("*/*.toml")], read)
 
