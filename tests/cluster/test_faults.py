@@ -77,17 +77,20 @@ def test_a_driver_that_dies_leaves_nothing_running_and_the_next_run_goes_on(chec
 
 @pytest.mark.parametrize("by", ["SIGINT", "SIGTERM"])
 def test_ctrl_c_cancels_what_runs_and_keeps_what_is_done(checkout, specs, two_nodes, by):
-    specs(tiny=LONG)
+    specs(tiny={"num_train_epochs = 2": "num_train_epochs = 120"})
     process = start(checkout, "--prism-cluster", two_nodes.address)
     try:
-        wait_until(lambda: checkpoint(checkout), process)
+        adapter = wait_until(lambda: checkpoint(checkout), process)
+        _, training = two_nodes.suspend(f"{adapter}.lock")  # until the run is about to cancel, however slow it is
         process.send_signal(getattr(signal, by))
-        output, _ = process.communicate(timeout=PATIENCE)
+        output = read_until(process, "the next run reuses the finished work in")
+        training.resume()
+        output += process.stdout.read()
+        process.wait(PATIENCE)
     finally:
         stop_here(process)
     assert process.returncode == pytest.ExitCode.INTERRUPTED, output
     assert "Traceback" not in output
-    assert "the next run reuses the finished work in" in output
     wait_until(lambda: not two_nodes.working())
     run(checkout, "--prism-cluster", two_nodes.address).assert_outcomes(passed=3)
     assert [note["resumed_at"] >= 48 for note in notes(checkout.path / "home")] == [True]
