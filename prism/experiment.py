@@ -80,6 +80,7 @@ class Experiment:
 
             stage = cost.named("training", seed, spec)
             fitting = self.base.fitting(training, self.examples.held_out)
+            before = parity.untouched(self.base.load(), fitting.askable)
             with self.clock.stage(stage, BATCH) as notes:
                 steps = 0 if spec.adapter else train.steps(spec, len(fitting.kept))
                 with setting.screen.progress(f"{spec.id}: {stage}", steps) as advance:
@@ -89,9 +90,10 @@ class Experiment:
                         told = advance, setting.track.losses(folder.stem, spec, seed), setting.store.keep
                         notes |= launch.train(self.base.load(), fitting.kept, seed, folder, *told) | fitting.notes
                 with self.clock("checks of the adapter"):
-                    notes["parity"] = parity.check(self.base.load(), folder, fitting.askable, self.examples.held_out)
+                    asked = fitting.askable, self.examples.held_out
+                    found = notes["parity"] = parity.check(self.base.load(), folder, *asked, before)
                 resuming.discard_checkpoints(folder)
-                self.base.free()
+                self.base.free(kept=found.get("restored") is True and notes.get("engine") == "captured")
             return notes
 
         return setting.make("adapters", identity, work, again=setting.retrain)

@@ -74,8 +74,9 @@ def make(experiment: Experiment, seed: int | None) -> list[Path]:
     """Every artifact of a task: found, or made where the experiment's setting makes any."""
     held_out = experiment.examples.held_out
     if seed is None:
+        answered = experiment.answers(held_out, None, "baseline")  # which makes the likelihoods by the same reading
         labelled = experiment.likelihoods
-        return [experiment.answers(held_out, None, "baseline"), *([labelled] if labelled else [])]
+        return [answered, *([labelled] if labelled else [])]
     folder = experiment.adapter(seed)
     made = [folder, experiment.answers(held_out, folder, cost.named("tuned", seed, experiment.spec))]
     if asked := [example for examples in experiment.asked_by_control.values() for example in examples]:

@@ -89,7 +89,7 @@ def likelihoods(
 
 
 def tuned(lazy: LazyBase, make: Make, asked: Sequence[Example], adapter: Path, what: str) -> Path:
-    """The folder of the answers by an adapter, merged where its parity holds. The base is freed afterwards."""
+    """The folder of the answers by an adapter, merged where its parity holds."""
     manifest = read_manifest(adapter)
     merge = manifest["notes"]["parity"]["holds"]["merge"] is True
 
@@ -104,7 +104,7 @@ def tuned(lazy: LazyBase, make: Make, asked: Sequence[Example], adapter: Path, w
             if merge and not lazy.spec.model.quantized:
                 model = model.merge_and_unload()
             notes |= generate.answers(adapters.asked_with(base, adapter), model, asked, folder, advance, merge)
-            lazy.free()
+            lazy.take_off(model)
         return notes
 
     # By its files, not by its recipe: trained again on a GPU, the same recipe gives another adapter.

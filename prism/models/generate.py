@@ -127,7 +127,6 @@ def answers(
     folder: Path,
     advance: Callable[[int], None] = lambda _: None,
     merge: bool = True,
-    captured: bool = True,
     observe: Callable[[Example, list[int]], object] = lambda *_: None,
     heard: Heard | None = None,
 ) -> dict[str, Any]:
@@ -157,7 +156,7 @@ def answers(
             f"delete it"
         )
     new_tokens = base.spec.generate.get("max_new_tokens", 20)
-    decoder, notes = _decoder(base, model, encoded, new_tokens, merge) if captured else (None, {"engine": "generate"})
+    decoder, notes = _decoder(base, model, encoded, new_tokens, merge)
     begun = None if decoder or set(base.spec.generate) - OWN else reading.beginning(base, model, encoded)
     batched: Iterator[Batch] = _batches(base, model, remaining, encoded, new_tokens, begun)
     if decoder is not None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prism.models import cost, window
 from prism.models.cost import IMPORTS, Clock
@@ -110,7 +110,15 @@ class LazyBase:
                 self.screen.say(f"{self.spec.id}: {self._fitting.sentence}")
         return self._fitting
 
-    def free(self) -> None:
+    def take_off(self, adapted: Any) -> None:
+        """Take an adapter off after its answers; free a base whose weights it may have changed."""
+        if self._loaded is not None and self.spec.model.quantized and self._loaded.library == "transformers":
+            self._loaded.model = adapted.unload()
+        else:
+            self.free()
+
+    def free(self, kept: bool = False) -> None:
+        """Free the memory of the model, or if it is `kept`, of what trained on it."""
         if self._loaded is not None:
-            self._loaded = None
+            self._loaded = self._loaded if kept else None
             gc.collect()

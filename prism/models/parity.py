@@ -42,13 +42,25 @@ def _logits(base: Base, model: Any, examples: Sequence[Example]) -> torch.Tensor
     return next_logits(model, pad(base, [encode(base, example) for example in examples])).float().cpu()
 
 
-def check(base: Base, folder: Path, probed: Sequence[Example], held_out: Sequence[Example]) -> dict[str, Any]:
+def untouched(base: Base, probed: Sequence[Example]) -> torch.Tensor | None:
+    """The logits of a base before anything is trained on it; None if it has to be loaded again in any case.
+
+    A quantized one need not be, since no adapter is merged into its weights.
+    """
+    keeps = base.spec.model.quantized and base.library == "transformers" and not base.processor
+    return _logits(base, base.model, probed[:PROBES]) if keeps else None
+
+
+def check(
+    base: Base, folder: Path, probed: Sequence[Example], held_out: Sequence[Example], before: torch.Tensor | None = None
+) -> dict[str, Any]:
     """Compare the stored adapter's logits on up to eight questions of `probed`, and its answers to 240 of `held_out`.
 
     `base.model` has the adapter just trained (or none, for a finished adapter). The check modifies it, so load it again
-    afterwards. Returns the largest differences of a logit, the shares of answers that differ if they were compared, and
-    whether each `holds`; None was not measured. Raises ModelError if the stored adapter changes nothing or differs from
-    the trained one, since such an adapter must not be measured.
+    afterwards, unless `restored` is true: then it has no adapter and the same logits as `before`, to the bit. Returns the
+    largest differences of a logit, the shares of answers that differ if they were compared, and whether each `holds`;
+    None was not measured. Raises ModelError if the stored adapter changes nothing or differs from the trained one, since
+    such an adapter must not be measured.
     """
     probes, worn = probed[:PROBES], asked_with(base, folder)
     if base.processor:  # of a finished adapter these are the first rows that are asked about
@@ -79,6 +91,10 @@ def check(base: Base, folder: Path, probed: Sequence[Example], held_out: Sequenc
         if not base.spec.model.quantized or engine == "captured":  # `generate` does not merge into a quantized base
             shares["merge"] = sum(one != other for one, other in zip(said, unmerged)) / len(asked)
 
+    restored = before is not None and torch.equal(before, base_logits)
+    if restored:
+        base.model = adapted.unload()
+
     def difference(other: torch.Tensor | None) -> float | None:
         return None if other is None else float((other - reloaded_logits).abs().max())
 
@@ -102,7 +118,8 @@ def check(base: Base, folder: Path, probed: Sequence[Example], held_out: Sequenc
     holds = {"reload": None if differences["reload"] is None else True}
     holds |= {name: moved[name] for name in ("batch_of_one", "merge")}
     holds |= {name: share <= SHARE for name, share in shares.items() if share is not None}
-    return found | ({"asked": len(asked), "shares": shares} if shares else {}) | {"holds": holds}
+    found |= {"asked": len(asked), "shares": shares} if shares else {}
+    return found | {"holds": holds} | ({} if before is None else {"restored": restored})
 
 
 def _answers(base: Base, model: Any, asked: Sequence[Example], merge: bool) -> tuple[list[str], list[list[int]], str]:
