@@ -15,7 +15,7 @@ from prism.cluster.plan import Looking, Missing, Task
 from prism.errors import ClusterError, PrismError, StoreError
 from prism.experiment import Experiment
 from prism.judge import MEDICAL_CORRECTNESS, Case, ledger
-from prism.judge.asking import choose
+from prism.judge.choosing import choose
 from prism.judge.grading import grade, judgement_identity
 from prism.judge.spending import Spending
 from prism.progress import CONSOLE

@@ -11,7 +11,7 @@ from prism.cluster.node import Asked
 from prism.cluster.plan import Looking, Task
 from prism.experiment import Experiment
 from prism.judge import Case, ledger
-from prism.judge.asking import Choice
+from prism.judge.choosing import Choice
 from prism.judge.grading import estimate, judgement_identity
 from prism.judge.tier3 import Judge
 from prism.setting import Setting

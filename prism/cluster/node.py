@@ -19,7 +19,7 @@ from prism.devices import use_one_gpu
 from prism.errors import PrismError
 from prism.experiment import Experiment
 from prism.judge import Case, Definition, Grade, ledger, tier3
-from prism.judge.asking import Choice
+from prism.judge.choosing import Choice
 from prism.judge.grading import judgement_identity
 from prism.judge.spending import Spending, Tokens
 from prism.progress import Advance

@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from prism.errors import ModelError
-from prism.models import cost, dense, layout, vision
+from prism.models import cost, vision
 from prism.models.adapters import asked_with, load_adapter
 from prism.models.generate import answers, encode
 from prism.models.load import Base
@@ -28,6 +28,8 @@ from prism.rows.answers import read_predictions
 # After prism.models.load, which imports Unsloth if PRISM uses it.
 import torch
 from peft import PeftModel
+
+from prism.models import dense, layout
 
 PROBES = 8  # questions whose logits are compared
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16: 0.05}  # largest allowed difference of a logit

@@ -24,7 +24,7 @@ GRADED = rf"phase1/\w+: Sentiment Correctness \[GEval\] by endpoint:overlap: [\d
 def anywhere(checkout):
     """The judge's server is on this machine, as all nodes of these tests are; the driver takes it for another's."""
     conftest = checkout.path / "conftest.py"
-    told = "from prism.judge.asking import Choice\n\nChoice.is_here = False\n"
+    told = "from prism.judge.choosing import Choice\n\nChoice.is_here = False\n"
     conftest.write_text(f"{conftest.read_text()}\n\n{told}")
 
 
