@@ -115,6 +115,13 @@ def test_sizes_are_few_and_waste_little():
     assert all(count <= captured.rung(count, 128) <= max(128, count * 9 / 8 + 1) for count in range(1_024, 16_385))
 
 
+def test_a_graph_that_is_little_larger_is_replayed():
+    wanted = (1_024, 256)
+    held = [(1_024, 256), (1_152, 256), (1_280, 512)]
+    assert all(captured._holds(wanted, shape) for shape in held)
+    assert not any(captured._holds(wanted, shape) for shape in [(1_408, 256), (1_024, 768), (896, 256), (1_152, 0)])
+
+
 def test_one_compilation_serves_all_layers_and_all_sizes(recipe, tmp_path, on_cpu, monkeypatch):
     """As on a GPU, where the attention is one operation; the CPU's has a Python loop."""
     on_cpu(16_384)

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from peft import PeftModel
 
 from prism.errors import DataError, ModelError, SpecError
 from prism.models import generate, likelihoods, load, parity, resuming, train
@@ -144,6 +145,20 @@ def test_a_merge_that_was_not_tried_is_not_said_to_hold(loaded, tmp_path):
     found = parity.check(base, tmp_path, training, held_out[:8])
     assert "merge" not in found["shares"]
     assert found["holds"]["merge"] is None
+
+
+def test_a_quantized_base_that_training_left_as_it_was_need_not_be_loaded_again(loaded, tmp_path):
+    spec, training, held_out, base = loaded
+    assert parity.untouched(base, training) is None, "a float32 base is loaded again, since adapters are merged into it"
+    base.spec = spec.model_copy(update={"model": spec.model.model_copy(update={"load_in_8bit": True})})
+    before = parity.untouched(base, training)
+    train.train(base, training, 42, tmp_path)
+    found = parity.check(base, tmp_path, training, held_out[:8], before)
+    assert found["restored"] is True
+    assert not isinstance(base.model, PeftModel)
+    assert torch.equal(parity.untouched(base, training), before)
+    base.model.model.norm.weight.data *= 1.5  # as if training had left something behind
+    assert parity.check(base, tmp_path, training, held_out[:8], before)["restored"] is False
 
 
 def test_stored_adapter_is_the_trained_one_and_parity_is_kept(loaded, tmp_path):
