@@ -156,7 +156,7 @@ def test_a_quantized_base_that_training_left_as_it_was_need_not_be_loaded_again(
     found = parity.check(base, tmp_path, training, held_out[:8], before)
     assert found["restored"] is True
     assert not isinstance(base.model, PeftModel)
-    assert torch.equal(parity.untouched(base, training), before)
+    assert torch.allclose(parity.untouched(base, training), before, rtol=0, atol=parity.SAME)
     base.model.model.norm.weight.data *= 1.5  # as if training had left something behind
     assert parity.check(base, tmp_path, training, held_out[:8], before)["restored"] is False
 

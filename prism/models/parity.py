@@ -34,6 +34,7 @@ from prism.models import dense, layout
 PROBES = 8  # questions whose logits are compared
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16: 0.05}  # largest allowed difference of a logit
 ASKED = 240  # held-out questions whose answers are compared
+SAME = 1e-6  # logits no further apart are the same: in half precision equal bits, in float32 rounding
 SHARE = 0.01  # largest share of them that may differ
 
 
@@ -59,8 +60,8 @@ def check(
     """Compare the stored adapter's logits on up to eight questions of `probed`, and its answers to 240 of `held_out`.
 
     `base.model` has the adapter just trained (or none, for a finished adapter). The check modifies it, so load it again
-    afterwards, unless `restored` is true: then it has no adapter and the same logits as `before`, to the bit. Returns the
-    largest differences of a logit, the shares of answers that differ if they were compared, and whether each `holds`;
+    afterwards, unless `restored` is true: then it has no adapter and the same logits as `before`. Returns the largest
+    differences of a logit, the shares of answers that differ if they were compared, and whether each `holds`;
     None was not measured. Raises ModelError if the stored adapter changes nothing or differs from the trained one, since
     such an adapter must not be measured.
     """
@@ -93,7 +94,7 @@ def check(
         if not base.spec.model.quantized or engine == "captured":  # `generate` does not merge into a quantized base
             shares["merge"] = sum(one != other for one, other in zip(said, unmerged)) / len(asked)
 
-    restored = before is not None and torch.equal(before, base_logits)
+    restored = before is not None and torch.allclose(before, base_logits, rtol=0, atol=SAME)
     if restored:
         base.model = adapted.unload()
 
