@@ -18,11 +18,13 @@ def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str]) 
     root = early_config.rootpath
     if (root / SPECS).is_dir():
         _require_own_package(root)
+        collects = gc.isenabled()
         gc.disable()  # imports leave no garbage behind, and to look for it takes a tenth of their time
         try:
             early_config.pluginmanager.import_plugin("prism.plugin.hooks")
         finally:
-            gc.enable()
+            if collects:
+                gc.enable()
     elif given := next((argument for argument in args if argument.startswith("--prism-")), None):
         raise pytest.UsageError(
             f"{given}: {root} has no {SPECS}; run pytest in a project that has specs, or write the first by `prism init`"

@@ -80,7 +80,8 @@ class Experiment:
 
             stage = cost.named("training", seed, spec)
             fitting = self.base.fitting(training, self.examples.held_out)
-            before = parity.untouched(self.base.load(), fitting.askable)
+            with self.clock("checks of the adapter"):
+                before = None if spec.adapter else parity.untouched(self.base.load(), fitting.askable)
             with self.clock.stage(stage, BATCH) as notes:
                 steps = 0 if spec.adapter else train.steps(spec, len(fitting.kept))
                 with setting.screen.progress(f"{spec.id}: {stage}", steps) as advance:

@@ -5,8 +5,8 @@
 
 The tasks, their order and what hands them out are `prism.cluster`'s own. Durations are those that the shipped specs of the
 profile state for a GPU (`requires.minutes`), or those of the records of runs (`--records reports/latest/results.json`):
-the clock of a run that made everything, else the seconds of its stages; the order knows the stated minutes alone, and a task takes them times a lognormal factor.
-A GPU takes the first task that waits, as Ray does for tasks of equal needs. The least possible is the larger of the sum
+the clock of a run that made everything, else the seconds of its stages. The order knows the stated minutes alone, and a
+task takes them times a lognormal factor. A GPU takes the first task that waits, as Ray does for tasks of equal needs. The least possible is the larger of the sum
 over all GPUs and the longest task.
 """
 

@@ -38,7 +38,7 @@ def ungraded(experiment: Experiment, lacking: Sequence[Task]) -> list[Task]:
 def asked(task: Task, seeds: list[int], judge: Judge, setting: Setting, shared: bool) -> tuple[Asked, list[Case]]:
     """What the task is sent, but for the judge's key. All answers must be in the store."""
     choice, spending = judge
-    definitions, cases = Experiment(task.spec, Looking(**(vars(setting) | {"retrain": False})), seeds).judged()
+    definitions, cases = Experiment(task.spec, Looking.of(setting), seeds).judged()
     identities = [judgement_identity(choice, definition) for definition in definitions]
     known = () if shared else tuple(ledger.lines(setting.store, identity) for identity in identities)
     home = setting.store.name if shared else ""

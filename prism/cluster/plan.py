@@ -33,6 +33,11 @@ class Missing(ClusterError):
 class Looking(Setting):
     """A setting that finds adapters and answers and makes none: it raises `Missing` for the first that is not there."""
 
+    @classmethod
+    def of(cls, setting: Setting) -> Looking:
+        """The same setting, which takes what is there even where the run makes everything anew."""
+        return cls(**(vars(setting) | {"retrain": False}))
+
     def make(
         self, kind: str, identity: Mapping[str, Any], work: Callable[[Path], dict], *, again: bool = False
     ) -> Path:

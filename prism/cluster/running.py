@@ -82,7 +82,7 @@ class Cluster:
             self._needs |= needed
             for task in longest_first(tasks):
                 self._submit(task)
-            _ = self.nodes
+            _ = self.nodes  # joins, also where only a judge has work
             self.tasks |= {task.name: task for task, _, _ in self._ungraded.values()}
             count = len(self._refs) + len(self._ungraded)
             self.setting.screen.say(f"{count} {'task' if count == 1 else 'tasks'} for the cluster")
@@ -275,7 +275,7 @@ class Cluster:
                 raise RuntimeError(f"{name} failed on {done.host or 'the cluster'}:\n{done.trace}")
             if done.error:
                 raise ClusterError(f"{name}, on {done.host or 'the cluster'}: {done.error}")
-        looking = Looking(**(vars(self.setting) | {"retrain": False}))
+        looking = Looking.of(self.setting)
         experiment.setting = looking
         for name in names:
             if self.tasks[name].grades:

@@ -112,7 +112,7 @@ class LazyBase:
 
     def take_off(self, adapted: Any) -> None:
         """Take an adapter off after its answers; free a base whose weights it may have changed."""
-        if self._loaded is not None and self.spec.model.quantized and self._loaded.library == "transformers":
+        if self._loaded is not None and self._loaded.unloads_cleanly:
             self._loaded.model = adapted.unload()
         else:
             self.free()

@@ -50,7 +50,7 @@ def likelihoods(
     with (folder / LIKELIHOODS).open("a", encoding="utf-8") as file:
 
         def score(asked: Sequence[Example], prompt: reading.Inputs, cache: DynamicCache | None) -> None:
-            scores = _logits(model, prompt, tokens, deepcopy(cache)).float().log_softmax(-1)
+            scores = _logits(model, prompt, tokens, cache).float().log_softmax(-1)
             repeated = tokens.repeat(len(asked), 1)
             token_scores = scores.gather(-1, repeated[..., None])[..., 0] * label_mask.repeat(len(asked), 1)
             for example, sums in zip(asked, token_scores.sum(-1).view(len(asked), len(labels)).tolist()):
@@ -61,7 +61,10 @@ def likelihoods(
                 advance(1)
             file.flush()
 
-        answering = ask(score)["seconds"] if ask else 0.0
+        def hear(asked: Sequence[Example], prompt: reading.Inputs, cache: DynamicCache) -> None:
+            score(asked, prompt, deepcopy(cache))  # the answers go on from it
+
+        answering = ask(hear)["seconds"] if ask else 0.0
         remaining = [example for example in examples if example.id not in done]
         encoded = [encode(base, example) for example in remaining]
         begun = reading.beginning(base, model, encoded)

@@ -58,6 +58,11 @@ class Base:
     root: Path = Path()  # of the checkout
     source: str = ""  # the folder that the model was loaded from
 
+    @property
+    def unloads_cleanly(self) -> bool:
+        """Whether an adapter can be taken off again: none is merged into quantized weights, and nothing else is patched."""
+        return self.spec.model.quantized and self.library == "transformers" and self.processor is None
+
 
 def load(spec: Spec, root: Path, say: Say = CONSOLE.say, name: str | None = None) -> Base:
     """Load the base model of a spec, or the one that stands in for it under another `name`, in evaluation mode.

@@ -34,8 +34,8 @@ from prism.models import dense, layout
 PROBES = 8  # questions whose logits are compared
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16: 0.05}  # largest allowed difference of a logit
 ASKED = 240  # held-out questions whose answers are compared
-SAME = 1e-6  # logits no further apart are the same: in half precision equal bits, in float32 rounding
 SHARE = 0.01  # largest share of them that may differ
+SAME = 1e-6  # logits no further apart are the same: in half precision equal bits, in float32 rounding
 
 
 @torch.no_grad()
@@ -46,12 +46,8 @@ def _logits(base: Base, model: Any, examples: Sequence[Example]) -> torch.Tensor
 
 
 def untouched(base: Base, probed: Sequence[Example]) -> torch.Tensor | None:
-    """The logits of a base before anything is trained on it; None if it has to be loaded again in any case.
-
-    A quantized one need not be, since no adapter is merged into its weights.
-    """
-    keeps = base.spec.model.quantized and base.library == "transformers" and not base.processor
-    return _logits(base, base.model, probed[:PROBES]) if keeps else None
+    """The logits of a base before anything is trained on it; None if it has to be loaded again in any case."""
+    return _logits(base, base.model, probed[:PROBES]) if base.unloads_cleanly else None
 
 
 def check(

@@ -43,7 +43,8 @@ def write_text(path: Path, text: str, *, durable: bool = True) -> None:
 def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
     """Write a file atomically, so that it survives a power cut: a temporary file on the disk, a rename, the folder.
 
-    One that is not `durable` need not survive it, which spares two waits for the disk. Removes what a killed process has left of an earlier write of this file on this machine.
+    One that is not `durable` need not survive it, which spares two waits for the disk. Removes what a killed process has
+    left of an earlier write of this file on this machine.
     """
     make_folder(path.parent)
     prefix = f".{path.name}.{platform.node().partition('.')[0]}-"

@@ -1,6 +1,7 @@
 """Lists S3 by obstore, whose start and listing cost a tenth of s3fs's, where both find the same in the environment.
 
-Everything else that PRISM asks of storage is s3fs's, and so is the listing where obstore is missing, refused or of another mind.
+Everything else that PRISM asks of storage is s3fs's, and so is the listing where obstore is missing, refused or of
+another mind.
 """
 
 from __future__ import annotations
