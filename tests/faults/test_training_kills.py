@@ -122,7 +122,7 @@ class Dying:
     @contextmanager
     def progress(self, what, total=0):
         self.event()
-        yield lambda steps: self.event()
+        yield lambda steps, live="": self.event()
         self.event()
 
 
