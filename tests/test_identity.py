@@ -20,11 +20,37 @@ MODELS = ROOT / "prism" / "models"
 PATHS = {
     "training": (
         "TRAINING_VERSION",
-        ("load", "chat", "train", "checkpointing", "packing", "captured", "dense", "flat", "loss", "vision", "anatomy"),
+        (
+            "load",
+            "chat",
+            "train",
+            "checkpointing",
+            "packing",
+            "captured",
+            "dense",
+            "int8",
+            "flat",
+            "loss",
+            "vision",
+            "anatomy",
+        ),
     ),
     "answering": (
         "ANSWERING_VERSION",
-        ("load", "adapters", "chat", "reading", "generate", "likelihoods", "decode", "layout", "kernels", "vision"),
+        (
+            "load",
+            "adapters",
+            "chat",
+            "reading",
+            "generate",
+            "likelihoods",
+            "decode",
+            "layout",
+            "kernels",
+            "dense",
+            "int8",
+            "vision",
+        ),
     ),
 }
 

@@ -5,7 +5,7 @@ import torch
 
 pytest.importorskip("triton", reason="triton is not installed; pip install triton==3.6.0")
 
-from prism.models import kernels
+from prism.models import int8, kernels
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 HALF = torch.bfloat16 if DEVICE == "cuda" else torch.float16  # the interpreter cuts bfloat16 off
@@ -15,7 +15,7 @@ def both(monkeypatch, function, *given):
     """What a function returns and leaves in its arguments, by PyTorch and fused."""
     found = []
     for fused in (False, True):
-        monkeypatch.setattr(kernels, "_fused", lambda _, fused=fused: fused)
+        monkeypatch.setattr(kernels, "fused", lambda _, fused=fused: fused)
         copies = [part.clone() if isinstance(part, torch.Tensor) else part for part in given]
         result = function(*copies)
         found.append([*(result if isinstance(result, tuple) else [result]), *copies])
@@ -45,7 +45,7 @@ def test_squares_are_added_up_in_pytorchs_order(width, kind, alone, monkeypatch)
     """In float32 another order shows in every third row."""
     torch.manual_seed(0)
     x, weight = torch.randn(400, width, device=DEVICE).to(kind), torch.randn(width, device=DEVICE).to(kind)
-    monkeypatch.setattr(kernels, "_fused", lambda _: True)
+    monkeypatch.setattr(kernels, "fused", lambda _: True)
     found = kernels.add_norm(x, None, weight, 1e-6, alone)[1]
     rows = x.split(1) if alone and width in kernels.WARP_WIDTHS else [x]
     assert torch.equal(found, torch.cat([kernels._normed(row, weight, 1e-6) for row in rows]))
@@ -92,3 +92,31 @@ def test_rotation_and_cache(heads, kv_heads, head_dim, norms, grouped, monkeypat
     assert compared[-1][1].abs().sum() > 0
     for one, other in compared:
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("threshold", [6.0, 0.0], ids=["outliers apart", "none"])
+@pytest.mark.parametrize(("rows", "width", "outliers"), [(40, 64, 0), (5, 96, 3), (300, 1104, 140)])
+def test_products_in_eight_bits(rows, width, outliers, threshold, monkeypatch):
+    """Two weights of other heights, a row of zeros, and more outliers than are multiplied at once."""
+    torch.manual_seed(0)
+    x = torch.randn(rows, width).clamp(-4, 4)
+    x[3] = 0
+    x[torch.randint(3, (outliers,)), torch.randperm(width)[:outliers]] = 9.5
+    x = x.to(DEVICE, HALF)
+    weights = [
+        (torch.randint(-127, 128, (out, width), dtype=torch.int8).to(DEVICE), torch.rand(out).to(DEVICE) + 0.5)
+        for out in (96, 40)
+    ]
+    wanted, apart = int8._quantized(x, threshold)
+    found = int8._rows(x, threshold)
+    assert torch.equal(found.whole, wanted.whole)
+    assert torch.equal(found.scales, wanted.scales)
+    assert found.columns[: int(found.count)].tolist() == apart.nonzero()[:, 0].tolist()
+    assert int(found.count) == (outliers if threshold else 0)
+    (one, other), *_ = both(monkeypatch, int8.products, x, weights, threshold)
+    assert (one.float() - other.float()).abs().max() <= 2**-9 * one.float().abs().max()  # sums of outliers, rounded
+    if not (outliers and threshold):
+        assert torch.equal(one, other)
+    for weight in weights:
+        for one, other in both(monkeypatch, int8.dequantized, *weight, HALF):
+            assert torch.equal(one, other)

@@ -3,7 +3,7 @@
     python -m benchmarks.speed.end_to_end --data DIR --out FILE
 
 Each contender runs in its own process on a random-weight twin (fixtures/make/twin.py), with the same rows and steps. PRISM
-is `pytest benchmarks --prism-spec SPEC` from an empty store, from its start to its end: baseline, label likelihoods,
+is `pytest benchmarks -m PHASE --prism-spec SPEC` from an empty store, from its start to its end: baseline, label likelihoods,
 training, the adapter's checks, tuned answers, controls, judgements of nobody, report. The others load, answer, train and
 answer; a stage of theirs that takes longer than --minutes is extrapolated from its steady part (benchmarks/speed/contenders.py).
 A data set that DIR lacks is made of the bundled rows of its phase, repeated up to the recipe's number.
@@ -30,6 +30,7 @@ from tabulate import tabulate
 
 from benchmarks.speed import contenders
 from benchmarks.speed.gpu import apart
+from prism.devices import cuda_memory
 from prism.spec import Spec, load_spec
 from prism.store.provenance import versions
 
@@ -88,7 +89,7 @@ def _repeat(bundled: str, columns: tuple[str, str], to: Path, rows: int) -> None
 def prism(name: str, folder: Path) -> dict[str, Any]:
     """Wall seconds of the whole run, the recorded ones of its stages, and the largest memory of a stage."""
     place = Path(tempfile.mkdtemp(dir=folder))
-    command = [sys.executable, "-m", "pytest", "benchmarks", "-q", "--prism-spec", name]
+    command = [sys.executable, "-m", "pytest", "benchmarks", "-q", "-m", spec_of(name).phase, "--prism-spec", name]
     command += ["--prism-profile", spec_of(name).profile, "--prism-home", str(place / "home")]
     command += ["--prism-report", str(place / "reports"), "--prism-data", str(folder / "data")]
     (folder / "models").mkdir(exist_ok=True)
@@ -141,8 +142,6 @@ def table(found: dict[tuple[str, str], dict[str, Any]]) -> str:
 
 def page(found: dict[tuple[str, str], dict[str, Any]]) -> str:
     """The machine and libraries, the table, then the seconds of each stage."""
-    from prism.models.cost import gpu_name
-
     libraries = ", ".join(f"{name} {number}" for name, number in versions(LIBRARIES).items())
     stages = [
         f"- {name}, {CONTENDERS[library]}: "
@@ -150,7 +149,7 @@ def page(found: dict[tuple[str, str], dict[str, Any]]) -> str:
         for (name, library), line in found.items()
         if "seconds" in line
     ]
-    text = f"{gpu_name() or 'no GPU'}, {datetime.now(UTC):%Y-%m-%d}; {libraries}.\n\n{table(found)}\n\nSeconds by stage:\n\n"
+    text = f"{next((name for name, _ in cuda_memory()), 'no GPU')}, {datetime.now(UTC):%Y-%m-%d}; {libraries}.\n\n{table(found)}\n\nSeconds by stage:\n\n"
     return text + "\n".join(stages) + "\n"
 
 

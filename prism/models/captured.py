@@ -61,7 +61,10 @@ def decide(base: Base, config: SFTConfig, examples: Sequence[Example], steps: in
     """How many tokens the captured step computes at once, and why it does not train if that is 0."""
     if reason := unsupported(base, config, steps):
         return 0, reason
-    longest, most = max(window.lengths(base, examples, answered=True)), room(base)
+    most = room(base)
+    if config.max_length and config.max_length <= most:  # to which longer rows are cut
+        return most, ""
+    longest = max(window.lengths(base, examples, answered=True))
     if most < min(longest, config.max_length or longest):
         return 0, f"the memory holds {most:,} tokens at once and the longest row has {longest:,}"
     return most, ""

@@ -88,8 +88,17 @@ class Chat:
 
 def prompt_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     """The tokens of a prompt of text, up to where the answer begins."""
-    encoded = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=True)
-    return list(encoded["input_ids"])
+    return prompts_ids(tokenizer, [messages])[0]
+
+
+def prompts_ids(tokenizer: Any, prompts: Sequence[Sequence[Message]]) -> list[list[int]]:
+    """`prompt_ids` of many at once, for which a tokenizer has a thread a core."""
+    if not prompts:
+        return []
+    encoded = tokenizer.apply_chat_template(
+        [list(each) for each in prompts], add_generation_prompt=True, return_dict=True
+    )
+    return [list(ids) for ids in encoded["input_ids"]]
 
 
 def _fold(messages: Sequence[Message]) -> list[Message]:

@@ -25,6 +25,7 @@ from peft import PeftModel
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from prism.models import kernels
+from prism.models.dense import side_by_side
 from prism.models.layout import PREFILL, Layer, head_dim, lay_out, uses_flash
 
 MAX_ROWS = 512  # rows in a batch; more gain nothing once matrix products dominate a step
@@ -197,6 +198,12 @@ class Decoder:
             first += len(batch)
         return torch.cat(logits)
 
+    @torch.no_grad()
+    def alone(self, tokens: Sequence[int], last: int) -> torch.Tensor:
+        """The logits after each of the `last` tokens of a row that is read by itself, (last, vocabulary)."""
+        hidden = self._forward(self._to_device(torch.tensor(tokens)), self._span([len(tokens)], 0, 0))
+        return self._logits(hidden[-last:])
+
     def _step(self) -> None:
         """Compute the next token of every row; a row that has ended repeats its end token."""
         positions = self.used.clamp(max=self.length - 1)
@@ -272,7 +279,7 @@ def _project(x: torch.Tensor, layer: Layer, name: str, bias: torch.Tensor | None
     """A projection, with what is kept apart of its adapters added in float32 and rounded once, as PEFT does."""
     weight, apart = getattr(layer, name), layer.apart[name]
     if isinstance(weight, tuple):
-        result = torch.cat([part(x) for part in weight], -1)
+        result = side_by_side(x, weight)
     else:
         result = F.linear(x, weight, bias)
     if apart is None:

@@ -2,18 +2,19 @@
 
 In 4 bits, bitsandbytes multiplies by the weight in the compute dtype, which it makes anew in each pass; here it is made
 once. In 8 bits it multiplies quantized activations, but for the columns with an outlier, whose number it waits for;
-here that sum has a fixed shape. The captured answering step multiplies by the same layers (`prism.models.layout`).
+here nothing waits (`prism.models.int8`). The captured answering step multiplies by the same layers (`prism.models.layout`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from peft.utils.integrations import dequantize_module_weight
+
+from prism.models import int8
 
 
 class Int8Linear(torch.nn.Module):
@@ -39,45 +40,20 @@ class _Int8Product(torch.autograd.Function):
         ctx: Any, x: torch.Tensor, weight: torch.Tensor, scales: torch.Tensor, threshold: float
     ) -> torch.Tensor:
         ctx.save_for_backward(weight, scales)
-        rows = x.reshape(-1, x.shape[-1])
-        half = rows.half()  # as bitsandbytes does
-        small = half.abs() < (threshold or torch.inf)
-        apart = ~small.all(0)  # the columns with an outlier
-        row_scales = half.masked_fill(~small, 0).abs().amax(1).float()
-        quantized = (half.float() * (127 / row_scales[:, None])).masked_fill(~small | apart, 0).round().to(torch.int8)
-        product = torch._int_mm(quantized, weight.t()) if len(rows) > 16 else _small_product(quantized, weight)
-        y = (product * (row_scales[:, None] * scales / 127**2)).half().to(x.dtype)
-        if threshold:
-            y = y + F.linear(rows.masked_fill(~apart, 0), _dequantized(weight, scales, x.dtype))
-        return y.view(*x.shape[:-1], len(weight))
+        return int8.product(x.reshape(-1, x.shape[-1]), weight, scales, threshold).view(*x.shape[:-1], len(weight))
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:  # torch compiles no *gradients
-        return _backwards(gradient, *ctx.saved_tensors), None, None, None
+        return int8.backwards(gradient, *ctx.saved_tensors), None, None, None
 
 
-# Within an operation that torch does not look into. Else a compiled layer keeps the forward pass's dequantized weight
-# for the backward pass: six bytes a parameter, in all layers at once.
-@torch.library.custom_op(
-    "prism::int8_backwards", mutates_args=(), schema="(Tensor gradient, Tensor weight, Tensor scales) -> Tensor"
-)
-def _backwards(gradient: torch.Tensor, weight: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-    return gradient @ _dequantized(weight, scales, gradient.dtype)
-
-
-@_backwards.register_fake
-def _(gradient: torch.Tensor, weight: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-    return gradient.new_empty(*gradient.shape[:-1], weight.shape[1])
-
-
-def _dequantized(weight: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    return (weight * (scales[:, None] / 127)).to(dtype)
-
-
-def _small_product(quantized: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """For fewer rows than `_int_mm` takes."""
-    padded = F.pad(quantized, (0, 0, 0, 32 - len(quantized)))
-    return torch._int_mm(padded, weight.t())[: len(quantized)]
+def side_by_side(x: torch.Tensor, layers: Sequence[Int8Linear]) -> torch.Tensor:
+    """What layers make of the same rows, concatenated, without gradients; the rows are quantized once."""
+    y = int8.products(x, [(layer.weight, layer.scales) for layer in layers], layers[0].threshold)
+    for layer, part in zip(layers, y.split([layer.out_features for layer in layers], -1)):
+        if layer.bias is not None:
+            part += layer.bias.to(y.dtype)
+    return y
 
 
 @contextmanager

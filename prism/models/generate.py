@@ -33,12 +33,13 @@ from transformers import GenerationConfig, StoppingCriteriaList
 from transformers.cache_utils import DynamicCache
 
 from prism.models import cost, decode, kernels, layout, reading, vision
-from prism.models.chat import prompt_ids
+from prism.models.chat import prompts_ids
 
 BATCH_TOKENS = {"cpu": 4_096, "cuda": 65_536}  # padded prompt and answer tokens in one batch
 # Use `decode` from this many steps of `generate`: its set-up (copy weights, compare logits, capture a step) takes up to
 # 1.9 s, a step of `generate` 28 ms even with few rows (both on an H200, Qwen2.5-1.5B).
 DECODE_FROM = 64
+DECODE_FROM_INT8 = 8  # no weights are copied, and bitsandbytes' own step waits for the GPU in each product
 # `decode` uses flash attention; cuDNN's sums in another order, which changes near-tied answers.
 ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 PROBES = 8
@@ -74,14 +75,20 @@ def check(spec: Spec) -> None:
 
 def encode(base: Base, example: Example) -> list[int]:
     """The token ids of a question in the model's chat template, with the generation prompt."""
-    encoded = prompt_ids(base.tokenizer, base.chat.messages(example))
+    return encode_all(base, [example])[0]
+
+
+def encode_all(base: Base, examples: Sequence[Example]) -> list[list[int]]:
+    """`encode` of each example. Raises DataError if a question leaves no room for its answer."""
+    found = prompts_ids(base.tokenizer, [base.chat.messages(example) for example in examples])
     room = base.spec.model.max_seq_length - base.spec.generate.get("max_new_tokens", 0)
-    if len(encoded) > room:
-        raise DataError(
-            f"sample {example.id}: {len(encoded)} tokens, but [model].max_seq_length leaves {room} for the question; "
-            f"raise it or shorten the row"
-        )
-    return encoded
+    for example, encoded in zip(examples, found):
+        if len(encoded) > room:
+            raise DataError(
+                f"sample {example.id}: {len(encoded)} tokens, but [model].max_seq_length leaves {room} for the "
+                f"question; raise it or shorten the row"
+            )
+    return found
 
 
 def batches(lengths: Sequence[int], extra: int, budget: int) -> Iterator[list[int]]:
@@ -141,7 +148,7 @@ def answers(
     done = finished_ids(folder / ANSWERS)
     advance(len(done))
     remaining = [example for example in examples if example.id not in done]
-    encoded = [] if base.processor else [encode(base, example) for example in remaining]
+    encoded = [] if base.processor else encode_all(base, remaining)
     tokenizer = base.tokenizer
     config = GenerationConfig(
         do_sample=False,
@@ -268,7 +275,8 @@ def _decoder(
     if not encoded:
         return None, {}  # an earlier process answered all; its engine is unknown
     length = max(map(len, encoded)) + new_tokens
-    if -(-len(encoded) * length // BATCH_TOKENS["cuda"]) * new_tokens < DECODE_FROM:
+    least = DECODE_FROM_INT8 if base.spec.model.load_in_8bit else DECODE_FROM
+    if -(-len(encoded) * length // BATCH_TOKENS["cuda"]) * new_tokens < least:
         return fall_back(f"{len(encoded)} × {new_tokens} tokens are too few for the set-up of the captured step")
     if options := sorted(set(base.spec.generate) - OWN):
         return fall_back(f"[generate] {options[0]} works only with generate")

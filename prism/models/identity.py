@@ -24,8 +24,8 @@ from prism.store.provenance import versions
 # The versions of the training and the answering code on each device. Raise one if the same inputs give another adapter or other
 # answers; all stored adapters or answers of users are then made again. `tests/test_identity.py` fails after a change of
 # that code until its author has decided.
-TRAINING_VERSION = {"cpu": 2, "cuda": 3}
-ANSWERING_VERSION = {"cpu": 3, "cuda": 2}
+TRAINING_VERSION = {"cpu": 2, "cuda": 4}
+ANSWERING_VERSION = {"cpu": 3, "cuda": 3}
 
 TRAINING_LIBRARIES = (
     "torch",
@@ -61,6 +61,19 @@ def engine(spec: Spec) -> dict[str, str]:
         "device": "cpu" if on_cpu else "cuda",
         "dtype": spec.model.dtype or ("float32" if on_cpu else "bfloat16"),
     }
+
+
+_expected: list[Spec] = []
+
+
+def expect(specs: Sequence[Spec]) -> None:
+    """Name all specs whose models this process may load, so that it imports no library that none of them uses."""
+    _expected[:] = specs
+
+
+def imports_unsloth() -> bool:
+    """Whether to import Unsloth, which has to come before what it patches: not where every expected spec does without."""
+    return not _expected or any(engine(spec)["library"] == "unsloth" for spec in _expected)
 
 
 def plain_only() -> bool:

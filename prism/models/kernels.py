@@ -38,7 +38,8 @@ def built() -> bool:
     return True
 
 
-def _fused(x: torch.Tensor) -> bool:
+def fused(x: torch.Tensor) -> bool:
+    """Whether Triton's kernels take a tensor."""
     return x.is_cuda and built()
 
 
@@ -55,7 +56,7 @@ def add_norm(
     PyTorch sums a single row with more threads than each of many rows. `alone` sums every row like a single one.
     """
     width = x.shape[1]
-    if width not in WARP_WIDTHS or not _fused(x):
+    if width not in WARP_WIDTHS or not fused(x):
         x = x if more is None else x + more
         return x, _normed(x, weight, eps)
     summed = x if more is None else torch.empty_like(x)
@@ -80,7 +81,7 @@ def add_norm(
 
 def gated(gate_up: torch.Tensor) -> torch.Tensor:
     """SiLU of each row's first half times its second half: (tokens, 2 × intermediate) to (tokens, intermediate)."""
-    if not _fused(gate_up):
+    if not fused(gate_up):
         gate, up = gate_up.chunk(2, -1)
         return F.silu(gate) * up
     tokens, width = len(gate_up), gate_up.shape[1] // 2
@@ -109,7 +110,7 @@ def rotated(
     tokens, all_heads, head_dim = qkv.shape
     kv_heads = keys.shape[2]
     heads = all_heads - 2 * kv_heads
-    if head_dim > MAX_HEAD_DIM or not _fused(qkv):
+    if head_dim > MAX_HEAD_DIM or not fused(qkv):
         qk, value = qkv[:, : heads + kv_heads], qkv[:, heads + kv_heads :]
         if norm is not None:
             qk = _normed(qk, norm, eps)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from prism.models import reading
-from prism.models.generate import Heard, batches, encode, token_budget
+from prism.models.generate import Heard, batches, encode_all, token_budget
 from prism.models.load import Base
 from prism.rows import Example
 from prism.rows.answers import LIKELIHOODS, finished_ids
@@ -19,6 +20,8 @@ from prism.rows.answers import LIKELIHOODS, finished_ids
 # After prism.models.load, which imports Unsloth if PRISM uses it.
 import torch
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+
+from prism.models import dense
 
 
 @torch.no_grad()
@@ -66,10 +69,13 @@ def likelihoods(
 
         answering = ask(hear)["seconds"] if ask else 0.0
         remaining = [example for example in examples if example.id not in done]
-        encoded = [encode(base, example) for example in remaining]
+        encoded = encode_all(base, remaining)
         begun = reading.beginning(base, model, encoded)
-        for batch in batches(list(map(len, encoded)), width * len(labels), token_budget(base, model, 1 + len(labels))):
-            score([remaining[i] for i in batch], *reading.after(base, begun, [encoded[i] for i in batch]))
+        budget = token_budget(base, model, 1 + len(labels))
+        eight = base.spec.model.load_in_8bit and base.library == "transformers"
+        with dense.dense(model) if eight else nullcontext():  # the same products, in a third of the time
+            for batch in batches(list(map(len, encoded)), width * len(labels), budget):
+                score([remaining[i] for i in batch], *reading.after(base, begun, [encoded[i] for i in batch]))
     return {"seconds": time.perf_counter() - start - answering}
 
 

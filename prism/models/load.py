@@ -14,13 +14,13 @@ from typing import Any
 
 from prism.devices import cuda_devices
 from prism.errors import ModelError, PrismError, ResourceError, SpecError
-from prism.models.identity import engine
+from prism.models.identity import engine, imports_unsloth
 from prism.progress import CONSOLE
 from prism.spec import Spec
 from prism.store.hub import Say, model_folder
 from prism.store.sources import MODEL_NAME, base_identity, check_configs, is_local, local_folder
 
-if cuda_devices() and importlib.util.find_spec("unsloth"):
+if cuda_devices() and importlib.util.find_spec("unsloth") and imports_unsloth():
     import unsloth  # noqa: F401  # patches the libraries below, so it must come first
 
 import torch

@@ -10,15 +10,14 @@ precision they move with every batch size, so there answers are compared: the sh
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from prism.errors import ModelError
-from prism.models import cost, vision
+from prism.models import vision
 from prism.models.adapters import asked_with, load_adapter
-from prism.models.generate import answers, encode
+from prism.models.generate import OWN, answers, encode_all
 from prism.models.load import Base
 from prism.models.reading import next_logits, pad
 from prism.rows import Example
@@ -29,7 +28,7 @@ from prism.rows.answers import read_predictions
 import torch
 from peft import PeftModel
 
-from prism.models import dense, layout
+from prism.models import decode
 
 PROBES = 8  # questions whose logits are compared
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16: 0.05}  # largest allowed difference of a logit
@@ -42,7 +41,7 @@ SAME = 1e-6  # logits no further apart are the same: in half precision equal bit
 def _logits(base: Base, model: Any, examples: Sequence[Example]) -> torch.Tensor:
     if base.processor:  # whose models find their positions themselves
         return model(**vision.inputs(base, examples), logits_to_keep=1).logits[:, -1].float().cpu()
-    return next_logits(model, pad(base, [encode(base, example) for example in examples])).float().cpu()
+    return next_logits(model, pad(base, encode_all(base, examples))).float().cpu()
 
 
 def untouched(base: Base, probed: Sequence[Example]) -> torch.Tensor | None:
@@ -77,8 +76,8 @@ def check(
     asked = held_out[:ASKED]
     if worn is not base:  # whose special tokens are others
         vision.require_plain(worn, held_out)
-    unmerged, ids, _ = _answers(worn, adapted, asked, merge=False) if dtype != torch.float32 else ([], [], "")
-    shares = {"batch_of_one": _differing_alone(worn, adapted, asked, ids)} if ids else {}
+    unmerged, ids, path = _answers(worn, adapted, asked, merge=False) if dtype != torch.float32 else ([], [], "")
+    shares = {"batch_of_one": _differing_alone(worn, adapted, asked, ids, path)} if ids else {}
     merged, merged_logits = adapted, None
     if (
         not base.spec.model.quantized
@@ -132,19 +131,20 @@ def _answers(base: Base, model: Any, asked: Sequence[Example], merge: bool) -> t
 
 @torch.no_grad()
 def _differing_alone(
-    base: Base, model: Any, asked: Sequence[Example], answered: Sequence[Sequence[int]]
+    base: Base, model: Any, asked: Sequence[Example], answered: Sequence[Sequence[int]], path: str
 ) -> float | None:
     """The share of answers in which a model, given the beginning alone, chooses another next token than in a batch.
 
-    One pass over question and answer finds it. None for images, and if `[generate]` has options that change the choice.
+    One pass over question and answer finds it, on the path that answered. None for images, and if `[generate]` has
+    options that change the choice.
     """
-    if base.processor or set(base.spec.generate) - {"max_new_tokens", "stop_strings", "template"}:
+    if base.processor or set(base.spec.generate) - OWN:
         return None
-    differing, four = 0, base.spec.model.load_in_4bit and model.device.type == "cuda"
-    fits = four and cost.available_memory(base.spec) > layout.weight_bytes(base.model)
-    with dense.dense(model) if fits else nullcontext():  # the same products, in half the time
-        for example, ids in zip(asked, answered):
-            row = pad(base, [[*encode(base, example), *ids[:-1]]])
-            chosen = model(**row, logits_to_keep=len(ids)).logits[0].argmax(-1).tolist()
-            differing += chosen != list(ids)
-    return differing / len(asked)
+    rows = [[*prompt, *ids[:-1]] for prompt, ids in zip(encode_all(base, asked), answered)]
+    decoder = decode.Decoder(model, 1, max(map(len, rows)), merge=False) if path == "captured" else None
+
+    def chosen(row: list[int], last: int) -> list[int]:
+        logits = decoder.alone(row, last) if decoder else model(**pad(base, [row]), logits_to_keep=last).logits[0]
+        return logits.argmax(-1).tolist()
+
+    return sum(chosen(row, len(ids)) != list(ids) for row, ids in zip(rows, answered)) / len(asked)

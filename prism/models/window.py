@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from prism.models.load import Base
 
 NAMED = 3  # ids in a sentence
+OPENING = 64  # tokens that a template may write before an answer, and leaves out where the answer is there
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,12 @@ def fitting(base: Base, training: Sequence[Example], held_out: Sequence[Example]
     # The other ways of packing split long rows, and nothing is lost.
     splits = sft.get("packing") and sft.get("packing_strategy", "bfd") != "bfd"
     limit = None if spec.adapter or splits else window
-    questions = lengths(base, training, answered=False)
+    # A question is shorter than with its answer, but for what its last turn opens: few have to be tokenized again.
+    least = min(asked, asked if limit is None else limit - 1) - OPENING
+    long = [n for n, length in enumerate(whole) if length > least]
+    questions = list(whole)
+    for n, length in zip(long, lengths(base, [training[n] for n in long], answered=False)):
+        questions[n] = length
     left_out: list[str] = []
     cut: list[str] = []
     for example, length, question in zip(training, whole, questions):
@@ -97,6 +103,8 @@ def lengths(base: Base, examples: Sequence[Example], *, answered: bool) -> list[
         [*base.chat.messages(e), *([{"role": "assistant", "content": e.reference}] if answered else [])]
         for e in examples
     ]
+    if not texts:
+        return []
     encoded = base.tokenizer.apply_chat_template(texts, add_generation_prompt=not answered, return_dict=True)
     return [len(ids) for ids in encoded["input_ids"]]
 

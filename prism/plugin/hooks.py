@@ -17,6 +17,7 @@ import pytest
 
 from prism.devices import cuda_memory
 from prism.errors import PrismError
+from prism.models import identity
 from prism.plugin import ending, remembering, workers
 from prism.plugin.redacting import Redacting
 from prism.plugin.session import Session
@@ -221,11 +222,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> None:
-    """Start on the cluster what the selected items will ask for."""
+    """Know what the selected items will ask for; on a cluster, start it."""
     state = session.config.stash[Session.key]
+    specs = {spec.id: spec for item in session.items for spec in _measured(item) if not state.lacking(spec)}
+    identity.expect(list(specs.values()))
     if state.cluster is None or session.config.option.collectonly or session.testsfailed:
         return
-    specs = {spec.id: spec for item in session.items for spec in _measured(item) if not state.lacking(spec)}
     try:
         state.begin(list(specs.values()))
     except PrismError as error:

@@ -6,6 +6,7 @@ This module imports no model library, so that a fully cached run starts fast.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,18 @@ def base_identity(
     require_safetensors(folder, "model")
     found = sorted([*folder.iterdir(), *folder.glob("additional_chat_templates/**/*")])  # which transformers reads, too
     files = (file for file in found if file.is_file() and file.suffix != ".md")
-    return {"bytes": digest({file.relative_to(folder).as_posix(): file_digest(file) for file in files})}
+    return {"bytes": digest({file.relative_to(folder).as_posix(): _digest(file) for file in files})}
+
+
+def _digest(file: Path) -> str:
+    """`file_digest`, read again only where size or time has changed: a run asks several times for gigabytes of weights."""
+    now = file.stat()
+    return _digest_of(file, now.st_size, now.st_mtime_ns, now.st_ino)
+
+
+@lru_cache
+def _digest_of(file: Path, size: int, time_ns: int, inode: int) -> str:
+    return file_digest(file)
 
 
 def check_configs(folder: Path, name: str) -> None:
