@@ -121,6 +121,16 @@ class Linear8bitLt(torch.nn.Module):
 
 
 @torch.no_grad()
+def test_a_row_alone_and_prompts_in_small_passes(adapted, prompts):
+    """Both give the model's own logits: after each token of an answer, and where few prompts are read together."""
+    decoder = decode.Decoder(adapted, len(prompts), max(LENGTHS) + 6, merge=False, together=max(LENGTHS))
+    wanted = torch.stack([adapted(torch.tensor([prompt])).logits[0, -1] for prompt in prompts])
+    assert torch.allclose(decoder.prefill(prompts), wanted, atol=1e-4)
+    expected = adapted(torch.tensor([prompts[1]])).logits[0, -4:]
+    assert torch.allclose(decoder.alone(prompts[1], 4), expected, atol=1e-4)
+
+
+@torch.no_grad()
 def test_eight_bits_are_multiplied_as_they_are(adapted, prompts):
     """The weights stay the model's own, in one byte each, with the adapter beside them."""
     for layer in adapted.get_base_model().model.layers:

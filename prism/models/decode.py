@@ -47,9 +47,12 @@ class _Span:
 
 
 class Decoder:
-    """A model's weights, a KV cache of `rows` × `length` tokens, and the captured step."""
+    """A model's weights, a KV cache of `rows` × `length` tokens, and the captured step.
 
-    def __init__(self, model: Any, rows: int, length: int, merge: bool = True) -> None:
+    Of short prompts, up to `together` tokens are read in one pass.
+    """
+
+    def __init__(self, model: Any, rows: int, length: int, merge: bool = True, together: int = PREFILL) -> None:
         causal: Any = model.get_base_model() if isinstance(model, PeftModel) else model
         self.config, self.dtype, self.device = causal.config, causal.dtype, causal.device
         config = self.config
@@ -60,7 +63,7 @@ class Decoder:
         self.norm = causal.model.norm.weight.detach()
         self.layers = [lay_out(layer, self.heads, self.kv_heads, self.dtype, merge) for layer in causal.model.layers]
         self.rotation = self._rotation(length)
-        self.rows, self.length = rows, length
+        self.rows, self.length, self.together = rows, length, together
         shape = (config.num_hidden_layers, rows, length, self.kv_heads, self.head_dim)
         self.keys = torch.zeros(shape, dtype=self.dtype, device=self.device)
         self.values = torch.zeros(shape, dtype=self.dtype, device=self.device)
@@ -188,7 +191,7 @@ class Decoder:
             batch: list[Sequence[int]] = []
             tokens = 0
             for prompt in prompts[first:]:
-                if batch and tokens + len(prompt) - shared > PREFILL:
+                if batch and tokens + len(prompt) - shared > self.together:
                     break
                 batch.append(prompt[shared:])
                 tokens += len(prompt) - shared

@@ -283,11 +283,16 @@ def _decoder(
     if reason := layout.unsupported(model):
         return fall_back(reason)
     copied = 0 if base.spec.model.load_in_8bit else layout.weight_bytes(model)
-    available = cost.available_memory(base.spec) - copied - layout.pass_bytes(model, sum(map(len, encoded)))
-    rows = min(decode.MAX_ROWS, len(encoded), int(available / (length * layout.cache_bytes(model))))
+    available = cost.available_memory(base.spec) - copied
+    most = min(decode.MAX_ROWS, len(encoded))
+    for together in (layout.PREFILL, layout.PREFILL // 4):  # prompts read in smaller passes leave memory for more rows
+        pass_bytes = layout.pass_bytes(model, min(together, sum(map(len, encoded))))
+        rows = min(most, int((available - pass_bytes) / (length * layout.cache_bytes(model))))
+        if rows == most:
+            break
     if rows < min(len(encoded), PROBES):
         return fall_back("its weights and cache need more GPU memory than is free, or than [gate.cost] allows")
-    decoder = decode.Decoder(model, rows, length, merge)
+    decoder = decode.Decoder(model, rows, length, merge, together)
     probes = encoded[:: -(-len(encoded) // PROBES)][:rows]
     expected = reading.next_logits(model, reading.pad(base, probes))
     one_by_one = torch.cat([reading.next_logits(model, reading.pad(base, [probe])) for probe in probes])

@@ -15,7 +15,7 @@ from prism.models.dense import Int8Linear
 FAMILIES = ("qwen2", "qwen3", "llama")  # pre-norm, gated SiLU, rotary positions, full causal attention
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 STATIC_ROPE = ("default", "linear", "llama3")  # rotations that do not depend on the sequence length
-PREFILL = 32_768  # prompt tokens in one pass, which limits its memory
+PREFILL = 32_768  # prompt tokens in one pass at most, which limits its memory
 
 
 def unsupported(model: Any) -> str:
@@ -65,9 +65,9 @@ def weight_bytes(model: Any) -> int:
 
 
 def pass_bytes(model: Any, tokens: int) -> int:
-    """Bytes of the widest tensors in one prefill pass over `tokens` prompt tokens, without the KV cache."""
+    """Bytes of the widest tensors in one pass over `tokens` prompt tokens, without the KV cache."""
     config = model.config.get_text_config()
-    return min(tokens, PREFILL) * (3 * config.intermediate_size + 6 * config.hidden_size) * model.dtype.itemsize
+    return tokens * (3 * config.intermediate_size + 6 * config.hidden_size) * model.dtype.itemsize
 
 
 def head_dim(config: Any) -> int:

@@ -136,7 +136,7 @@ def _by_minhash(
 
     def minhashes(texts: Mapping[int, Text]) -> Iterator[tuple[int, MinHash]]:
         encoded = ([shingle.encode() for shingle in shingles(text.words)] for text in texts.values())
-        return zip(texts, MinHash.generator(encoded, num_perm=PERMUTATIONS))
+        return zip(texts, MinHash.generator(encoded, num_perm=PERMUTATIONS, hashfunc=crc32))
 
     index = MinHashLSH(num_perm=PERMUTATIONS, params=BANDS)
     for place, minhash in minhashes(training):

@@ -6,6 +6,7 @@ This module imports no model library, so that a fully cached run starts fast.
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,9 @@ def base_identity(
     require_safetensors(folder, "model")
     found = sorted([*folder.iterdir(), *folder.glob("additional_chat_templates/**/*")])  # which transformers reads, too
     files = (file for file in found if file.is_file() and file.suffix != ".md")
-    return {"bytes": digest({file.relative_to(folder).as_posix(): _digest(file) for file in files})}
+    names = {file.relative_to(folder).as_posix(): file for file in files}
+    with ThreadPoolExecutor() as threads:  # hashing lets other threads run
+        return {"bytes": digest(dict(zip(names, threads.map(_digest, names.values()))))}
 
 
 def _digest(file: Path) -> str:
