@@ -17,7 +17,7 @@ test: $(READY)
 	@$(BIN)/pytest tests -n auto -m "not faults and not cluster"
 
 test-faults: $(READY)
-	@echo "== kills, flipped bits, full disks and fuzzers (about 30 minutes on 2 cores)"
+	@echo "== kills, flipped bits, full disks and fuzzers (about 5 minutes on 2 cores)"
 	@$(BIN)/pytest tests/faults -n auto
 
 test-cluster: $(READY)

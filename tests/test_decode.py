@@ -3,6 +3,7 @@
 import json
 import tempfile
 import types
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,21 @@ def test_a_row_alone_and_prompts_in_small_passes(adapted, prompts):
     assert torch.allclose(decoder.prefill(prompts), wanted, atol=1e-4)
     expected = adapted(torch.tensor([prompts[1]])).logits[0, -4:]
     assert torch.allclose(decoder.alone(prompts[1], 4), expected, atol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("labels", [[[5, 6, 0], [7, 0, 0]], [[5], [7]]], ids=["three tokens", "one"])
+def test_labels_are_scored_before_the_answers_and_leave_them_as_they_are(adapted, prompts, labels):
+    """Each from the reading of the prompts that the answers go on from."""
+    decoder = decode.Decoder(adapted, len(prompts), max(LENGTHS) + 6)
+    plain, heard, tokens = decoder.answer(prompts, 6, [0]), [], torch.tensor(labels)
+    assert decoder.answer(prompts, 6, [0], told=lambda following: heard.append(following(tokens))) == plain
+    (scores,) = heard
+    assert scores.shape == (len(prompts) * len(labels), tokens.shape[1])
+    for n, (prompt, label) in enumerate(product(prompts, labels)):
+        logits = adapted(torch.tensor([[*prompt, *label]])).logits[0, len(prompt) - 1 : -1]
+        expected = logits.log_softmax(-1).gather(-1, torch.tensor(label)[:, None])[:, 0]
+        assert torch.allclose(scores[n], expected, atol=1e-4)
 
 
 @torch.no_grad()

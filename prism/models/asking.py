@@ -71,7 +71,7 @@ def likelihoods(
     make: Make,
     asked: Sequence[Example],
     labels: Sequence[str],
-    ask: Callable[[Heard], Mapping[str, Any]] | None = None,
+    ask: Callable[[Heard | None], Mapping[str, Any]] | None = None,
 ) -> Path:
     """The folder of the base's likelihood of each label; `ask` as `prism.models.likelihoods.likelihoods` takes it."""
 

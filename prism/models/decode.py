@@ -16,6 +16,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -207,6 +208,34 @@ class Decoder:
         hidden = self._forward(self._to_device(torch.tensor(tokens)), self._span([len(tokens)], 0, 0))
         return self._logits(hidden[-last:])
 
+    def _following(self, count: int, logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """The log-probabilities of each token of each label after the first `count` rows, (rows × labels, tokens).
+
+        `logits` are those after the rows, `tokens` is (labels, tokens), of which no more may be needed than answers may
+        have. What a label leaves in the cache is overwritten by what comes next.
+        """
+        later = tokens.shape[1] - 1
+        scores = [_log_probabilities(logits, tokens[:, :1])]
+        rows = self.row_indices[:count].long().repeat_interleave(later)
+        places = torch.arange(later, device=self.device).repeat(count)
+        span = _Span(
+            rows=rows,
+            positions=self.used[rows] + places,
+            first=0,
+            count=count,
+            starts=self.row_indices[: count + 1] * later,
+            used=(self.used[:count] + later).int(),
+            longest=later,
+        )
+        for label in tokens if later else ():
+            hidden = self._forward(label[:-1].repeat(count), span).view(count, later, -1)
+            scores.append(
+                torch.cat([_log_probabilities(self._logits(hidden[:, n]), label[n + 1 :][:1]) for n in range(later)], 1)
+            )
+        if not later:
+            return scores[0].flatten()[:, None]
+        return torch.cat([scores[0][..., None], torch.stack(scores[1:], 1)], -1).flatten(0, 1)
+
     def _step(self) -> None:
         """Compute the next token of every row; a row that has ended repeats its end token."""
         positions = self.used.clamp(max=self.length - 1)
@@ -243,11 +272,12 @@ class Decoder:
         new_tokens: int,
         ends: Sequence[int],
         stopped: Callable[[list[list[int]]], list[bool]] | None = None,
+        told: Callable[[Callable[[torch.Tensor], torch.Tensor]], object] | None = None,
     ) -> list[list[int]]:
         """The greedy continuation, up to `new_tokens` long, of at most `rows` prompts; the first end token repeats.
 
         `stopped` gets the tokens so far every `CHECK_EVERY` steps and returns which rows are complete; later tokens of
-        these rows are meaningless.
+        these rows are meaningless. `told` gets `following` for the same prompts before they are answered.
         """
         if self.ends.tolist() != list(ends):
             self.ends = torch.tensor(list(ends), device=self.device)
@@ -258,7 +288,10 @@ class Decoder:
         self.used[: len(prompts)] = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
         self.ended.fill_(True)
         self.ended[: len(prompts)] = False
-        chosen = self.prefill(prompts, shared_beginning(prompts)).argmax(-1)
+        logits = self.prefill(prompts, shared_beginning(prompts))
+        if told:
+            told(partial(self._following, len(prompts), logits))
+        chosen = logits.argmax(-1)
         self.tokens.fill_(self.ends[0])
         self.tokens[: len(prompts)] = chosen
         self.ended[: len(prompts)] = torch.isin(chosen, self.ends)
@@ -276,6 +309,11 @@ class Decoder:
                 self._step()
             generated.append(self.tokens.clone())
         return torch.stack(generated, 1)[: len(prompts)].tolist()
+
+
+def _log_probabilities(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Of these tokens after each row: (rows, vocabulary) to (rows, tokens)."""
+    return logits.float().log_softmax(-1)[:, tokens.flatten()]
 
 
 def _project(x: torch.Tensor, layer: Layer, name: str, bias: torch.Tensor | None = None) -> torch.Tensor:

@@ -13,6 +13,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -47,8 +48,9 @@ OWN = {"max_new_tokens", "stop_strings", "template"}  # options of [generate] th
 
 # The places of its examples, its inputs, and the KV cache of what these begin with.
 Batch = tuple[list[int], reading.Inputs, DynamicCache | None]
-# Gets the questions of a batch, its inputs, and the KV cache of all but their last tokens, to copy.
-Heard = Callable[[Sequence[Example], reading.Inputs, DynamicCache], object]
+# Gives the log-probabilities of the tokens of labels (labels, tokens) after each question, (questions × labels, tokens).
+Following = Callable[[torch.Tensor], torch.Tensor]
+Heard = Callable[[Sequence[Example], Following], object]  # gets the questions of a batch
 
 
 @contextmanager
@@ -169,17 +171,24 @@ def answers(
     if decoder is not None:
         batched = ((batch, {}, None) for batch in _fixed_batches(encoded, decoder.rows))
     has_stop = partial(_has_stop, tokenizer, stops) if stops else None
+
+    def tell(batch: Sequence[int], following: Following) -> None:
+        nonlocal elsewhere
+        assert heard
+        paused = time.perf_counter()
+        heard([remaining[i] for i in batch], following)
+        elsewhere += time.perf_counter() - paused
+
     with (folder / ANSWERS).open("a", encoding="utf-8") as file:
         for batch, prompt, cache in batched:
             if decoder is not None:
                 prompts = [encoded[i] for i in batch]
-                produced = decoder.answer(prompts, new_tokens, config.eos_token_id, has_stop)
+                told = partial(tell, batch) if heard else None
+                produced = decoder.answer(prompts, new_tokens, config.eos_token_id, has_stop, told)
             elif cache is not None:
                 if heard:
                     reading.read(model, prompt, cache)
-                    paused = time.perf_counter()
-                    heard([remaining[i] for i in batch], prompt, cache)
-                    elsewhere += time.perf_counter() - paused
+                    tell(batch, partial(reading.following, model, prompt, deepcopy(cache)))  # the answers go on from it
                 produced = reading.greedy(model, prompt, cache, new_tokens, config.eos_token_id, has_stop)
             else:
                 width = prompt["input_ids"].shape[1]

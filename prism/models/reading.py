@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from copy import deepcopy
-from typing import Any
+from typing import Any, TypeGuard
 
 from prism.models.load import Base
 
 # ruff: isort: split
 # After prism.models.load, which imports Unsloth if PRISM uses it.
 import torch
-from transformers.cache_utils import DynamicCache, DynamicLayer
+from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from prism.models.decode import CHECK_EVERY, shared_beginning
 
@@ -121,6 +121,64 @@ def greedy(
             tokens, mask, places = tokens[left], mask[left], places[left]
             cache.batch_select_indices(left)
     return answers
+
+
+def following(model: Any, prompt: Inputs, read: DynamicCache | None, tokens: torch.Tensor) -> torch.Tensor:
+    """The log-probabilities of each token of each label after each question, (questions × labels, label tokens).
+
+    `tokens` is (labels, label tokens); `read` is the KV cache of what was read of the questions, and is changed.
+    """
+    scores = _logits(model, prompt, tokens, read).float().log_softmax(-1)
+    return scores.gather(-1, tokens.repeat(len(prompt["input_ids"]), 1)[..., None])[..., 0]
+
+
+def _logits(model: Any, prompt: Inputs, tokens: torch.Tensor, read: DynamicCache | None) -> torch.Tensor:
+    """The logits before each token of each label, (questions × labels, label tokens, vocabulary)."""
+    labels, width = tokens.shape
+    mask, done = prompt["attention_mask"], 0 if read is None else read.get_seq_length()
+    places = positions(prompt)
+    question = model(
+        input_ids=prompt["input_ids"][:, done:],
+        attention_mask=mask,
+        position_ids=places[:, done:],
+        use_cache=True,
+        logits_to_keep=1,
+        **({} if read is None else {"past_key_values": read}),
+    )
+    cache = getattr(question, "past_key_values", None)  # a state-space model has none
+    begun = tokens.repeat(len(mask), 1)[:, :-1]
+    whole_mask = torch.cat([mask.repeat_interleave(labels, 0), torch.ones_like(begun)], 1)
+    later = (places[:, -1:] + 1).repeat_interleave(labels, 0) + torch.arange(width - 1, device=model.device)
+    if not _repeats(cache):
+        whole = torch.cat([prompt["input_ids"].repeat_interleave(labels, 0), begun], 1)
+        whole_places = torch.cat([places.repeat_interleave(labels, 0), later], 1)
+        # Budgets count the question once. One label a time keeps to them.
+        logits = [
+            model(
+                input_ids=whole[first::labels],
+                attention_mask=whole_mask[first::labels],
+                position_ids=whole_places[first::labels],
+                use_cache=False,
+                logits_to_keep=width,
+            ).logits[:, -width:]
+            for first in range(labels)
+        ]
+        return torch.stack(logits, 1).flatten(0, 1)
+    first = question.logits[:, -1:].repeat_interleave(labels, 0)
+    if width == 1:
+        return first
+    cache.batch_repeat_interleave(labels)
+    scored = model(input_ids=begun, attention_mask=whole_mask, position_ids=later, past_key_values=cache)
+    return torch.cat([first, scored.logits], 1)
+
+
+def _repeats(cache: Any) -> TypeGuard[DynamicCache]:
+    """Whether a cache can be repeated for the labels, and continued by several tokens at once.
+
+    Not Unsloth's tuples, which take one token at a time, nor the states of models that are no transformers.
+    """
+    kinds = (DynamicLayer, DynamicSlidingWindowLayer)
+    return isinstance(cache, DynamicCache) and all(type(layer) in kinds for layer in cache.layers)
 
 
 def relative_distance(actual: torch.Tensor, expected: torch.Tensor) -> float:
