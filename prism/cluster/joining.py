@@ -37,6 +37,8 @@ NOMINAL = 0.95  # of a GPU's nominal GiB are real
 # What a checkout has that no task needs, where nodes are sent a copy of it.
 LEFT_OUT = [".git", ".venv", "reports", "site", "build", "dist", "docs", "tests", "**/__pycache__", "*.egg-info"]
 START = "start it with `ray start --head`, or name its address"
+# The head's server for clients forks beside threads of gRPC, and some of the processes die at birth: ray-project/ray#63202.
+START_FOR_CLIENTS = "try again; or start its head with GRPC_ENABLE_FORK_SUPPORT=0, which Ray's server for clients needs"
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,8 @@ def connect(address: str, environment: dict[str, Any]) -> None:
     try:
         ray.init(address, runtime_env=environment, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, TimeoutError):
-        raise ClusterError(f"--prism-cluster {address}: no cluster answers there; {START}") from None
+        remedy = START_FOR_CLIENTS if named.startswith("ray://") else START
+        raise ClusterError(f"--prism-cluster {address}: no cluster answers there; {remedy}") from None
     except (RuntimeError, ValueError) as error:
         said = " ".join(str(error).split())
         if "ersion mismatch" in said:

@@ -22,6 +22,7 @@ class Nodes:
     def __init__(self, *nodes, client_port=None):
         from ray.cluster_utils import Cluster
 
+        os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"  # for the head's server for clients: ray-project/ray#63202
         head_node = {"num_cpus": 0, "ray_client_server_port": client_port, "_system_config": NOTICE, **SMALL}
         self.cluster = Cluster(initialize_head=True, head_node_args=head_node)
         self.nodes = [self.add(**node) for node in nodes]

@@ -127,7 +127,8 @@ def test_the_budget_is_one_for_all_tasks(checkout, specs, two_nodes, anywhere):
     _, details = judged(checkout)
     spent = details[-1]["spending"]
     assert 0 < spent["prompt_tokens"] + spent["completion_tokens"] <= 30_000
-    assert any("budget reached" in reason for reason in details[-1]["unscored"]["Sentiment Correctness [GEval]"])
+    reasons = [reason for told in details for reason in told["unscored"].get("Sentiment Correctness [GEval]", ())]
+    assert any("budget reached" in reason for reason in reasons), "of whichever spec came second"
 
 
 def test_judgements_travel_where_nodes_do_not_see_the_store(checkout, specs, made, anywhere):
