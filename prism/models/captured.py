@@ -186,14 +186,14 @@ class Step:
                 self._compute(buffers)
             else:
                 buffers.graph.replay()
-        if (
-            torch.distributed.is_initialized()
-        ):  # [launch] processes: the mean of all, as DistributedDataParallel makes it
+        processes = torch.distributed.is_initialized()  # [launch] processes
+        if processes:  # the mean of all, as DistributedDataParallel makes it
             torch.distributed.all_reduce(self.found)
             self.found /= torch.distributed.get_world_size()
-        told, correct, entropy, counted = self.sums.cpu()  # the trainer reads them all one by one
-        if not told.isfinite():
+        sums = self.sums.cpu()  # the trainer reads them all one by one
+        if not sums[0].isfinite():
             raise NotCaptured("the loss of a step was not finite")
+        _, correct, entropy, counted = self.sums.clone() if processes else sums  # it gathers what lies on its device
         return Output(
             loss=Loss.apply(self.flat, self.sums[0] * self.share, self.found),
             num_correct_tokens=correct,
