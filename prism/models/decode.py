@@ -211,30 +211,29 @@ class Decoder:
     def _following(self, count: int, logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """The log-probabilities of each token of each label after the first `count` rows, (rows × labels, tokens).
 
-        `logits` are those after the rows, `tokens` is (labels, tokens), of which no more may be needed than answers may
-        have. What a label leaves in the cache is overwritten by what comes next.
+        `logits` are those after the rows, `tokens` is (labels, tokens), not longer than an answer may be. What a label
+        leaves in the cache is overwritten by what comes next.
         """
-        later = tokens.shape[1] - 1
-        scores = [_log_probabilities(logits, tokens[:, :1])]
-        rows = self.row_indices[:count].long().repeat_interleave(later)
-        places = torch.arange(later, device=self.device).repeat(count)
-        span = _Span(
-            rows=rows,
-            positions=self.used[rows] + places,
-            first=0,
-            count=count,
-            starts=self.row_indices[: count + 1] * later,
-            used=(self.used[:count] + later).int(),
-            longest=later,
-        )
-        for label in tokens if later else ():
-            hidden = self._forward(label[:-1].repeat(count), span).view(count, later, -1)
-            scores.append(
-                torch.cat([_log_probabilities(self._logits(hidden[:, n]), label[n + 1 :][:1]) for n in range(later)], 1)
+        scores = _log_probabilities(logits, tokens[:, 0])[..., None]
+        if later := tokens.shape[1] - 1:
+            rows = self.row_indices[:count].long().repeat_interleave(later)
+            span = _Span(
+                rows=rows,
+                positions=self.used[rows] + torch.arange(later, device=self.device).repeat(count),
+                first=0,
+                count=count,
+                starts=self.row_indices[: count + 1] * later,
+                used=(self.used[:count] + later).int(),
+                longest=later,
             )
-        if not later:
-            return scores[0].flatten()[:, None]
-        return torch.cat([scores[0][..., None], torch.stack(scores[1:], 1)], -1).flatten(0, 1)
+
+            def further(label: torch.Tensor) -> torch.Tensor:
+                hidden = self._forward(label[:-1].repeat(count), span).view(count, later, -1)
+                parts = [_log_probabilities(self._logits(hidden[:, n]), label[n + 1 : n + 2]) for n in range(later)]
+                return torch.cat(parts, 1)
+
+            scores = torch.cat([scores, torch.stack([further(label) for label in tokens], 1)], -1)
+        return scores.flatten(0, 1)
 
     def _step(self) -> None:
         """Compute the next token of every row; a row that has ended repeats its end token."""
@@ -313,7 +312,7 @@ class Decoder:
 
 def _log_probabilities(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     """Of these tokens after each row: (rows, vocabulary) to (rows, tokens)."""
-    return logits.float().log_softmax(-1)[:, tokens.flatten()]
+    return logits.float().log_softmax(-1)[:, tokens]
 
 
 def _project(x: torch.Tensor, layer: Layer, name: str, bias: torch.Tensor | None = None) -> torch.Tensor:
