@@ -9,6 +9,7 @@ import math
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.util import find_spec
@@ -91,6 +92,8 @@ def choose(text: str | None, environ: Mapping[str, str] = os.environ) -> Choice 
     if text.startswith("local:") and text != "local:":
         try:
             folder = Path(text.removeprefix("local:")).expanduser().resolve()
+            with suppress(FileNotFoundError):  # which is said where the model is loaded
+                folder.stat()  # from Python 3.13 on `resolve` says nothing of links in a circle
         except (OSError, RuntimeError) as error:  # of an unknown user's home, or of links in a circle
             raise JudgeError(f"judge {text}: the folder cannot be found ({error}); name another") from None
         if find_spec("llguidance") is None:
