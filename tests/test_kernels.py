@@ -107,10 +107,10 @@ def test_products_in_eight_bits(rows, width, outliers, threshold, monkeypatch):
         (torch.randint(-127, 128, (out, width), dtype=torch.int8).to(DEVICE), torch.rand(out).to(DEVICE) + 0.5)
         for out in (96, 40)
     ]
-    wanted, apart = int8._quantized(x, threshold)
+    whole, scales, apart = int8._quantized(x, threshold)
     found = int8._rows(x, threshold)
-    assert torch.equal(found.whole, wanted.whole)
-    assert torch.equal(found.scales, wanted.scales)
+    assert torch.equal(found.whole, whole)
+    assert torch.equal(found.scales, scales)
     assert found.columns[: int(found.count)].tolist() == apart.nonzero()[:, 0].tolist()
     assert int(found.count) == (outliers if threshold else 0)
     (one, other), *_ = both(monkeypatch, int8.products, x, weights, threshold)

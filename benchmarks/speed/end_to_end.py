@@ -149,8 +149,9 @@ def page(found: dict[tuple[str, str], dict[str, Any]]) -> str:
         for (name, library), line in found.items()
         if "seconds" in line
     ]
-    text = f"{next((name for name, _ in cuda_memory()), 'no GPU')}, {datetime.now(UTC):%Y-%m-%d}; {libraries}.\n\n{table(found)}\n\nSeconds by stage:\n\n"
-    return text + "\n".join(stages) + "\n"
+    card = next((name for name, _ in cuda_memory()), "no GPU")
+    head = f"{card}, {datetime.now(UTC):%Y-%m-%d}; {libraries}."
+    return f"{head}\n\n{table(found)}\n\nSeconds by stage:\n\n" + "\n".join(stages) + "\n"
 
 
 def main() -> None:

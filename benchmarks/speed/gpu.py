@@ -4,8 +4,9 @@
 
 Each contender runs in its own process on a random-weight twin (fixtures/make/twin.py) and bundled flashcards, and
 prints one line of JSON; the Markdown table is made from these lines. Training counts from the fourth step ("as published":
-the second half of 120 steps, of the smallest model 600), generation from the second pass, to exclude compiling and loading. Their cost has its own
-columns: seconds of the first step or pass in a new process, and of one more pass with all of PRISM's set-up.
+the second half of 120 steps, of the smallest model 600), generation from the second pass, to exclude compiling and
+loading. Their cost has its own columns: seconds of the first step or pass in a new process, and of one more pass with all
+of PRISM's set-up.
 """
 
 from __future__ import annotations
@@ -214,7 +215,7 @@ def answer(base: Any, cards: list[Any], library: str, work: dict[str, Any], opti
             if "lora_B" in name:
                 torch.nn.init.normal_(weight, std=0.01)
     cards = [_longer(cards, n, work.get("questions", QUESTIONS)) for n in range(PROMPTS)]
-    encoded = sorted((generate.encode(base, card) for card in cards), key=len, reverse=True)
+    encoded = sorted(generate.encode_all(base, cards), key=len, reverse=True)
     widths: dict[str, Any] = {"prompt_tokens": [min(map(len, encoded)), max(map(len, encoded))]}
     if library == "prism":
         passes = []

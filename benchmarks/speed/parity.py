@@ -62,7 +62,7 @@ def main() -> None:
         asked = spec.model_copy(update={"model": table, "sft": sft, "generate": {"max_new_tokens": NEW_TOKENS}})
         held_out = load_examples(asked, load_task(asked), ROOT)[1][: given.questions]
         base = load.load(asked, ROOT)
-        encoded = sorted((generate.encode(base, example) for example in held_out), key=len, reverse=True)
+        encoded = sorted(generate.encode_all(base, held_out), key=len, reverse=True)
         ends = numpy.atleast_1d(base.model.generation_config.eos_token_id).tolist()
         with torch.no_grad(), sdpa_kernel(generate.ATTENTION):
             alone = [cut(ids, ends) for ids in generated(base, encoded, 1)]

@@ -88,16 +88,17 @@ class Chat:
 
 def prompt_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     """The tokens of a prompt of text, up to where the answer begins."""
-    return prompts_ids(tokenizer, [messages])[0]
+    return conversations_ids(tokenizer, [messages])[0]
 
 
-def prompts_ids(tokenizer: Any, prompts: Sequence[Sequence[Message]]) -> list[list[int]]:
-    """`prompt_ids` of many at once, for which a tokenizer has a thread a core."""
-    if not prompts:
+def conversations_ids(
+    tokenizer: Any, conversations: Sequence[Sequence[Message]], *, answered: bool = False
+) -> list[list[int]]:
+    """The tokens of many at once, for which a tokenizer has a thread a core: up to where the answer begins, or `answered`."""
+    if not conversations:
         return []
-    encoded = tokenizer.apply_chat_template(
-        [list(each) for each in prompts], add_generation_prompt=True, return_dict=True
-    )
+    rendered = [list(messages) for messages in conversations]
+    encoded = tokenizer.apply_chat_template(rendered, add_generation_prompt=not answered, return_dict=True)
     return [list(ids) for ids in encoded["input_ids"]]
 
 

@@ -34,7 +34,7 @@ from transformers import GenerationConfig, StoppingCriteriaList
 from transformers.cache_utils import DynamicCache
 
 from prism.models import cost, decode, kernels, layout, reading, vision
-from prism.models.chat import prompts_ids
+from prism.models.chat import conversations_ids
 
 BATCH_TOKENS = {"cpu": 4_096, "cuda": 65_536}  # padded prompt and answer tokens in one batch
 # Use `decode` from this many steps of `generate`: its set-up (copy weights, compare logits, capture a step) takes up to
@@ -75,6 +75,11 @@ def check(spec: Spec) -> None:
             raise SpecError(f"{spec.id}.toml [generate] {key}: GenerationConfig has no such option; check its spelling")
 
 
+def most_tokens(spec: Spec) -> int:
+    """The most tokens that an answer may have."""
+    return int(spec.generate.get("max_new_tokens", 20))  # transformers' default
+
+
 def encode(base: Base, example: Example) -> list[int]:
     """The token ids of a question in the model's chat template, with the generation prompt."""
     return encode_all(base, [example])[0]
@@ -82,7 +87,7 @@ def encode(base: Base, example: Example) -> list[int]:
 
 def encode_all(base: Base, examples: Sequence[Example]) -> list[list[int]]:
     """`encode` of each example. Raises DataError if a question leaves no room for its answer."""
-    found = prompts_ids(base.tokenizer, [base.chat.messages(example) for example in examples])
+    found = conversations_ids(base.tokenizer, [base.chat.messages(example) for example in examples])
     room = base.spec.model.max_seq_length - base.spec.generate.get("max_new_tokens", 0)
     for example, encoded in zip(examples, found):
         if len(encoded) > room:
@@ -164,7 +169,7 @@ def answers(
             f"{base.spec.id}.toml [generate] stop_strings: {special[0]} is a special token, so no answer contains it; "
             f"delete it"
         )
-    new_tokens = base.spec.generate.get("max_new_tokens", 20)
+    new_tokens = most_tokens(base.spec)
     decoder, notes = _decoder(base, model, encoded, new_tokens, merge)
     begun = None if decoder or set(base.spec.generate) - OWN else reading.beginning(base, model, encoded)
     batched: Iterator[Batch] = _batches(base, model, remaining, encoded, new_tokens, begun)
@@ -295,6 +300,7 @@ def _decoder(
     available = cost.available_memory(base.spec) - copied
     most = min(decode.MAX_ROWS, len(encoded))
     for together in (layout.PREFILL, layout.PREFILL // 4):  # prompts read in smaller passes leave memory for more rows
+        together = max(together, length)  # the longest prompt is one pass
         pass_bytes = layout.pass_bytes(model, min(together, sum(map(len, encoded))))
         rows = min(most, int((available - pass_bytes) / (length * layout.cache_bytes(model))))
         if rows == most:

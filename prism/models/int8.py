@@ -47,55 +47,46 @@ def products(x: torch.Tensor, weights: Sequence[tuple[torch.Tensor, torch.Tensor
     A number of at least `threshold` is an outlier; 0 is none.
     """
     if not kernels.fused(x):
-        quantized, apart = _quantized(x, threshold)
-        return torch.cat([_product(x, quantized, apart, *weight) for weight in weights], -1)
+        quantized = _quantized(x, threshold)
+        return torch.cat([_product(x, *quantized, *weight) for weight in weights], -1)
     x = x.contiguous()
     rows = _rows(x, threshold)
-    apart = _room(x, x.dtype)
-    _gather[triton.cdiv(len(x), ROWS), triton.cdiv(x.shape[1], COLUMNS)](
-        x,
-        x,
-        rows.columns,
-        rows.count,
-        apart,
-        *x.shape,
-        apart.stride(0),
-        False,
-        STEP,
-        OUTLIERS,
-        ROWS,
-        COLUMNS,
-        **NO_FUSION,
-    )
+    apart = _apart(rows, x, x.dtype)
     y = x.new_empty(len(x), sum(len(weight) for weight, _ in weights))
     for (weight, scales), place in zip(weights, y.split([len(weight) for weight, _ in weights], -1)):
         _multiply(rows, apart, weight, scales, place)
     return y
 
 
-def _room(source: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """For columns of rows, side by side; what is beside them up to a multiple of OUTLIERS is 0."""
-    return source.new_empty(len(source), triton.cdiv(source.shape[1], OUTLIERS) * OUTLIERS, dtype=dtype)
+def _apart(rows: Rows, source: torch.Tensor, dtype: torch.dtype, scales: torch.Tensor | None = None) -> torch.Tensor:
+    """The columns with an outlier of rows, or of a weight with its `scales`, side by side.
 
-
-def _multiply(rows: Rows, apart: torch.Tensor, weight: torch.Tensor, scales: torch.Tensor, y: torch.Tensor) -> None:
-    """Write a product to `y`. `apart` has the rows' columns with an outlier, the first `rows.count` of its columns."""
-    own = _room(weight, apart.dtype)
-    _gather[triton.cdiv(len(weight), ROWS), triton.cdiv(weight.shape[1], COLUMNS)](
-        weight,
-        scales,
+    What is beside them up to a multiple of OUTLIERS is 0, all else uninitialized.
+    """
+    height, width = source.shape
+    made = source.new_empty(height, triton.cdiv(width, OUTLIERS) * OUTLIERS, dtype=dtype)
+    _gather[triton.cdiv(height, ROWS), triton.cdiv(width, COLUMNS)](
+        source,
+        source if scales is None else scales,
         rows.columns,
         rows.count,
-        own,
-        *weight.shape,
-        own.stride(0),
-        True,
+        made,
+        height,
+        width,
+        made.stride(0),
+        scales is not None,
         STEP,
         OUTLIERS,
         ROWS,
         COLUMNS,
         **NO_FUSION,
     )
+    return made
+
+
+def _multiply(rows: Rows, apart: torch.Tensor, weight: torch.Tensor, scales: torch.Tensor, y: torch.Tensor) -> None:
+    """Write a product to `y`. `apart` has the rows' columns with an outlier, the first `rows.count` of its columns."""
+    own = _apart(rows, weight, apart.dtype, scales)
     product = _multiplied(rows.whole, weight)
     tile = 128 if len(apart) > 1024 else 64
     _scaled_back[triton.cdiv(len(apart), tile), triton.cdiv(len(weight), tile)](
@@ -135,26 +126,25 @@ def _multiplied(whole: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return torch._int_mm(whole, weight.t())
 
 
-def _quantized(x: torch.Tensor, threshold: float) -> tuple[Rows, torch.Tensor]:
-    """The quantized rows, and which columns have an outlier, which `columns` and `count` would say."""
+def _quantized(x: torch.Tensor, threshold: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """`whole` and `scales` of `Rows`, and which columns have an outlier."""
     half = x.half()  # as bitsandbytes does
     small = half.abs() < (threshold or torch.inf)
     apart = ~small.all(0)
     scales = half.masked_fill(~small, 0).abs().amax(1).float()
-    whole = (half.float() * _per(scales)[:, None]).masked_fill(~small | apart, 0).round().to(torch.int8)
-    nothing = scales.new_empty(0, dtype=torch.int32)
-    return Rows(whole, scales, nothing, nothing), apart
-
-
-def _per(scales: torch.Tensor) -> torch.Tensor:
-    return torch.where(scales > 0, scales.new_tensor(127.0) / scales, 0)  # torch divides a Python number otherwise
+    per = torch.where(scales > 0, scales.new_tensor(127.0) / scales, 0)  # torch divides a Python number otherwise
+    return (half.float() * per[:, None]).masked_fill(~small | apart, 0).round().to(torch.int8), scales, apart
 
 
 def _product(
-    x: torch.Tensor, rows: Rows, apart: torch.Tensor, weight: torch.Tensor, scales: torch.Tensor
+    x: torch.Tensor,
+    whole: torch.Tensor,
+    row_scales: torch.Tensor,
+    apart: torch.Tensor,
+    weight: torch.Tensor,
+    scales: torch.Tensor,
 ) -> torch.Tensor:
-    product = _multiplied(rows.whole, weight)
-    y = (product * (rows.scales[:, None] * scales * STEP_OF_BOTH)).half().to(x.dtype)
+    y = (_multiplied(whole, weight) * (row_scales[:, None] * scales * STEP_OF_BOTH)).half().to(x.dtype)
     return y + F.linear(x.masked_fill(~apart, 0), dequantized(weight, scales, x.dtype))
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from prism.models import reading
-from prism.models.generate import Following, Heard, batches, encode_all, token_budget
+from prism.models.generate import Following, Heard, batches, encode_all, most_tokens, token_budget
 from prism.models.load import Base
 from prism.rows import Example
 from prism.rows.answers import LIKELIHOODS, finished_ids
@@ -61,7 +61,7 @@ def likelihoods(
                 advance(1)
             file.flush()
 
-        fits = width <= base.spec.generate.get("max_new_tokens", 20)  # else a cache for answers has no room for a label
+        fits = width <= most_tokens(base.spec)  # else a cache for answers has no room for a label
         answering = ask(score if fits else None)["seconds"] if ask else 0.0
         remaining = [example for example in examples if example.id not in done]
         encoded = encode_all(base, remaining)

@@ -99,14 +99,13 @@ def fitting(base: Base, training: Sequence[Example], held_out: Sequence[Example]
 
 def lengths(base: Base, examples: Sequence[Example], *, answered: bool) -> list[int]:
     """Tokens of each question in the chat template, with its answer or ready for it."""
+    from prism.models.chat import conversations_ids
+
     texts = [
         [*base.chat.messages(e), *([{"role": "assistant", "content": e.reference}] if answered else [])]
         for e in examples
     ]
-    if not texts:
-        return []
-    encoded = base.tokenizer.apply_chat_template(texts, add_generation_prompt=not answered, return_dict=True)
-    return [len(ids) for ids in encoded["input_ids"]]
+    return list(map(len, conversations_ids(base.tokenizer, texts, answered=answered)))
 
 
 def trained(adapters: Mapping[int, Path], training: Training) -> Training:

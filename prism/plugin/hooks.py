@@ -224,12 +224,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtestloop(session: pytest.Session) -> None:
     """Know what the selected items will ask for; on a cluster, start it."""
     state = session.config.stash[Session.key]
-    specs = {spec.id: spec for item in session.items for spec in _measured(item) if not state.lacking(spec)}
-    identity.expect(list(specs.values()))
+    measured = {spec.id: spec for item in session.items for spec in _measured(item)}
+    specs = [spec for spec in measured.values() if not state.lacking(spec)]
+    identity.expect(specs)
     if state.cluster is None or session.config.option.collectonly or session.testsfailed:
         return
     try:
-        state.begin(list(specs.values()))
+        state.begin(specs)
     except PrismError as error:
         raise pytest.UsageError(str(error)) from None
 

@@ -19,7 +19,7 @@ from typing import Any
 from prism.errors import DataError
 from prism.rows import Example, Row
 from prism.spec import Image as Options
-from prism.store import digest, file_digest, write_bytes
+from prism.store import digest, digest_once, file_digest, write_bytes
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")  # Pillow would start Ghostscript for EPS
 SMALLEST = 8  # pixels of a side; a thinner image shows nothing
@@ -205,13 +205,7 @@ def blank(path: Path) -> Path:
 
 def image_digests(example: Example) -> list[str]:
     """SHA-256 of the bytes of each image, in order, for identities that depend on images."""
-    return [_digest_once(image, stat.st_mtime_ns, stat.st_size) for image in example.images for stat in (image.stat(),)]
-
-
-@lru_cache(1 << 16)
-def _digest_once(image: Path, changed: int, size: int) -> str:
-    """Every seed and every stage of a run asks for the digests of the same files."""
-    return file_digest(image)
+    return [digest_once(image) for image in example.images]
 
 
 @lru_cache(1 << 16)

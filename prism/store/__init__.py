@@ -25,6 +25,7 @@ from prism.progress import CONSOLE
 from prism.store.files import (
     FAULTS,
     digest,
+    digest_once,
     disk_fault,
     file_digest,
     folder_digest,
@@ -49,6 +50,7 @@ __all__ = [
     "SEGMENTS",
     "Store",
     "digest",
+    "digest_once",
     "disk_fault",
     "file_digest",
     "folder_digest",

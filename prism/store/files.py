@@ -12,6 +12,7 @@ import platform
 import re
 import shutil
 from collections.abc import Iterable
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,17 @@ def list_digest(parts: Iterable[object]) -> str:
 def file_digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_once(path: Path) -> str:
+    """`file_digest` of an input that each seed and stage asks for, read again only where the file has changed."""
+    found = path.stat()
+    return _digest_once(path, found.st_size, found.st_mtime_ns, found.st_ino)
+
+
+@lru_cache(1 << 16)
+def _digest_once(path: Path, size: int, changed: int, inode: int) -> str:
+    return file_digest(path)
 
 
 def folder_digest(folder: Path) -> str:

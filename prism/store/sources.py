@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import re
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from prism.errors import ModelError
 from prism.progress import CONSOLE
-from prism.store import digest, file_digest, hub, read_json
+from prism.store import digest, digest_once, hub, read_json
 from prism.store.hub import Say
 
 MODEL_NAME = "[model].model_name"  # where a spec names its base
@@ -65,18 +64,7 @@ def base_identity(
     files = (file for file in found if file.is_file() and file.suffix != ".md")
     names = {file.relative_to(folder).as_posix(): file for file in files}
     with ThreadPoolExecutor() as threads:  # hashing lets other threads run
-        return {"bytes": digest(dict(zip(names, threads.map(_digest, names.values()))))}
-
-
-def _digest(file: Path) -> str:
-    """`file_digest`, read again only where size or time has changed: a run asks several times for gigabytes of weights."""
-    now = file.stat()
-    return _digest_of(file, now.st_size, now.st_mtime_ns, now.st_ino)
-
-
-@lru_cache
-def _digest_of(file: Path, size: int, time_ns: int, inode: int) -> str:
-    return file_digest(file)
+        return {"bytes": digest(dict(zip(names, threads.map(digest_once, names.values()))))}
 
 
 def check_configs(folder: Path, name: str) -> None:
