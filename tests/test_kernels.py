@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-pytest.importorskip("triton", reason="triton is not installed; pip install triton==3.6.0")
+pytest.importorskip("triton", reason="triton is not installed; pip install triton==3.7.1")
 
 from prism.models import int8, kernels
 
