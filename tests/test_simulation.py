@@ -129,7 +129,7 @@ def test_four_times_the_alarms_are_shown_as_misses(monkeypatch):
 def test_a_loss_of_f1_is_caught_as_often_as_is_stated():
     """F1 of a set is lost by flips as accuracy is, and its variance grows with them: without that 64 % were caught."""
     cell = Cell(150, "F1")
-    loss = stated(cell, random(), 0.01, 1)
+    loss = stated(cell, random(), 0.01, 1, 100)
     said = states(comparisons(cell, 400, random(), loss), 0.01, 1)
     assert (said == "fails").mean() >= 0.78
 

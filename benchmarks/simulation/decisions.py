@@ -101,7 +101,7 @@ FALSE_ALARMS = Question(
 
 def _power(cell: Cell, random: numpy.random.Generator, runs: int, m: int, drop: float) -> tuple[str, Figure | str]:
     """The loss that a verdict states, in points, and how often a true loss of that size fails."""
-    loss = stated(cell, random, drop, m)
+    loss = stated(cell, random, drop, m, max(100, runs // 2))
     if not math.isfinite(loss) or loss >= cell.rate:  # no such loss exists
         return "none", "–"
     said = states(comparisons(cell, max(1, runs // 2), random, loss), drop, m)
@@ -118,7 +118,7 @@ CAUGHT = Question(
         Table(
             "Is a loss caught as often as is stated?",
             f"The smallest loss that a verdict between equal models says it would catch in 80 % of runs, `drop = "
-            f"{DROP / 2:g}`, in points (the median of 100 verdicts; *none*: it says that no loss can be seen, or one that "
+            f"{DROP / 2:g}`, in points (the median of 100 verdicts or more; *none*: it says that no loss can be seen, or one that "
             "leaves less than nothing), and how often a true loss of that size fails. Wanted: at least 78 %.",
             NAMES,
             ("stated loss, points, m = 1 / 8 / 40", "caught %, m = 1 / 8 / 40"),

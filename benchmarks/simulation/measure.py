@@ -197,7 +197,7 @@ def alarms(
     return tuple(shares)
 
 
-def stated(cell: Cell, random: numpy.random.Generator, drop: float, thresholds: int, runs: int = 100) -> float:
+def stated(cell: Cell, random: numpy.random.Generator, drop: float, thresholds: int, runs: int) -> float:
     """The loss that a verdict between equal models says it would catch: the median of `runs`."""
     found: list[float] = []
     for size in batches(cell, runs):

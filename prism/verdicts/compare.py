@@ -15,7 +15,7 @@ import numpy
 
 from prism.errors import ScoresError
 from prism.metrics import Metric
-from prism.verdicts import intervals, losses, margins
+from prism.verdicts import intervals, losses, margins, rules
 from prism.verdicts.scores import Scores
 
 Question = Literal["these adapters differ", "this recipe is worse"]
@@ -154,28 +154,19 @@ class _Sides:
     old: numpy.ndarray
     new: numpy.ndarray
     scored: numpy.ndarray  # which samples every seed of both sides scored; the other fields have only these
-    groups: numpy.ndarray
+    groups: rules.Groups
     sums: tuple[numpy.ndarray, numpy.ndarray]
-    sizes: numpy.ndarray  # samples in each group, in the order of the sums
 
     @classmethod
     def of(cls, old: numpy.ndarray, new: numpy.ndarray, groups: Sequence[str]) -> _Sides:
         scored = ~(numpy.isnan(old).any((0, 2)) | numpy.isnan(new).any((0, 2)))
-        scored_groups = numpy.asarray(groups)[scored]
-        old, new = old[:, scored], new[:, scored]
-        sums = (numpy.empty(0), numpy.empty(0))
-        if len(scored_groups):
-            sums = (_sums(old, scored_groups), _sums(new, scored_groups))
-        _, sizes = numpy.unique(scored_groups, return_counts=True)
-        return cls(old, new, scored, scored_groups, sums, sizes)
+        old, new, named = old[:, scored], new[:, scored], rules.Groups.named(numpy.asarray(groups)[scored])
+        before, after = (numpy.stack([named.sums(part) for part in side]) for side in (old, new))
+        return cls(old, new, scored, named, (before, after))
 
     @property
     def of_one_seed(self) -> bool:
         return len(self.old) == len(self.new) == 1
-
-
-def _sums(statistics: numpy.ndarray, groups: numpy.ndarray) -> numpy.ndarray:
-    return numpy.stack([intervals.group_sums(part, groups.tolist()) for part in statistics])
 
 
 def _compare(metric: Metric, side: _Sides, scores: Scores, thresholds: int, same_adapters: bool) -> Comparison:
@@ -193,7 +184,7 @@ def _compare(metric: Metric, side: _Sides, scores: Scores, thresholds: int, same
     return Comparison(
         metric=metric,
         question=question,
-        n=len(side.groups),
+        n=len(side.groups.of),
         seeds=(len(old), len(new)),
         before=before,
         after=after,
@@ -213,21 +204,29 @@ def _tested(
     metric: Metric, function: intervals.Function, side: _Sides, level: float, better: int, worse: int
 ) -> tuple[intervals.Estimate, margins.Test]:
     """The loss with its interval, and the test of its limits that the data allow."""
-    if side.of_one_seed and metric.right_or_wrong and len(side.sizes) == len(side.groups):
-        return losses.flips(better, worse, len(side.groups), level), margins.Pairs(better, worse, len(side.groups))
-    old, new = side.sums
-    estimate = losses.difference if side.of_one_seed else losses.recipes
-    loss = estimate(old, new, function, level, metric.loses_by_flips, side.sizes)
-    error, seeds = loss.error, "" if side.of_one_seed else _of_seeds(side)
-    assert error
-    groups = intervals.effective_groups(side.sizes)
-    if groups < intervals.FEWEST_GROUPS:  # no interval is trusted
-        unknown = replace(loss, low=-numpy.inf, high=numpy.inf)
-        known = None if side.of_one_seed else error
-        return unknown, margins.SignFlips.of(loss.value, side.sums, function, side.sizes, known, seeds)
-    changed = int((old.mean(0) != new.mean(0)).any(-1).sum())
-    span = metric.range[1] - metric.range[0]
-    return loss, margins.Student(loss.value, error, groups, changed, span, seeds)
+    groups, (old, new) = side.groups, side.sums
+    alone = side.of_one_seed and metric.right_or_wrong and groups.independent
+    test: margins.Test
+    if alone:
+        loss: intervals.Estimate = losses.flips(better, worse, len(groups.of), level)
+        test = margins.Pairs(better, worse, len(groups.of))
+    else:
+        estimate = losses.difference if side.of_one_seed else losses.recipes
+        loss = estimate(old, new, function, level, metric.loses_by_flips, groups.sizes)
+        error, seeds = loss.error, "" if side.of_one_seed else _of_seeds(side)
+        assert error
+        if groups.effective < intervals.FEWEST_GROUPS:  # no interval is trusted
+            unknown = replace(loss, low=-numpy.inf, high=numpy.inf)
+            known = None if side.of_one_seed else error
+            return unknown, margins.SignFlips.of(loss.value, side.sums, function, groups.sizes, known, seeds)
+        changed = int((old.mean(0) != new.mean(0)).any(-1).sum())
+        span = metric.range[1] - metric.range[0]
+        test = margins.Student(loss.value, error, groups.effective, changed, span, seeds)
+    if side.of_one_seed and numpy.isfinite(loss.value):
+        before, after = (rules.Measured.of(metric, list(part), groups) for part in (side.old, side.new))
+        low, high = rules.loss(metric, before, after, groups, level)
+        loss = replace(loss, low=low, high=high)
+    return loss, test
 
 
 def _of_seeds(side: _Sides) -> str:

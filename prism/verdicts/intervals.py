@@ -34,7 +34,8 @@ class Error:
     each side's observed variance between seeds, with `seed_freedom`; `within` is the variance that samples alone cause
     between equal seeds, and `samples` already includes it. A true loss adds to `samples`: `growth` times
     the loss, as right answers cannot be lost without flips, and `uneven` times its square, as a score loses more where it
-    is high. `skew` is that of the mean of the groups' parts in the loss: their skewness over √groups.
+    is high. `skew` is that of the mean of the groups' parts in the loss: their skewness over √groups; `telling` is
+    how many of them make the variance.
     """
 
     samples: Any
@@ -45,6 +46,7 @@ class Error:
     growth: float = 0.0
     uneven: float = 0.0
     skew: float = 0.0
+    telling: float = math.inf
 
     def of_loss(self, loss: float) -> Error:
         """The same where the true loss is `loss`."""

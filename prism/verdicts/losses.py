@@ -49,19 +49,30 @@ def difference(
     moves = of_before.mean(0) - influence(sides[1], function).mean(0)
     growth, uneven = loss_growth(before_values, of_before, right_or_wrong)
     samples = float((moves**2).sum()) / (groups * (groups - 1))
-    error = Error(samples, _freedom(groups, sizes), growth=growth, uneven=uneven, skew=_skewness(moves))
+    error = Error(samples, _freedom(groups, sizes), growth=growth, uneven=uneven, **_shape(moves, sizes))
     return _estimate(loss, error, level)
 
 
-def _skewness(moves: numpy.ndarray) -> float:
-    """`Error.skew` of how much each group moves the loss."""
+def _shape(moves: numpy.ndarray, sizes: numpy.ndarray | None) -> dict[str, Any]:
+    """`Error.skew` and `Error.telling` of how much each group moves the loss.
+
+    Only independent samples tell a skewness: that of groups is mostly that of the largest one.
+    """
     squares = float((moves**2).sum())
-    return float((moves**3).sum()) / squares**1.5 if squares > 1e-24 else 0.0
+    known = squares > 1e-24 and (sizes is None or sizes.max() == 1)
+    return {"skew": float((moves**3).sum()) / squares**1.5 if known else 0.0, "telling": telling(moves)}
 
 
 def _freedom(groups: int, sizes: numpy.ndarray | None) -> float:
     """Degrees of freedom: effective groups minus 1, at least 1."""
     return max(effective_groups(sizes) - 1, 1.0) if sizes is not None else groups - 1
+
+
+def telling(moves: numpy.ndarray) -> float:
+    """How many equal moves would make a variance as sure as these: all if they are equal, 1 if one has all."""
+    squares = moves**2
+    fourth = float((squares**2).sum())
+    return float(squares.sum()) ** 2 / fourth if fourth else math.inf
 
 
 def loss_growth(values: numpy.ndarray, moves: numpy.ndarray, right_or_wrong: bool) -> tuple[float, float]:
@@ -174,8 +185,8 @@ def recipes(
     k = len(before)
     added = loss_growth(values[:k], moves[:k], right_or_wrong)
     loss, error = recipe_error(values, covariance, k, _freedom(groups, sizes), *added)
-    skew = _skewness(moves[:k].mean(0) - moves[k:].mean(0))
-    return _estimate(loss, replace(error, skew=skew), level)
+    shape = _shape(moves[:k].mean(0) - moves[k:].mean(0), sizes)
+    return _estimate(loss, replace(error, **shape), level)
 
 
 def recipe_error(
@@ -256,7 +267,7 @@ def detectable(drop: float, error: Error, alpha: float, power: float = 0.8) -> f
     between equal models included; `alpha` is the one-sided level of this threshold, .05/m.
 
     The threshold fails if the estimated loss exceeds `drop` by c·SE, c being the critical value. With a known SE the
-    result is drop + c·SE + .84·SE. SE is estimated, so c·SE is averaged over its possible estimates, and the spread
+    result is drop + c·SE + .84·SE. SE is estimated, so c·SE is averaged over the estimates that so few telling groups leave, and the spread
     between seeds also over the true spreads that a few seeds leave possible; if a true loss causes flips, SE is that of
     such a loss. NaN if no variance is known, infinite if SE cannot be estimated or no loss is caught so often.
     """
@@ -270,7 +281,7 @@ def detectable(drop: float, error: Error, alpha: float, power: float = 0.8) -> f
     def variance_ratios(freedom: float, n: int = 40) -> numpy.ndarray:  # an estimated variance over the true one
         return chdtri(freedom, (numpy.arange(n) + 0.5) / n) / freedom if math.isfinite(freedom) else numpy.ones(n)
 
-    of_samples = variance_ratios(error.freedom)[:, None]
+    of_samples = variance_ratios(min(error.freedom, error.telling))[:, None]
     order = numpy.random.default_rng(42)  # true spreads, their estimates, and the two sides are independent
     # Of the true spread the observed one says more than its degrees of freedom: two more, in the simulation.
     sides = [

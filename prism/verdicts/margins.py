@@ -16,6 +16,7 @@ Binary Endpoints; Berger & Boos 1994 (p-values over a confidence set of a nuisan
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from dataclasses import dataclass, replace
@@ -30,7 +31,7 @@ FEW_DIFFER = 200  # samples that differ, the same
 FEW_CHANGED = 10  # groups that differ, below which their spread says little of those that were not drawn
 OUTSIDE = 1e-5  # chance that the nuisance parameter lies outside its confidence set; it is added to p
 ENUMERATED = 12  # groups, up to which every sign flip is counted
-FLIPS = 2**14 - 1  # drawn sign flips of more groups
+FLIPS = 2**14  # drawn sign flips of more groups, that of none among them
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,8 @@ def _p(beyond: float, error: Error) -> float:
         return p
     t = beyond / math.sqrt(error.samples)
     hall = t + error.skew * t**2 / 3 + error.skew**2 * t**3 / 27 + error.skew / 6
-    return max(p, p_value(hall * math.sqrt(error.samples), error))
+    few = replace(error, freedom=min(error.freedom, error.telling))  # as sure as the variance is
+    return max(p, p_value(hall * math.sqrt(error.samples), few))
 
 
 @dataclass(frozen=True)
@@ -172,13 +174,9 @@ class SignFlips:
     def exceeds(self, limit: float) -> float:
         excess = numpy.array(self.weights) * (self.loss - limit) + numpy.array(self.moves)
         groups = len(excess)
-        if groups <= ENUMERATED:
-            signs = numpy.array(list(itertools.product((1.0, -1.0), repeat=groups)))
-        else:
-            signs = numpy.random.default_rng(42).choice((1.0, -1.0), (FLIPS + 1, groups))
-            signs[0] = 1.0
+        flips = signs(groups)
         tie = 1e-7 * float(numpy.abs(excess).sum())  # what the step of `_weighted` and rounding leave of equal sums
-        p = float((signs @ excess >= excess.sum() - tie).mean())
+        p = float((flips @ excess >= excess.sum() - tie).mean())
         return max(p, p_value(self.loss - limit, self.error)) if self.error else p
 
     def within(self, limit: float) -> float:
@@ -186,6 +184,16 @@ class SignFlips:
 
     def least(self, limit: float) -> float:
         return 2.0 ** -len(self.moves)
+
+
+@functools.lru_cache(4)
+def signs(groups: int, drawn: int = FLIPS) -> numpy.ndarray:
+    """Sign flips of so many groups, 1 or -1, (flips, groups), no flip first: all of few groups, else `drawn` ones."""
+    if groups <= ENUMERATED:
+        return numpy.array(list(itertools.product((1.0, -1.0), repeat=groups)))
+    flips = numpy.random.default_rng(42).choice((1.0, -1.0), (drawn, groups))
+    flips[0] = 1.0
+    return flips
 
 
 def _weighted(sums: numpy.ndarray, function: Function, step: float = 1e-5) -> numpy.ndarray:

@@ -4,28 +4,28 @@
 |---|---|
 | a score: right or wrong, independent samples, one seed | Clopper–Pearson, exact |
 | a score: right or wrong, in groups or over seeds | Korn–Graubard: Clopper–Pearson at the effective n |
-| a score: any other, independent samples of which few stand out | the same |
 | a score: any other | Wilson at the effective n, on the metric's range |
-| a gain: right or wrong, independent samples, one seed | Tango, and it holds 0 unless McNemar's exact test rejects it |
-| a gain: right or wrong, in groups or over seeds | the same at the effective n |
-| a gain: any other | Student's t |
+| a gain or a loss: right or wrong, independent samples, one seed | Tango, and it holds 0 unless McNemar's exact test rejects it |
+| a gain: any other | Tango at the effective n |
+| a loss between two adapters: any other | the same, and it holds 0 where the sign flips of its groups do not reject it, and only there |
 
 The effective n is that of independent answers, right or wrong, which would vary as much: it turns a variance into an
 interval that is not symmetric near 0 and 1 and stays in the metric's range. The variance is the jackknife's over
-groups (CR3), its degrees of freedom those of the effective groups, or fewer if few groups make most of the variance.
+groups (CR3), with the degrees of freedom of the effective groups; few groups, or few samples that tell, leave it in doubt
+(`_of_score`, `_of_gain`). Equal models differ symmetrically, so that sign flips of a loss's groups are exact for them.
 With fewer than `FEWEST_GROUPS` effective groups the interval is unknown (NaN); only independent answers, right or wrong, of one
 seed need no variance and so no groups. benchmarks/simulation/RESULTS.md has the coverage.
 
 Sources: Clopper & Pearson 1934; Korn & Graubard 1998, Confidence Intervals for Proportions with Small Expected Number of
 Positive Counts Estimated from Survey Data; Dean & Pagano 2015 (Wilson's interval with the effective n); Tango 1998;
 Carter, Schnepel & Steigerwald 2017 (effective groups); MacKinnon, Nielsen & Webb 2023 (the jackknife over groups);
-Banerjee 1960 (a t quantile for each variance).
+Banerjee 1960 (a t quantile for each variance); Efron 1969 (sign flips).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy
@@ -40,12 +40,16 @@ from prism.verdicts.intervals import (
     quantile,
     wilson,
 )
-from prism.verdicts.losses import tango, tango_z
+from prism.verdicts.losses import tango, tango_z, telling
+from prism.verdicts.margins import signs
 from prism.verdicts.record import Score
 
 TAIL = 0.025
 Z = NORMAL.inv_cdf(1 - TAIL)
 NOTHING = 1e-12  # smaller influences are the rounding of 0
+MOST_FLIPPED = 512  # groups, beyond which sign flips say what Tango's interval does
+FLIPS = 2**12  # drawn sign flips
+LEAST_ALIKE = 0.02  # correlation within the groups of a gain
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,6 @@ class Measured:
     values: numpy.ndarray  # (seeds,)
     by_sample: numpy.ndarray  # (seeds, samples)
     by_group: numpy.ndarray  # (seeds, groups)
-    right: numpy.ndarray | None = None  # (seeds, samples), 0 or 1, if the metric is right or wrong
 
     @classmethod
     def of(cls, metric: Metric, answers: Sequence[numpy.ndarray], groups: Groups) -> Measured:
@@ -92,8 +95,7 @@ class Measured:
         by_sample = by_group[:, groups.of]
         if not groups.independent:
             by_sample = numpy.stack([_moves(statistics, metric) for statistics in answers])
-        right = numpy.stack([metric.value(statistics) for statistics in answers]) if metric.right_or_wrong else None
-        return cls(values, by_sample, by_group, right)
+        return cls(values, by_sample, by_group)
 
     @property
     def value(self) -> float:
@@ -127,18 +129,17 @@ def interval(metric: Metric, measured: Measured, groups: Groups) -> Score:
         return Score(value, (math.nan, math.nan), rule=unknown)
     low, high = metric.range
     share = min(max((value - low) / (high - low), 0.0), 1.0)
-    reach = _chance(measured, groups).reach / (high - low)
+    reach = _reach(measured, groups, _of_score) / (high - low)
     binomial = share * (1 - share) * Z * Z
     effective = binomial / reach**2 if reach and binomial else groups.effective
     by_sample = measured.by_sample.mean(0)
-    exact = metric.right_or_wrong or (groups.independent and _few_stand_out(by_sample))
     if metric.right_or_wrong:
         effective = min(effective, n * seeds)
-    elif exact and effective > n and by_sample.any():
+    elif effective > n and by_sample.any():
         # A variance that two or three samples make is as likely too small: no more is known than of right and wrong.
-        doubt = 1 / _telling(by_sample) ** 2 / 2
+        doubt = 1 / telling(by_sample) ** 2 / 2
         effective = 1 / ((1 - doubt) / effective + doubt / n)
-    if exact:
+    if metric.right_or_wrong:
         ends, name = clopper_pearson(share * effective, effective), "Korn–Graubard"
     else:
         ends, name = wilson(share * effective, effective), "Wilson"
@@ -151,37 +152,48 @@ def lead(metric: Metric, ours: Measured, other: Measured, groups: Groups) -> Sco
     `other` has as many seeds, each paired with its own, or one set of answers that is paired with all.
     """
     gap = ours - other
-    seeds, n = len(gap.values), len(groups.of)
+    seeds = len(gap.values)
     alone = metric.right_or_wrong and groups.independent and seeds == 1
     if not math.isfinite(gap.value):
         return Score(gap.value, (math.nan, math.nan))
     if not alone and (unknown := _unknown(groups)):
         return Score(gap.value, (math.nan, math.nan), rule=unknown)
-    chance = _chance(gap, groups)
-    if ours.right is not None and other.right is not None:
-        change = ours.right - other.right
-        up, down, effective = float((change > 0).mean()), float((change < 0).mean()), float(n)
-        if not alone:
-            flips = (up + down - gap.value**2) * Z * Z
-            effective = min(flips / chance.reach**2, n * seeds) if chance.reach and flips else groups.effective
-        ends, tails = _paired(up * effective, down * effective, effective)
-        rule = "Tango" if alone else _rule("Tango", groups, seeds)
-    elif chance.reach:
-        ends = gap.value - chance.reach, gap.value + chance.reach
-        tails = _t_tails(gap.value, chance)
-        rule = _rule(f"t with {chance.freedom:.3g} degrees of freedom", groups, seeds)
-    else:
-        # Nothing varies in these groups; others may, in as large a share of them as Tango's interval of no flips says.
-        span = metric.range[1] - metric.range[0]
-        half = span * Z * Z / (groups.effective + Z * Z)
-        ends = gap.value - half, gap.value + half
-        share = min(abs(gap.value) / span, 1 - 1e-12)
-        tail = NORMAL.cdf(-math.sqrt(groups.effective * share / (1 - share)))
-        tails = (tail, 1 - tail) if gap.value > 0 else (1 - tail, tail)
-        rule = _rule("Tango, as nothing varies", groups, seeds)
-    span = metric.range[1] - metric.range[0]
+    ends, tails = _tango(metric, gap, groups, TAIL)
     p = tails[0 if metric.direction == "higher" else 1]
-    return Score(gap.value, (max(ends[0], -span), min(ends[1], span)), p, rule)
+    return Score(gap.value, ends, p, "Tango" if alone else _rule("Tango", groups, seeds))
+
+
+def loss(metric: Metric, before: Measured, after: Measured, groups: Groups, level: float) -> tuple[float, float]:
+    """The interval of a loss, positive if `after` is worse, between one adapter's answers and another's."""
+    gap = before - after if metric.direction == "higher" else after - before
+    tail = (1 - level) / 2
+    (low, high), _ = _tango(metric, gap, groups, tail)
+    if (metric.right_or_wrong and groups.independent) or len(groups.sizes) > MOST_FLIPPED:
+        return low, high
+    reach = _flipped_reach(gap, groups, level, quantile(tail, groups.effective - 1))
+    if gap.value > 0:
+        low = max(low, gap.value - reach) if gap.value > reach else min(low, 0.0)
+    elif gap.value < 0:
+        high = min(high, gap.value + reach) if -gap.value > reach else max(high, 0.0)
+    return low, high
+
+
+def _tango(
+    metric: Metric, gap: Measured, groups: Groups, tail: float
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Tango's interval of a difference at the effective n, and its tails: that of no gain, and that of no loss."""
+    span, n = metric.range[1] - metric.range[0], float(len(groups.of))
+    changes = (gap.by_sample + gap.values[:, None]) / span  # of a mean the samples' own, of any other pseudo-values
+    value, up, down = gap.value / span, *(float(part.clip(0).sum(1).mean()) / n for part in (changes, -changes))
+    effective = n
+    if not (metric.right_or_wrong and groups.independent and len(gap.values) == 1):
+        reach, flips = _reach(gap, groups, _of_gain, tail) / span, up + down - value**2
+        varies = reach > 0 and flips > NOTHING
+        effective = flips * (NORMAL.inv_cdf(1 - tail) / reach) ** 2 if varies else groups.effective
+    if metric.right_or_wrong:
+        effective = min(effective, n * len(gap.values))
+    ends, tails = _paired(up * effective, down * effective, effective, tail, metric.right_or_wrong)
+    return (max(ends[0], -1.0) * span, min(ends[1], 1.0) * span), tails
 
 
 def _unknown(groups: Groups) -> str:
@@ -194,18 +206,22 @@ def _rule(name: str, groups: Groups, seeds: int) -> str:
     return name + effective + grouped + (f", {seeds} seeds" if seeds > 1 else "")
 
 
-def _paired(up: float, down: float, n: float) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Tango's interval of (up - down) / n, which holds 0 unless the tail of its side is at most 2.5 %.
+def _paired(
+    up: float, down: float, n: float, tail: float, exact: bool
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Tango's interval of (up - down) / n; a tail is the chance of as many flips if nothing changed.
 
-    A tail is the larger of Tango's and of McNemar's exact test: Tango's alone calls four flips of four a gain.
-    The counts may be fractions.
+    `exact`, for answers right or wrong: it holds 0 unless McNemar's exact test, too, has a tail of at most `tail`.
+    Tango's alone calls four flips of four a gain. The counts may be fractions.
     """
-    low, high = (float(end) for end in tango(down, up, n))
+    low, high = (float(end) for end in tango(down, up, n, 1 - 2 * tail))
     gain, loss = (
-        max(_exact(more, less), NORMAL.cdf(-float(tango_z(less, more, n, 0.0))))
+        max(_exact(more, less) if exact else 0.0, NORMAL.cdf(-float(tango_z(less, more, n, 0.0))))
         for more, less in ((up, down), (down, up))
     )
-    return (low if gain <= TAIL else min(low, 0.0), high if loss <= TAIL else max(high, 0.0)), (gain, loss)
+    if exact:
+        low, high = low if gain <= tail else min(low, 0.0), high if loss <= tail else max(high, 0.0)
+    return (low, high), (gain, loss)
 
 
 def _exact(more: float, less: float) -> float:
@@ -215,72 +231,96 @@ def _exact(more: float, less: float) -> float:
     return float(betainc(more, less + 1, 0.5)) if more > 0 else 1.0
 
 
-def _t_tails(gap: float, chance: _Chance) -> tuple[float, float]:
-    from scipy.special import stdtr
+def _flipped_reach(gap: Measured, groups: Groups, level: float, most: float) -> float:
+    """Which loss is shown not to be 0: the standard error times the quantile of Student's t over all sign flips.
 
-    tail = float(stdtr(chance.freedom, -gap * quantile(TAIL, chance.freedom) / chance.reach))
-    return tail, 1 - tail
+    At most `most` standard errors. If equal models' groups differ by chance, each is as likely to have the other sign.
+    """
+    shares, others = groups.sizes / groups.sizes.sum(), len(groups.sizes) - 1
+    moves = gap.by_group.mean(0) / others  # of leaving a group out: its residual / (1 - its share), less their mean
+    parts = (1 - shares) * (moves - (1 - shares) @ moves / others) + gap.value * shares
+    flips = signs(len(shares), FLIPS)
+    weights = (1 - shares) ** -2
+    sums, along = flips @ parts, flips @ (parts * shares * weights)
+    squares = (parts**2 * weights).sum() - 2 * sums * along + sums**2 * (shares**2 * weights).sum()
+    errors = numpy.sqrt(numpy.maximum(squares * others / len(shares), 0))
+    with numpy.errstate(divide="ignore", invalid="ignore"):
+        found = numpy.where(sums == 0, 0.0, numpy.abs(sums) / errors)
+    return float(
+        min(numpy.quantile(found, level, method="higher") * (1 + 1e-9), most) * errors[0]
+    )  # ties are no larger
 
 
-def _chance(measured: Measured, groups: Groups) -> _Chance:
-    """The reach of a mean over seeds, for other samples and, with several seeds, for other seeds.
+# The variance of a value
+
+
+Variance = Callable[[numpy.ndarray, numpy.ndarray, Groups], float]
+
+
+def _reach(measured: Measured, groups: Groups, variance: Variance, tail: float = TAIL) -> float:
+    """Half of the symmetric interval of a mean over seeds, for other samples and, with several seeds, for other seeds.
 
     What the samples alone cause between equal seeds is in the observed spread between them, so it is counted there and
     not a second time. Each part has its own t quantile: two seeds estimate their spread with one degree of freedom.
     """
-    variance, freedom = _sampling(measured.by_sample.mean(0), measured.by_group.mean(0), groups)
-    of_samples = quantile(TAIL, freedom) ** 2
-    squared, k = of_samples * variance, len(measured.values)
+    by_group = numpy.where(numpy.abs(measured.by_group) > NOTHING, measured.by_group, 0.0)
+    of_samples = quantile(tail, groups.effective - 1) ** 2
+    sampling, k = variance(measured.by_sample.mean(0), by_group.mean(0), groups), len(measured.values)
+    squared = of_samples * sampling
     if k > 1:
         many = len(groups.sizes)
-        single, joint = (measured.by_group**2).sum(1).mean(), (measured.by_group.mean(0) ** 2).sum()
+        single, joint = (by_group**2).sum(1).mean(), (by_group.mean(0) ** 2).sum()
         within = float(single - joint) / (many * (many - 1)) / (k - 1)
-        between = quantile(TAIL, k - 1) ** 2 * float(measured.values.var(ddof=1)) / k
-        squared = max(squared, of_samples * (variance - within) + between)
-    return _Chance(math.sqrt(squared), freedom)
+        between = quantile(tail, k - 1) ** 2 * float(measured.values.var(ddof=1)) / k
+        squared = max(squared, of_samples * (sampling - within) + between)
+    return math.sqrt(squared)
 
 
-def _few_stand_out(by_sample: numpy.ndarray) -> bool:
-    """Whether most samples have one value, or the kurtosis of all is well above a normal distribution's 3."""
-    most = numpy.unique(by_sample.round(9), return_counts=True)[1].max() > len(by_sample) / 2
-    return bool(most or len(by_sample) > 4 * _telling(by_sample))
+def _jackknife(by_group: numpy.ndarray) -> float:
+    many = len(by_group)
+    return float((by_group**2).sum()) / (many * (many - 1))
 
 
-def _telling(influences: numpy.ndarray) -> float:
-    """How many equal influences, not all 0, would make a variance as sure as these: all if they are equal, 1 if one has all."""
-    squares = influences**2
-    return float(squares.sum() ** 2 / (squares**2).sum())
+def _of_score(by_sample: numpy.ndarray, by_group: numpy.ndarray, groups: Groups) -> float:
+    """The sampling variance of a score.
 
-
-def _sampling(by_sample: numpy.ndarray, by_group: numpy.ndarray, groups: Groups) -> tuple[float, float]:
-    """The variance due to the samples, and its degrees of freedom, from the influence of each sample and group.
-
-    The jackknife's variance misses groups whose samples stand or fall together if few samples stand out at all (rates
-    near 0 and 1, many zeros, long tails). Then it is that of a correlation within groups which is estimated from pairs
-    of samples and pulled to 1 by the fewer samples make the variance; a larger jackknife raises it, weighed by its
-    degrees of freedom against those of the pairs. The degrees of freedom are Satterthwaite's for the kurtosis of the
-    groups' influences, and at most those of the effective groups.
+    The jackknife misses groups whose samples stand or fall together if few samples stand out at all (rates near 0 and
+    1, many zeros, long tails). So it is that of a correlation within groups which is estimated from pairs of
+    samples and pulled to 1 by the fewer samples and groups make the variance; a larger jackknife raises it, weighed by its
+    degrees of freedom against those of the pairs.
     """
-    many = len(groups.sizes)
-    moves = numpy.where(numpy.abs(by_group) > NOTHING, by_group, 0.0)
-    squares = float((moves**2).sum())
-    if not squares:
-        return 0.0, groups.effective - 1
-    variance = squares / (many * (many - 1))
-    telling = _telling(moves)
-    kurtosis = math.inf if telling >= many else 2 * telling / (1 - telling / many)
-    freedom = min(groups.effective - 1, kurtosis)
-    if not groups.independent and _few_stand_out(by_sample):
-        n = len(groups.of)
-        totals = numpy.bincount(groups.of, by_sample)
-        of_samples = float((by_sample**2).sum())
-        pairs = float((groups.sizes * (groups.sizes - 1)).sum())
-        within = float((groups.sizes * numpy.bincount(groups.of, by_sample**2) - totals**2).sum()) / pairs
-        single = of_samples / (n - 1)
-        alike = min(max(1 - within / single, 0.0), 1.0) if single else 1.0
-        outstanding = _telling(by_sample)
-        alike += (1 - alike) * min(1.0, (2 + (FEWEST_GROUPS / groups.effective) ** 2) / outstanding)
-        of_pairs = single * (alike / groups.effective + (1 - alike) / n)
-        weight = freedom / (freedom + min(outstanding, 2 * groups.effective))
-        variance = of_pairs + weight * max(variance - of_pairs, 0.0)
-    return variance, freedom
+    jackknife = _jackknife(by_group)
+    if groups.independent or not jackknife:
+        return jackknife
+    single, alike = _pairs(by_sample, groups)
+    outstanding = telling(by_sample)
+    alike += (1 - alike) * min(1.0, (1 + 1.5 * (FEWEST_GROUPS / groups.effective) ** 2) / outstanding)
+    of_pairs = single * (alike / groups.effective + (1 - alike) / len(by_sample))
+    freedom = groups.effective - 1
+    weight = freedom / (freedom + min(outstanding, 2 * groups.effective))
+    return of_pairs + weight * max(jackknife - of_pairs, 0.0)
+
+
+def _of_gain(by_sample: numpy.ndarray, by_group: numpy.ndarray, groups: Groups) -> float:
+    """The sampling variance of a difference: the jackknife's, which few groups leave in doubt.
+
+    Tango's interval already knows that few samples changed. Of ten groups none may have changed as a whole that others
+    would: the variance rises half-way to that of the correlation within groups, which is taken to be at least
+    `LEAST_ALIKE`, and by less the more groups there are.
+    """
+    jackknife = _jackknife(by_group)
+    if groups.independent or not jackknife:
+        return jackknife
+    single, alike = _pairs(by_sample, groups)
+    alike = max(alike, LEAST_ALIKE)
+    of_pairs = single * (alike / groups.effective + (1 - alike) / len(by_sample))
+    return jackknife + min(1.0, FEWEST_GROUPS / groups.effective) ** 6 / 2 * max(of_pairs - jackknife, 0.0)
+
+
+def _pairs(by_sample: numpy.ndarray, groups: Groups) -> tuple[float, float]:
+    """The variance of one sample, and the correlation of two of one group, from 0 to 1."""
+    totals = numpy.bincount(groups.of, by_sample)
+    pairs = float((groups.sizes * (groups.sizes - 1)).sum())
+    within = float((groups.sizes * numpy.bincount(groups.of, by_sample**2) - totals**2).sum()) / pairs
+    single = float((by_sample**2).sum()) / (len(by_sample) - 1)
+    return single, min(max(1 - within / single, 0.0), 1.0) if single else 1.0
