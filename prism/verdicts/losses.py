@@ -153,15 +153,13 @@ def tango(better: Any, worse: Any, n: Any, level: float = 0.95) -> tuple[numpy.n
     """Tango's score interval of the loss (worse - better) / n, any shape: margins that Tango's test does not reject."""
     loss = (numpy.asarray(worse, float) - better) / n
     z = NORMAL.inv_cdf((1 + level) / 2)
-    ends = []
-    for bound in (-1.0, 1.0):
-        inside, outside = loss, numpy.full_like(loss, bound)
-        for _ in range(40):  # bisection, to 1e-12
-            middle = (inside + outside) / 2
-            not_rejected = numpy.abs(tango_z(better, worse, n, middle)) <= z
-            inside, outside = numpy.where(not_rejected, middle, inside), numpy.where(not_rejected, outside, middle)
-        ends.append(inside)
-    return ends[0], ends[1]
+    inside = numpy.stack([loss, loss])
+    outside = numpy.stack([numpy.full_like(loss, -1.0), numpy.full_like(loss, 1.0)])
+    for _ in range(40):  # bisection, to 1e-12
+        middle = (inside + outside) / 2
+        not_rejected = numpy.abs(tango_z(better, worse, n, middle)) <= z
+        inside, outside = numpy.where(not_rejected, middle, inside), numpy.where(not_rejected, outside, middle)
+    return inside[0], inside[1]
 
 
 # This recipe is worse

@@ -47,7 +47,7 @@ from prism.verdicts.record import Score
 TAIL = 0.025
 Z = NORMAL.inv_cdf(1 - TAIL)
 NOTHING = 1e-12  # smaller influences are the rounding of 0
-MOST_FLIPPED = 512  # groups, beyond which sign flips say what Tango's interval does
+MOST_FLIPPED = 300  # groups, beyond which sign flips say what Tango's interval does
 FLIPS = 2**12  # drawn sign flips
 LEAST_ALIKE = 0.02  # correlation within the groups of a gain
 
@@ -241,7 +241,7 @@ def _flipped_reach(gap: Measured, groups: Groups, level: float, most: float) -> 
     parts = (1 - shares) * (moves - (1 - shares) @ moves / others) + gap.value * shares
     flips = signs(len(shares), FLIPS)
     weights = (1 - shares) ** -2
-    sums, along = flips @ parts, flips @ (parts * shares * weights)
+    sums, along = (flips @ numpy.stack([parts, parts * shares * weights], 1)).T
     squares = (parts**2 * weights).sum() - 2 * sums * along + sums**2 * (shares**2 * weights).sum()
     errors = numpy.sqrt(numpy.maximum(squares * others / len(shares), 0))
     with numpy.errstate(divide="ignore", invalid="ignore"):
