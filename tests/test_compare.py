@@ -59,7 +59,7 @@ def test_one_seed_each_is_mcnemar_over_the_samples_that_flipped(small):
     assert found.test == margins.Pairs(12, 24, 200)
     known = losses.flips(12, 24, 200, level=1 - 0.1 / 4)
     assert (found.loss.low, found.loss.high) == pytest.approx((known.low, known.high))
-    assert (found.loss.value, found.loss.error) == (known.value, known.error)
+    assert found.loss == replace(known, low=found.loss.low, high=found.loss.high, p=found.test.exceeds(0.0))
     assert (found.before, found.after) == (0.9, 0.84)
     assert set(found.worse) == {f"{i:012x}" for i in range(20, 44)}
     assert set(found.better) == {f"{i:012x}" for i in range(12)}

@@ -265,9 +265,9 @@ def detectable(drop: float, error: Error, alpha: float, power: float = 0.8) -> f
     between equal models included; `alpha` is the one-sided level of this threshold, .05/m.
 
     The threshold fails if the estimated loss exceeds `drop` by c·SE, c being the critical value. With a known SE the
-    result is drop + c·SE + .84·SE. SE is estimated, so c·SE is averaged over the estimates that so few telling groups leave, and the spread
-    between seeds also over the true spreads that a few seeds leave possible; if a true loss causes flips, SE is that of
-    such a loss. NaN if no variance is known, infinite if SE cannot be estimated or no loss is caught so often.
+    result is drop + c·SE + .84·SE. SE is estimated, so c·SE is averaged over the estimates that so
+    few telling groups leave, and the spread between seeds also over the true spreads that a few seeds leave possible; if a
+    true loss causes flips, SE is that of such a loss. NaN if no variance is known, infinite if SE cannot be estimated or no loss is caught so often.
     """
     from scipy.special import chdtri, ndtr
 

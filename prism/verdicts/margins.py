@@ -16,7 +16,6 @@ Binary Endpoints; Berger & Boos 1994 (p-values over a confidence set of a nuisan
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 from dataclasses import dataclass, replace
@@ -186,7 +185,6 @@ class SignFlips:
         return 2.0 ** -len(self.moves)
 
 
-@functools.lru_cache(4)
 def signs(groups: int, drawn: int = FLIPS) -> numpy.ndarray:
     """Sign flips of so many groups, 1 or -1, (flips, groups), no flip first: all of few groups, else `drawn` ones."""
     if groups <= ENUMERATED:

@@ -24,6 +24,7 @@ Banerjee 1960 (a t quantile for each variance); Efron 1969 (sign flips).
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -110,14 +111,6 @@ def _moves(sums: numpy.ndarray, metric: Metric) -> numpy.ndarray:
     return influence(sums, metric.value) if len(sums) > 1 else numpy.zeros(1)
 
 
-@dataclass(frozen=True)
-class _Chance:
-    """`reach` is half of the symmetric 95 % interval of a value; `freedom` is that of the samples' part."""
-
-    reach: float
-    freedom: float
-
-
 def interval(metric: Metric, measured: Measured, groups: Groups) -> Score:
     """A score with its 95 % interval."""
     seeds, n, value = len(measured.values), len(groups.of), measured.value
@@ -135,13 +128,12 @@ def interval(metric: Metric, measured: Measured, groups: Groups) -> Score:
     by_sample = measured.by_sample.mean(0)
     if metric.right_or_wrong:
         effective = min(effective, n * seeds)
-    elif effective > n and by_sample.any():
-        # A variance that two or three samples make is as likely too small: no more is known than of right and wrong.
-        doubt = 1 / telling(by_sample) ** 2 / 2
-        effective = 1 / ((1 - doubt) / effective + doubt / n)
-    if metric.right_or_wrong:
         ends, name = clopper_pearson(share * effective, effective), "Korn–Graubard"
     else:
+        if effective > n and by_sample.any():
+            # A variance that two or three samples make is as likely too small: no more is known than of right and wrong.
+            doubt = 1 / telling(by_sample) ** 2 / 2
+            effective = 1 / ((1 - doubt) / effective + doubt / n)
         ends, name = wilson(share * effective, effective), "Wilson"
     return Score(value, (low + ends[0] * (high - low), low + ends[1] * (high - low)), rule=_rule(name, groups, seeds))
 
@@ -231,6 +223,12 @@ def _exact(more: float, less: float) -> float:
     return float(betainc(more, less + 1, 0.5)) if more > 0 else 1.0
 
 
+@functools.lru_cache(4)
+def _signs(groups: int) -> numpy.ndarray:
+    """Every metric of a comparison has the same groups."""
+    return signs(groups, FLIPS)
+
+
 def _flipped_reach(gap: Measured, groups: Groups, level: float, most: float) -> float:
     """Which loss is shown not to be 0: the standard error times the quantile of Student's t over all sign flips.
 
@@ -239,7 +237,7 @@ def _flipped_reach(gap: Measured, groups: Groups, level: float, most: float) -> 
     shares, others = groups.sizes / groups.sizes.sum(), len(groups.sizes) - 1
     moves = gap.by_group.mean(0) / others  # of leaving a group out: its residual / (1 - its share), less their mean
     parts = (1 - shares) * (moves - (1 - shares) @ moves / others) + gap.value * shares
-    flips = signs(len(shares), FLIPS)
+    flips = _signs(len(shares))
     weights = (1 - shares) ** -2
     sums, along = (flips @ numpy.stack([parts, parts * shares * weights], 1)).T
     squares = (parts**2 * weights).sum() - 2 * sums * along + sums**2 * (shares**2 * weights).sum()
@@ -292,10 +290,10 @@ def _of_score(by_sample: numpy.ndarray, by_group: numpy.ndarray, groups: Groups)
     jackknife = _jackknife(by_group)
     if groups.independent or not jackknife:
         return jackknife
-    single, alike = _pairs(by_sample, groups)
+    alike = _likeness(by_sample, groups)
     outstanding = telling(by_sample)
     alike += (1 - alike) * min(1.0, (1 + 1.5 * (FEWEST_GROUPS / groups.effective) ** 2) / outstanding)
-    of_pairs = single * (alike / groups.effective + (1 - alike) / len(by_sample))
+    of_pairs = _of_pairs(by_sample, alike, groups)
     freedom = groups.effective - 1
     weight = freedom / (freedom + min(outstanding, 2 * groups.effective))
     return of_pairs + weight * max(jackknife - of_pairs, 0.0)
@@ -311,16 +309,23 @@ def _of_gain(by_sample: numpy.ndarray, by_group: numpy.ndarray, groups: Groups) 
     jackknife = _jackknife(by_group)
     if groups.independent or not jackknife:
         return jackknife
-    single, alike = _pairs(by_sample, groups)
-    alike = max(alike, LEAST_ALIKE)
-    of_pairs = single * (alike / groups.effective + (1 - alike) / len(by_sample))
+    of_pairs = _of_pairs(by_sample, max(_likeness(by_sample, groups), LEAST_ALIKE), groups)
     return jackknife + min(1.0, FEWEST_GROUPS / groups.effective) ** 6 / 2 * max(of_pairs - jackknife, 0.0)
 
 
-def _pairs(by_sample: numpy.ndarray, groups: Groups) -> tuple[float, float]:
-    """The variance of one sample, and the correlation of two of one group, from 0 to 1."""
+def _likeness(by_sample: numpy.ndarray, groups: Groups) -> float:
+    """The correlation of two samples of one group, from 0 to 1."""
     totals = numpy.bincount(groups.of, by_sample)
     pairs = float((groups.sizes * (groups.sizes - 1)).sum())
     within = float((groups.sizes * numpy.bincount(groups.of, by_sample**2) - totals**2).sum()) / pairs
-    single = float((by_sample**2).sum()) / (len(by_sample) - 1)
-    return single, min(max(1 - within / single, 0.0), 1.0) if single else 1.0
+    single = _single(by_sample)
+    return min(max(1 - within / single, 0.0), 1.0) if single else 1.0
+
+
+def _of_pairs(by_sample: numpy.ndarray, alike: float, groups: Groups) -> float:
+    """The variance of a mean over samples that are so much alike within groups."""
+    return _single(by_sample) * (alike / groups.effective + (1 - alike) / len(by_sample))
+
+
+def _single(by_sample: numpy.ndarray) -> float:
+    return float((by_sample**2).sum()) / (len(by_sample) - 1)
