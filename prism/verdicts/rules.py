@@ -132,7 +132,7 @@ def interval(metric: Metric, measured: Measured, groups: Groups) -> Score:
     else:
         if effective > n and by_sample.any():
             # A variance that two or three samples make is as likely too small: no more is known than of right and wrong.
-            doubt = 1 / telling(by_sample) ** 2 / 2
+            doubt = 1 / telling(by_sample) ** 2
             effective = 1 / ((1 - doubt) / effective + doubt / n)
         ends, name = wilson(share * effective, effective), "Wilson"
     return Score(value, (low + ends[0] * (high - low), low + ends[1] * (high - low)), rule=_rule(name, groups, seeds))
@@ -303,14 +303,14 @@ def _of_gain(by_sample: numpy.ndarray, by_group: numpy.ndarray, groups: Groups) 
     """The sampling variance of a difference: the jackknife's, which few groups leave in doubt.
 
     Tango's interval already knows that few samples changed. Of ten groups none may have changed as a whole that others
-    would: the variance rises half-way to that of the correlation within groups, which is taken to be at least
-    `LEAST_ALIKE`, and by less the more groups there are.
+    would: the variance rises two thirds of the way to that of the correlation within groups, which is taken to be
+    at least `LEAST_ALIKE`, and by less the more groups there are.
     """
     jackknife = _jackknife(by_group)
     if groups.independent or not jackknife:
         return jackknife
     of_pairs = _of_pairs(by_sample, max(_likeness(by_sample, groups), LEAST_ALIKE), groups)
-    return jackknife + min(1.0, FEWEST_GROUPS / groups.effective) ** 6 / 2 * max(of_pairs - jackknife, 0.0)
+    return jackknife + min(1.0, FEWEST_GROUPS / groups.effective) ** 6 * 2 / 3 * max(of_pairs - jackknife, 0.0)
 
 
 def _likeness(by_sample: numpy.ndarray, groups: Groups) -> float:
