@@ -1,11 +1,14 @@
-"""What does a cluster cost beside `-n 2`? Eight nano adapters each way, on one machine.
+"""What does a cluster cost beside `-n 2`? Eight nano adapters each way, on one machine; or two adapters on two GPUs.
 
     python -m benchmarks.speed.cluster                  # needs the extra `cluster`; best on an idle machine of two cores
+    python -m benchmarks.speed.cluster --gpus 2 --data DIR --models DIR
 
-The eight specs are phase1/nano with eight learning rates, on --rows training and held-out rows. `-n 2` has two workers, the
-cluster two nodes on loopback with one core each, and every process one thread. The ways take turns. Seconds are those of
-pytest from its start to its end; CPU seconds are of all processes of a way, Ray's own included, and depend less on what
-else the machine does. The cluster is started before, as a user's is.
+The specs are phase1/nano with eight learning rates, on --rows training and held-out rows. `-n 2` has two workers, the
+cluster two nodes on loopback with one core each, and every process one thread. With GPUs it is phase 2's published recipe,
+whole, with one learning rate a GPU, first one after the other on one of them, and the cluster is one node that has them all; the
+folders are as --prism-data and --prism-models (`python -m benchmarks.speed.end_to_end --folder` makes them). The ways take
+turns. Seconds are those of pytest from its start to its end; CPU seconds are of all processes of a way, Ray's own included,
+and depend less on what else the machine does. The cluster is started before, as a user's is.
 """
 
 from __future__ import annotations
@@ -24,41 +27,54 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent.parent
-ADAPTERS = 8
-SPEC = "benchmarks/specs/phase1/nano.toml"
+NANO, PUBLISHED = "phase1/nano", "phase2/qwen2.5-1.5b"
 SMALL = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
 
 
-def checkout(folder: Path) -> None:
-    """Phase 1 with eight specs that differ in the learning rate."""
-    for name in ("conftest.py", "pyproject.toml", "benchmarks/test_phase1_financial_sentiment.py"):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, folder / name)
-    (folder / "fixtures").symlink_to(ROOT / "fixtures")
-    specs = folder / "benchmarks" / "specs" / "phase1"
-    specs.mkdir(parents=True)
-    text = (ROOT / SPEC).read_text(encoding="utf-8").partition("\n[gate")[0]
-    for number in range(ADAPTERS):
-        rate = f"learning_rate = {(10 + number) * 1e-4:.1e}"
-        (specs / f"nano-{number}.toml").write_text(re.sub("learning_rate = .*", rate, text), encoding="utf-8")
+@dataclass
+class Work:
+    """Specs that differ in the learning rate alone, and the options and the environment of each run of them."""
 
+    spec: str
+    adapters: int
+    options: list[str]
+    environment: dict[str, str]
+    alone: str = ""  # CUDA_VISIBLE_DEVICES of what runs on one GPU
 
-def run(folder: Path, name: str, rows: int, *options: str) -> float:
-    """The seconds of one pytest run, with a store of its own."""
-    command = [sys.executable, "-m", "pytest", "benchmarks", "-q", "-m", "phase1", "--prism-profile", "nano"]
-    command += ["--prism-limit", str(rows), "--prism-home", str(folder / name), *options]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    start = time.perf_counter()
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    seconds = time.perf_counter() - start
-    made = len(list((folder / name).glob("adapters/*/manifest.json")))
-    if made != ADAPTERS:
-        raise SystemExit(f"{name}: {made} of {ADAPTERS} adapters were made\n{done.stdout}\n{done.stderr}")
-    return seconds
+    def checkout(self, folder: Path) -> None:
+        """A project in `folder` that has nothing but these specs and their phase."""
+        phase, _, name = self.spec.partition("/")
+        (benchmark,) = (ROOT / "benchmarks").glob(f"test_{phase}_*.py")
+        for file in (ROOT / "conftest.py", ROOT / "pyproject.toml", benchmark):
+            (folder / file.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, folder / file.relative_to(ROOT))
+        (folder / "fixtures").symlink_to(ROOT / "fixtures")
+        specs = folder / "benchmarks" / "specs" / phase
+        specs.mkdir(parents=True)
+        source = ROOT / "benchmarks" / "specs" / f"{self.spec}.toml"
+        text = source.read_text(encoding="utf-8").partition("\n[gate")[0]
+        for number in range(self.adapters):
+            rate = f"learning_rate = {(10 + number) * 1e-4:.1e}"
+            (specs / f"{name}-{number}.toml").write_text(re.sub("learning_rate = .*", rate, text), encoding="utf-8")
+
+    def run(self, folder: Path, home: str, *options: str, alone: bool = False) -> float:
+        """The seconds of one pytest run, with a store of its own."""
+        command = [sys.executable, "-m", "pytest", "benchmarks", "-q", "-m", self.spec.partition("/")[0]]
+        command += ["--prism-home", str(folder / home), *self.options, *options]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path[1:]]), **self.environment}
+        environment |= {"CUDA_VISIBLE_DEVICES": self.alone} if alone else {}
+        start = time.perf_counter()
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        seconds = time.perf_counter() - start
+        made = len(list((folder / home).glob("adapters/*/manifest.json")))
+        if made != self.adapters:
+            raise SystemExit(f"{home}: {made} of {self.adapters} adapters were made\n{done.stdout}\n{done.stderr}")
+        return seconds
 
 
 def files(home: Path) -> dict[str, Any]:
@@ -106,47 +122,74 @@ def tell(way: str, found: dict[str, list[tuple[float, float]]]) -> None:
     print(f"turn {len(found[way])}: {way}: {seconds:.0f} s, {cpu:.0f} CPU seconds", flush=True)
 
 
+def work_of(given: argparse.Namespace) -> Work:
+    if not given.gpus:
+        own = ["--prism-profile", "nano", "--prism-limit", str(given.rows)]
+        return Work(NANO, 8, own, {"OMP_NUM_THREADS": "1"})
+    own = ["--prism-profile", "full", "--prism-data", str(given.data), "--prism-models", str(given.models)]
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
+    return Work(PUBLISHED, given.gpus, own, {}, first)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed.cluster", description=__doc__)
-    parser.add_argument("--rows", type=int, default=300)
+    parser.add_argument("--rows", type=int, default=300, help="of the nano specs")
     parser.add_argument("--turns", type=int, default=2)
-    options = parser.parse_args()
+    parser.add_argument("--gpus", type=int, default=0, help="so many adapters on so many GPUs")
+    parser.add_argument("--data", type=lambda path: Path(path).resolve(), help="with --gpus")
+    parser.add_argument("--models", type=lambda path: Path(path).resolve(), help="with --gpus")
+    given = parser.parse_args()
     from ray.cluster_utils import Cluster
 
-    os.environ["OMP_NUM_THREADS"] = "1"
-    head = {"include_dashboard": False, **SMALL}
-    found: dict[str, list[tuple[float, float]]] = {"-n 2": [], "--prism-cluster": []}
+    work = work_of(given)
+    os.environ |= work.environment
+    nodes = [{"num_cpus": 4 * given.gpus, "num_gpus": given.gpus}] if given.gpus else [SMALL, SMALL]
+    workers = str(given.gpus or 2)
+    found: dict[str, list[tuple[float, float]]] = {f"-n {workers}": [], "--prism-cluster": []}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        checkout(folder)
-        for turn in range(options.turns):
+        work.checkout(folder)
+        for turn in range(given.turns):
+            if given.gpus:
+                start = of_children()
+                seconds = work.run(folder, f"alone-{turn}", alone=True)
+                found.setdefault("one after the other", []).append((seconds, of_children() - start))
+                tell("one after the other", found)
             start = of_children()
-            seconds = run(folder, f"workers-{turn}", options.rows, "-n", "2")
-            found["-n 2"].append((seconds, of_children() - start))
-            tell("-n 2", found)
-            cluster = Cluster(initialize_head=True, head_node_args=head)
-            cluster.add_node(**SMALL)
+            seconds = work.run(folder, f"workers-{turn}", "-n", workers)
+            found[f"-n {workers}"].append((seconds, of_children() - start))
+            tell(f"-n {workers}", found)
+            cluster = Cluster(initialize_head=True, head_node_args={"include_dashboard": False, **nodes[0]})
+            for further in nodes[1:]:
+                cluster.add_node(**further)
             try:
                 watched, own = Watched(cluster), of_children()
                 watched.look()
                 before = dict(watched.spent)
                 watched.start()
-                seconds = run(folder, f"cluster-{turn}", options.rows, "--prism-cluster", cluster.address)
+                seconds = work.run(folder, f"cluster-{turn}", "--prism-cluster", cluster.address)
                 found["--prism-cluster"].append((seconds, watched.since(before) + of_children() - own))
                 tell("--prism-cluster", found)
             finally:
                 watched.ended.set()
                 cluster.shutdown()
             if files(folder / f"workers-{turn}") != files(folder / f"cluster-{turn}"):
-                raise SystemExit("the adapters of the two ways differ")
+                if not given.gpus:
+                    raise SystemExit("the adapters of the two ways differ")
+                print("the adapters of the two ways differ", flush=True)
     wall, cpu = ({way: statistics.median(each[i] for each in pairs) for way, pairs in found.items()} for i in (0, 1))
-    print(f"{ADAPTERS} adapters of {options.rows} rows, median of {options.turns} turns, the same bytes both ways")
-    for what, by_way in (("seconds", wall), ("CPU seconds", cpu)):
-        plain, ray = by_way["-n 2"], by_way["--prism-cluster"]
-        lost = (ray - plain) / (ADAPTERS + 1) * (2 if what == "seconds" else 1)  # two tasks at once
+    what = f"{given.rows} rows" if not given.gpus else work.spec
+    print(f"{work.adapters} adapters of {what}, median of {given.turns} turns")
+    for measure, by_way in (("seconds", wall), ("CPU seconds", cpu)):
+        plain, ray = by_way[f"-n {workers}"], by_way["--prism-cluster"]
+        lost = (ray - plain) / (work.adapters + 1) * (int(workers) if measure == "seconds" else 1)
         print(
-            f"{what}: {plain:.0f} with -n 2, {ray:.0f} on the cluster: {100 * (ray / plain - 1):+.0f} %, {lost:+.1f} a task"
+            f"{measure}: {plain:.0f} with -n {workers}, {ray:.0f} on the cluster: {100 * (ray / plain - 1):+.0f} %, "
+            f"{lost:+.1f} a task"
         )
+    if alone := wall.get("one after the other"):
+        shares = {way: f"{seconds / alone:.2f}" for way, seconds in wall.items() if way != "one after the other"}
+        print(f"of the {alone:.0f} s of one after the other: " + ", ".join(f"{way} {s}" for way, s in shares.items()))
 
 
 if __name__ == "__main__":

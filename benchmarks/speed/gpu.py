@@ -110,6 +110,28 @@ CONTENDERS: dict[str, tuple[str, str, str, dict[str, Any], dict[str, Any]]] = {
         FOUR,
         CHECKPOINTED | {"padding_free": True},  # its notebooks' own choice where nothing is said
     ),
+    # One adapter over two GPUs, beside the same lines of one.
+    "PRISM over two GPUs: 4-bit, packed, compiled, fused loss": (
+        "train",
+        "prism",
+        SMALL_MODEL,
+        FOUR,
+        PACKED | FAST | {"max_steps": 60, "processes": 2},
+    ),
+    "PRISM over one GPU: 4-bit, packed, compiled, fused loss": (
+        "train",
+        "prism",
+        SMALL_MODEL,
+        FOUR,
+        PACKED | FAST | {"max_steps": 60},
+    ),
+    "PRISM as published over two GPUs: 4-bit, 16 rows": (
+        "train",
+        "prism",
+        SMALL_MODEL,
+        FOUR,
+        PUBLISHED | {"processes": 2},
+    ),
     "PRISM: 4-bit base, adapter merged, captured step": ("answer", "prism", SMALL_MODEL, FOUR, {}),
     "PRISM: bf16 base, captured step": ("answer", "prism", SMALL_MODEL, HALF, {"many": 10_000}),
     "PRISM: the same, one question a prompt": ("answer", "prism", SMALL_MODEL, HALF, {"questions": 1}),
@@ -129,8 +151,10 @@ CONTENDERS: dict[str, tuple[str, str, str, dict[str, Any], dict[str, Any]]] = {
 
 
 def spec_for(folder: str, options: dict[str, Any], sft: dict[str, Any], rows: int) -> Any:
-    from prism.spec import Data, Model, Spec, Split
+    from prism.spec import Data, Launch, Model, Spec, Split
 
+    processes = sft.get("processes", 1)
+    sft = {key: value for key, value in sft.items() if key != "processes"}
     defaults = {
         "max_steps": STEPS,
         "gradient_accumulation_steps": 1,
@@ -147,6 +171,7 @@ def spec_for(folder: str, options: dict[str, Any], sft: dict[str, Any], rows: in
         model=Model(model_name=folder, max_seq_length=1024, **options),
         lora=LORA,
         sft=defaults | sft,
+        launch=Launch(processes=processes),
         generate={"max_new_tokens": NEW_TOKENS},
         phase="speed",
         name="speed",
@@ -183,7 +208,7 @@ def run(name: str, twin: str) -> dict[str, Any]:
 
 def train(base: Any, cards: list[Any]) -> dict[str, Any]:
     """Real (unpadded) tokens per second, from step WARM, or in the second half of many steps."""
-    from prism.models import train
+    from prism.models import launch
 
     times = [time.perf_counter()]
 
@@ -191,7 +216,7 @@ def train(base: Any, cards: list[Any]) -> dict[str, Any]:
         times.extend([time.perf_counter()] * steps)
 
     with tempfile.TemporaryDirectory() as folder:
-        notes = train.train(base, cards * 6, 42, Path(folder), advance)
+        notes = launch.train(base, cards * 6, 42, Path(folder), advance)
     whole, steps = notes["tokens"] / notes["steps"], notes["steps"]
     warm = max(WARM, steps // 2 if steps > STEPS else 0)
     return {

@@ -23,6 +23,7 @@ from peft import PeftModel
 from trl import SFTConfig
 
 from prism.models import cost, layout, packing, window
+from prism.models.ahead import Behind, batches_stay
 from prism.models.checkpointing import activation_bytes
 from prism.models.flat import OwnMean, flattened, renew, set_optimizer, trained
 from prism.models.identity import plain_only
@@ -137,12 +138,7 @@ class Step:
     """The step of a PEFT model whose samples have at most `longest` tokens, `most` tokens at once."""
 
     def __init__(
-        self,
-        model: PeftModel,
-        parameters: list[torch.nn.Parameter],
-        flat: torch.nn.Parameter,
-        longest: int,
-        most: int,
+        self, model: PeftModel, parameters: list[torch.nn.Parameter], flat: torch.nn.Parameter, longest: int, most: int
     ) -> None:
         causal: Any = model.get_base_model()
         self.causal, self.device, self.flat = causal, causal.device, flat
@@ -150,6 +146,7 @@ class Step:
         self.parameters = parameters
         self.found = torch.zeros_like(flat)  # the gradients of a batch
         self.sums = torch.zeros(len(METRICS), device=self.device)
+        self.behind = Behind(len(METRICS), self.device)
         self.share = torch.ones((), device=self.device)  # of each completion token in the loss
         self.graphs: dict[tuple[int, int], _Buffers] = {}
         self.pool = torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
@@ -165,20 +162,19 @@ class Step:
         """Loss of a padded batch, (rows, width) each, as the trainer calls the model. Raises NotCaptured."""
         if attention_mask is None:
             raise NotCaptured("the trainer packs the rows itself")
+        input_ids, labels, attention_mask = input_ids.cpu(), labels.cpu(), attention_mask.cpu()
         following = F.pad(labels[:, 1:], (0, 1), value=-100)
-        counts = [attention_mask.sum(1), attention_mask.int().argmax(1), (following != -100).sum(1)]
-        lengths, starts, targets = torch.stack(counts).tolist()
-        width = input_ids.shape[1]
+        lengths, targets = attention_mask.sum(1), (following != -100).sum(1).tolist()
+        first = attention_mask.int().argmax(1) + torch.arange(len(lengths)) * input_ids.shape[1]
         whole = sum(targets) or 1 if num_items_in_batch is None else num_items_in_batch
         self.share.copy_(1 / torch.as_tensor(whole))
         self.found.zero_()
         self.sums.zero_()
-        for rows in pieces(lengths, self.most):
-            places = [torch.arange(lengths[row]) + row * width + starts[row] for row in rows]
-            shape = (rung(sum(lengths[row] for row in rows), SMALLEST), rung(sum(targets[row] for row in rows), CHUNK))
+        for rows in pieces(lengths.tolist(), self.most):
+            shape = (rung(int(lengths[rows].sum()), SMALLEST), rung(sum(targets[row] for row in rows), CHUNK))
             shape = min(filter(partial(_holds, shape), self.graphs), default=shape)
             buffers = self.graphs.get(shape) or self._buffers(*shape)
-            self._fill(buffers, places, input_ids.flatten(), following.flatten())
+            self._fill(buffers, first[rows], lengths[rows], input_ids.flatten(), following.flatten())
             if buffers.graph is None and self.device.type == "cuda":
                 buffers = self._capture(buffers)
             self.graphs[shape] = buffers
@@ -186,14 +182,18 @@ class Step:
                 self._compute(buffers)
             else:
                 buffers.graph.replay()
-        processes = torch.distributed.is_initialized()  # [launch] processes
-        if processes:  # the mean of all, as DistributedDataParallel makes it
+        if torch.distributed.is_initialized():  # the mean of all processes, as DistributedDataParallel makes it
             torch.distributed.all_reduce(self.found)
             self.found /= torch.distributed.get_world_size()
-        sums = self.sums.cpu()  # the trainer reads them all one by one
-        if not sums[0].isfinite():
-            raise NotCaptured("the loss of a step was not finite")
-        _, correct, entropy, counted = self.sums.clone() if processes else sums  # it gathers what lies on its device
+            told = self.sums.clone()  # the trainer gathers what lies on its device
+            require_finite(told)
+        else:
+            told = (
+                self.behind.read()
+            )  # so the trainer's log of accuracy and entropy, which nobody keeps, is a step late
+            require_finite(told)
+            self.behind.hold(self.sums)
+        _, correct, entropy, counted = told
         return Output(
             loss=Loss.apply(self.flat, self.sums[0] * self.share, self.found),
             num_correct_tokens=correct,
@@ -210,18 +210,23 @@ class Step:
         return _Buffers(ids, positions, torch.full_like(ids[0], -100), boundaries, targets)
 
     def _fill(
-        self, buffers: _Buffers, places: Sequence[torch.Tensor], ids: torch.Tensor, following: torch.Tensor
+        self, buffers: _Buffers, first: torch.Tensor, lengths: torch.Tensor, ids: torch.Tensor, following: torch.Tensor
     ) -> None:
-        """Put rows side by side; what is left of the buffers is padding, which no sample sees and no loss counts."""
-        used, tokens = sum(map(len, places)), buffers.ids.shape[1]
-        place = torch.cat([*places, torch.zeros(tokens - used, dtype=torch.long)])
-        position = torch.cat([*(torch.arange(len(part)) for part in places), torch.zeros(tokens - used).long()])
+        """Put rows side by side; what is left of the buffers is padding, which no sample sees and no loss counts.
+
+        `first` and `lengths` say where each row lies in `ids` and `following`, (tokens of a padded batch) each.
+        """
+        used, tokens = int(lengths.sum()), buffers.ids.shape[1]
+        position, place = torch.zeros(2, tokens, dtype=torch.long)
+        position[:used] = torch.arange(used) - (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
+        place[:used] = position[:used] + first.repeat_interleave(lengths)
         boundaries = packing.boundaries(position[None], self.longest)  # on the CPU, where nothing waits for the GPU
         if len(boundaries) > len(buffers.boundaries):
             raise NotCaptured(f"its rows are shorter than {packing.TOKENS_PER_BOUNDARY:,} tokens")
-        place = place.to(self.device)
+        labels = following[place]
+        labels[used:] = -100
         buffers.ids.copy_(ids[place][None])
-        buffers.labels.copy_(following[place]).narrow(0, used, tokens - used).fill_(-100)
+        buffers.labels.copy_(labels)
         buffers.positions.copy_(position[None])
         buffers.boundaries.copy_(boundaries)
 
@@ -306,6 +311,12 @@ def pieces(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
     yield group
 
 
+def require_finite(sums: torch.Tensor) -> None:
+    """Raise NotCaptured if the loss among `sums` is not finite."""
+    if not bool(sums[0].isfinite()):
+        raise NotCaptured("the loss of a step was not finite")
+
+
 @contextmanager
 def captured(trainer: Any, longest: int, most: int) -> Iterator[Step]:
     """Let a trainer's PEFT model compute its loss in the captured step, and restore it afterwards. Raises NotCaptured."""
@@ -321,7 +332,9 @@ def captured(trainer: Any, longest: int, most: int) -> Iterator[Step]:
         trainer.add_callback(OwnMean(trainer, step))
         hook = step.causal.model.rotary_emb.register_forward_hook(_rotations_of_any_length)
         try:
-            yield step
+            with batches_stay(trainer):
+                yield step
+            require_finite(step.behind.read())
         finally:
             hook.remove()
             renew(model, step.parameters, parameters)
