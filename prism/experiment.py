@@ -179,7 +179,7 @@ class Experiment:
     def outcome(self) -> Outcome:
         """Everything measured and every threshold decided."""
         _ = self.tuned, self.altered, self.grades  # all answers, before the base is freed
-        self.base.free()
+        self.base.leave()
         with self.clock("scores and verdicts"):
             return self._decided()
 

@@ -36,6 +36,7 @@ from prism.judge.choosing import Choice, JudgeError
 from prism.judge.replies import NotGraded, Reply
 from prism.judge.spending import Spending
 from prism.judge.weighing import completion
+from prism.models.lazy import forget
 from prism.store.sources import base_identity
 
 REPLY_TOKENS = 512  # of the lists that DeepEval's own metrics ask for
@@ -60,6 +61,7 @@ class LocalJudge:
         self.last: tuple[list[int], Any] = ([], None)  # the tokens of the last prompt, and their KV cache
 
     def wake(self) -> None:
+        forget()  # the base that the last experiment left on the GPU
         self.model.to("cuda" if torch.cuda.is_available() else "cpu")
 
     def rest(self) -> None:

@@ -28,6 +28,16 @@ LENGTH = "what the model takes ([model].load_in_4bit = true), or [model].max_seq
 BATCH = "[sft].per_device_train_batch_size, or set gradient_checkpointing = true"
 
 
+_left: list[Base] = []  # at most one: the base of an experiment that has ended, for the next with the same
+
+
+def forget() -> None:
+    """Free the memory of a base that an experiment has left loaded."""
+    if _left:
+        _left.clear()
+        gc.collect()
+
+
 @contextmanager
 def _importing() -> Iterator[None]:
     """Collect no garbage while the libraries are imported, and never look through what they made.
@@ -97,7 +107,10 @@ class LazyBase:
                 if not self.spec.adapter:
                     train.check(self.spec, self.home)
                     launch.check(self.spec)
-                self._loaded = load.load(self.spec, self.root, self.screen.say, self.source)
+                if _left and not _left[0].serves(self.spec, self.source):
+                    forget()
+                model = _left.pop().model if _left else None
+                self._loaded = load.load(self.spec, self.root, self.screen.say, self.source, model)
         return self._loaded
 
     def fitting(self, training: Sequence[Example], held_out: Sequence[Example]) -> Fitting:
@@ -116,6 +129,13 @@ class LazyBase:
             self._loaded.model = adapted.unload()
         else:
             self.free()
+
+    def leave(self) -> None:
+        """Free the memory of the model, but for one that the next experiment may go on with."""
+        if self._loaded is not None and self._loaded.unloads_cleanly:
+            forget()
+            _left.append(self._loaded)
+        self.free()
 
     def free(self, kept: bool = False) -> None:
         """Free the memory of the model, or if it is `kept`, of what trained on it."""

@@ -57,17 +57,25 @@ class Base:
     processor: Any = None
     root: Path = Path()  # of the checkout
     source: str = ""  # the folder that the model was loaded from
+    asked: str = ""  # the folder or hub id that it was asked for by
 
     @property
     def unloads_cleanly(self) -> bool:
         """Whether an adapter can be taken off again: none is merged into quantized weights, and nothing else is patched."""
         return self.spec.model.quantized and self.library == "transformers" and self.processor is None
 
+    def serves(self, spec: Spec, source: str) -> bool:
+        """Whether `load` would give a spec the same model from `source`, a folder or a hub id."""
+        differ = {"measured_with", "max_seq_length"}  # only Unsloth loads by a length
+        own, other = (each.model.model_dump(exclude=differ) for each in (self.spec, spec))
+        named = own == other and self.asked == source and bool(self.spec.image) == bool(spec.image)
+        return named and engine(self.spec) == engine(spec)
 
-def load(spec: Spec, root: Path, say: Say = CONSOLE.say, name: str | None = None) -> Base:
+
+def load(spec: Spec, root: Path, say: Say = CONSOLE.say, name: str | None = None, model: Any = None) -> Base:
     """Load the base model of a spec, or the one that stands in for it under another `name`, in evaluation mode.
 
-    `say` is told of downloads.
+    `say` is told of downloads. `model` is the same model if it is loaded already (`Base.serves`).
 
     Raises ModelError if the folder is missing, damaged, pickled or needs remote code, or if the hub does not give it.
     """
@@ -84,52 +92,8 @@ def load(spec: Spec, root: Path, say: Say = CONSOLE.say, name: str | None = None
     settings = engine(spec)
     _require_gpu(spec, settings["device"])
     disable_progress_bar()
-    dtype = getattr(torch, settings["dtype"])
     try:
-        if settings["library"] == "unsloth":
-            options = spec.model.model_dump(exclude={"revision", "measured_with"}) | {
-                "model_name": source,
-                "dtype": dtype,
-            }
-            if spec.image:
-                from unsloth import FastVisionModel
-
-                model, _ = FastVisionModel.from_pretrained(**options)
-            else:
-                from unsloth import FastLanguageModel
-
-                model, _ = FastLanguageModel.from_pretrained(**options)
-        else:
-            quantization = None
-            if spec.model.quantized:
-                quantization = BitsAndBytesConfig(
-                    load_in_4bit=spec.model.load_in_4bit,
-                    load_in_8bit=spec.model.load_in_8bit,
-                    bnb_4bit_quant_type="nf4",  # the same choices as Unsloth's
-                    bnb_4bit_use_double_quant=True,
-                    bnb_4bit_compute_dtype=dtype,
-                )
-            auto = AutoModelForImageTextToText if spec.image else AutoModelForCausalLM
-            loaded: Any = auto.from_pretrained(
-                source,
-                dtype=dtype,
-                quantization_config=quantization,
-                device_map={"": _place(settings["device"])},
-                use_safetensors=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-            )
-            model, found = loaded
-            if missing := sorted(found["missing_keys"]):  # transformers draws them by chance, and only logs it
-                raise ModelError(
-                    f"{name}: lacks {len(missing)} of the weights that its config.json asks for, such as {missing[0]}; "
-                    f"restore the folder"
-                )
-            if type(model).forward.__module__.startswith("unsloth"):
-                raise ModelError(
-                    f"{spec.id}: Unsloth has patched {type(model).__name__} for another spec of this run, but this "
-                    f"spec does not use Unsloth; run it alone: --prism-spec {spec.id}"
-                )
+        model = model if model is not None else _model(spec, name, source, settings)
         # Always use the published tokenizer; Unsloth may change its template and padding.
         processor = AutoProcessor.from_pretrained(source, trust_remote_code=False) if spec.image else None
         tokenizer = processor.tokenizer if processor else AutoTokenizer.from_pretrained(source, trust_remote_code=False)
@@ -161,7 +125,52 @@ def load(spec: Spec, root: Path, say: Say = CONSOLE.say, name: str | None = None
                 f"{spec.id}.toml [sft] packing: {name} cannot be trained on packed rows, {reason}; delete it"
             )
     tokenizer.padding_side = "left"
-    return Base(spec, model.eval(), tokenizer, settings["library"], template, processor, root, source)
+    return Base(spec, model.eval(), tokenizer, settings["library"], template, processor, root, source, name)
+
+
+def _model(spec: Spec, name: str, source: str, settings: dict[str, str]) -> Any:
+    """The model of the folder `source`, as `engine` settled how. Raises ModelError if a weight is missing."""
+    dtype = getattr(torch, settings["dtype"])
+    if settings["library"] == "unsloth":
+        options = spec.model.model_dump(exclude={"revision", "measured_with"}) | {"model_name": source, "dtype": dtype}
+        if spec.image:
+            from unsloth import FastVisionModel
+
+            return FastVisionModel.from_pretrained(**options)[0]
+        from unsloth import FastLanguageModel
+
+        return FastLanguageModel.from_pretrained(**options)[0]
+    quantization = None
+    if spec.model.quantized:
+        quantization = BitsAndBytesConfig(
+            load_in_4bit=spec.model.load_in_4bit,
+            load_in_8bit=spec.model.load_in_8bit,
+            bnb_4bit_quant_type="nf4",  # the same choices as Unsloth's
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    auto = AutoModelForImageTextToText if spec.image else AutoModelForCausalLM
+    loaded: Any = auto.from_pretrained(
+        source,
+        dtype=dtype,
+        quantization_config=quantization,
+        device_map={"": _place(settings["device"])},
+        use_safetensors=True,
+        trust_remote_code=False,
+        output_loading_info=True,
+    )
+    model, found = loaded
+    if missing := sorted(found["missing_keys"]):  # transformers draws them by chance, and only logs it
+        raise ModelError(
+            f"{name}: lacks {len(missing)} of the weights that its config.json asks for, such as {missing[0]}; "
+            f"restore the folder"
+        )
+    if type(model).forward.__module__.startswith("unsloth"):
+        raise ModelError(
+            f"{spec.id}: Unsloth has patched {type(model).__name__} for another spec of this run, but this "
+            f"spec does not use Unsloth; run it alone: --prism-spec {spec.id}"
+        )
+    return model
 
 
 def _place(device: str) -> str | int:
