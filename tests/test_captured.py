@@ -177,7 +177,7 @@ def test_what_the_plain_path_trains_and_why(recipe, monkeypatch):
     assert card.refuses() == ""
     assert card.refuses(steps=10) == "10 steps do not repay compiling"
     assert card.refuses(sft={"gradient_checkpointing": True}) == "[sft] gradient_checkpointing is set"
-    assert card.refuses(sft={"packing": True}) == "its rows are packed already"
+    assert card.refuses(sft={"packing": True}) == ""
     assert card.refuses(sft={"loss_type": "dft"}) == "[sft] chooses another loss"
     assert card.refuses(lora={"lora_dropout": 0.1}) == "[lora] lora_dropout is set"
     assert card.refuses(lora={"use_dora": True}) == "[lora] use_dora is set"
@@ -238,7 +238,6 @@ def test_one_flat_parameter_takes_the_steps_of_many(recipe, tmp_path, on_cpu, mo
     [
         ("adamw_8bit", (64, 64), True),
         ("adamw_8bit", (64, 65), False),  # half a block
-        ("adamw_8bit", (32, 64), False),  # a state in 32 bits
         ("adamw_torch", (32, 65), True),
         ("adamw_torch", (65,), False),  # the trainer does not decay it
         ("adafactor", (64, 64), False),
@@ -257,6 +256,46 @@ def test_an_optimizer_of_its_own_where_one_flat_parameter_would_take_other_steps
         assert list(model.parameters()) == [whole]
         assert flat.set_optimizer(trainer, whole, [model.weight]) is used
     assert list(model.parameters()) == [model.weight]
+
+
+def test_small_matrices_keep_their_state_in_32_bits(monkeypatch):
+    """bitsandbytes' own rule, by which a flat parameter of them all would be large."""
+    manager = SimpleNamespace(pid2config={})
+    manager.override_config = lambda part, key, value: manager.pid2config.update({id(part): {key: value}})
+    given = SimpleNamespace(GlobalOptimManager=SimpleNamespace(get_instance=lambda: manager))
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", given)
+    monkeypatch.setitem(sys.modules, "bitsandbytes", SimpleNamespace(optim=given))
+    model = torch.nn.Module()
+    model.small = torch.nn.Parameter(torch.ones(32, 64))
+    model.large = torch.nn.Parameter(torch.ones(64, 64))
+    model.num_parameters = lambda **_: 0
+    trainer = SimpleNamespace(
+        args=SimpleNamespace(optim="adamw_8bit", weight_decay=0.0),
+        model=None,
+        get_optimizer_cls_and_kwargs=lambda *_: (torch.optim.SGD, {"lr": 1.0}),
+    )
+    parameters = flat.trained(model)
+    assert parameters == [model.large, model.small]
+    with flat.flattened(model) as whole:
+        assert flat.set_optimizer(trainer, whole, parameters)
+        large, small = trainer.optimizer.param_groups[0]["params"]
+        assert (len(large), len(small)) == (64 * 64, 32 * 64)
+        assert manager.pid2config == {id(small): {"optim_bits": 32}}
+        whole.grad.fill_(0.5)  # what the step computes, and the trainer clips
+        trainer.optimizer.step()
+        assert model.small.unique() == model.large.unique() == 0.5
+    del small, large, trainer
+    assert manager.pid2config == {}  # another parameter may get the same id
+
+
+@pytest.mark.parametrize("most", [16_384, 200], ids=["a batch at once", "in pieces"])
+def test_packed_rows_are_those_of_the_plain_path(recipe, tmp_path, on_cpu, most):
+    options = {"packing": True, "per_device_train_batch_size": 2, "num_train_epochs": 4, "max_length": 128}
+    plain = trained(recipe, tmp_path / "plain", **options)
+    on_cpu(most)
+    found = trained(recipe, tmp_path / "captured", **options)
+    assert (plain[0]["engine"], found[0]["engine"]) == ("plain", "captured")
+    same(found, plain)
 
 
 def test_a_step_launches_nothing_for_each_matrix(recipe, tmp_path, on_cpu, monkeypatch):

@@ -6,11 +6,60 @@ waits until the GPU has done all that it was told, and then the GPU waits for th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy
 import torch
+
+from prism.models import packing
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a batch on the CPU, in NumPy: torch would share even so few numbers among its threads, and take longer."""
+
+    ids: numpy.ndarray  # (tokens) of the whole batch
+    following: numpy.ndarray  # (tokens) the next token where it counts, else -100
+    first: numpy.ndarray  # (rows) where each row begins
+    lengths: numpy.ndarray  # (rows)
+    targets: numpy.ndarray  # (rows) how many of its tokens count
+
+    def of(self, rows: Sequence[int]) -> Rows:
+        return replace(self, first=self.first[rows], lengths=self.lengths[rows], targets=self.targets[rows])
+
+    def side_by_side(self, tokens: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The positions, ids and next tokens of the rows one after the other, (tokens) each, then padding."""
+        used = int(self.lengths.sum())
+        position, place = numpy.zeros((2, tokens), numpy.int64)
+        position[:used] = numpy.arange(used) - (self.lengths.cumsum() - self.lengths).repeat(self.lengths)
+        place[:used] = position[:used] + self.first.repeat(self.lengths)
+        labels = self.following[place]
+        labels[used:] = -100
+        return torch.from_numpy(position), torch.from_numpy(self.ids[place]), torch.from_numpy(labels)
+
+
+def laid_out(
+    input_ids: torch.Tensor,
+    labels: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    position_ids: torch.Tensor | None,
+) -> Rows | None:
+    """The rows of a batch, padded with a mask, (rows, width), or packed with positions, (1, tokens); None if neither."""
+    ids, labelled = input_ids.cpu().numpy(), labels.cpu().numpy()
+    if attention_mask is not None:
+        mask = attention_mask.cpu().numpy()
+        first, lengths = mask.argmax(1) + numpy.arange(len(mask)) * mask.shape[1], mask.sum(1)
+    elif position_ids is not None and len(ids) == 1:
+        first, lengths = packing.samples(position_ids.cpu().numpy()[0])
+    else:
+        return None
+    following = numpy.full_like(labelled, -100)
+    following[:, :-1] = labelled[:, 1:]
+    counted = numpy.concatenate([[0], (following != -100).ravel().cumsum()])
+    return Rows(ids.ravel(), following.ravel(), first, lengths, counted[first + lengths] - counted[first])
 
 
 class Behind:

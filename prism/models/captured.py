@@ -18,12 +18,11 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from peft import PeftModel
 from trl import SFTConfig
 
 from prism.models import cost, layout, packing, window
-from prism.models.ahead import Behind, batches_stay
+from prism.models.ahead import Behind, Rows, batches_stay, laid_out
 from prism.models.checkpointing import activation_bytes
 from prism.models.flat import OwnMean, flattened, renew, set_optimizer, trained
 from prism.models.identity import plain_only
@@ -84,8 +83,6 @@ def unsupported(base: Base, config: SFTConfig, steps: int) -> str:
         return "[sft] gradient_checkpointing is set"
     if base.library != "transformers":
         return "Unsloth trains it"
-    if config.packing or config.padding_free:
-        return "its rows are packed already"
     if steps < FEWEST_STEPS:
         return f"{steps} steps do not repay compiling"
     if reason := unknown_model(causal):
@@ -156,25 +153,27 @@ class Step:
         input_ids: torch.Tensor,
         labels: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         **_: Any,
     ) -> Output:
-        """Loss of a padded batch, (rows, width) each, as the trainer calls the model. Raises NotCaptured."""
-        if attention_mask is None:
-            raise NotCaptured("the trainer packs the rows itself")
-        input_ids, labels, attention_mask = input_ids.cpu(), labels.cpu(), attention_mask.cpu()
-        following = F.pad(labels[:, 1:], (0, 1), value=-100)
-        lengths, targets = attention_mask.sum(1), (following != -100).sum(1).tolist()
-        first = attention_mask.int().argmax(1) + torch.arange(len(lengths)) * input_ids.shape[1]
-        whole = sum(targets) or 1 if num_items_in_batch is None else num_items_in_batch
+        """Loss of a batch as the trainer calls the model: padded, (rows, width) each, or packed, (1, tokens).
+
+        Raises NotCaptured.
+        """
+        batch = laid_out(input_ids, labels, attention_mask, position_ids)
+        if batch is None:
+            raise NotCaptured("the trainer does not say where its samples end")
+        whole = batch.targets.sum() or 1 if num_items_in_batch is None else num_items_in_batch
         self.share.copy_(1 / torch.as_tensor(whole))
         self.found.zero_()
         self.sums.zero_()
-        for rows in pieces(lengths.tolist(), self.most):
-            shape = (rung(int(lengths[rows].sum()), SMALLEST), rung(sum(targets[row] for row in rows), CHUNK))
+        for rows in pieces(batch.lengths.tolist(), self.most):
+            part = batch.of(rows)
+            shape = (rung(int(part.lengths.sum()), SMALLEST), rung(int(part.targets.sum()), CHUNK))
             shape = min(filter(partial(_holds, shape), self.graphs), default=shape)
             buffers = self.graphs.get(shape) or self._buffers(*shape)
-            self._fill(buffers, first[rows], lengths[rows], input_ids.flatten(), following.flatten())
+            self._fill(buffers, part)
             if buffers.graph is None and self.device.type == "cuda":
                 buffers = self._capture(buffers)
             self.graphs[shape] = buffers
@@ -209,23 +208,13 @@ class Step:
         torch._dynamo.maybe_mark_dynamic(boundaries, 0)
         return _Buffers(ids, positions, torch.full_like(ids[0], -100), boundaries, targets)
 
-    def _fill(
-        self, buffers: _Buffers, first: torch.Tensor, lengths: torch.Tensor, ids: torch.Tensor, following: torch.Tensor
-    ) -> None:
-        """Put rows side by side; what is left of the buffers is padding, which no sample sees and no loss counts.
-
-        `first` and `lengths` say where each row lies in `ids` and `following`, (tokens of a padded batch) each.
-        """
-        used, tokens = int(lengths.sum()), buffers.ids.shape[1]
-        position, place = torch.zeros(2, tokens, dtype=torch.long)
-        position[:used] = torch.arange(used) - (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
-        place[:used] = position[:used] + first.repeat_interleave(lengths)
+    def _fill(self, buffers: _Buffers, rows: Rows) -> None:
+        """Put rows side by side; what is left of the buffers is padding, which no sample sees and no loss counts."""
+        position, ids, labels = rows.side_by_side(buffers.ids.shape[1])
         boundaries = packing.boundaries(position[None], self.longest)  # on the CPU, where nothing waits for the GPU
         if len(boundaries) > len(buffers.boundaries):
             raise NotCaptured(f"its rows are shorter than {packing.TOKENS_PER_BOUNDARY:,} tokens")
-        labels = following[place]
-        labels[used:] = -100
-        buffers.ids.copy_(ids[place][None])
+        buffers.ids.copy_(ids[None])
         buffers.labels.copy_(labels)
         buffers.positions.copy_(position[None])
         buffers.boundaries.copy_(boundaries)
@@ -301,13 +290,15 @@ def _holds(wanted: tuple[int, int], shape: tuple[int, int]) -> bool:
 def pieces(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
     """The places of a batch's rows in groups of at most `most` tokens, in order. Raises NotCaptured."""
     group: list[int] = []
+    held = 0
     for place, length in enumerate(lengths):
         if length > most:
             raise NotCaptured(f"a row of {length:,} tokens is longer than the {most:,} that fit at once")
-        if group and sum(lengths[row] for row in group) + length > most:
+        if group and held + length > most:
             yield group
-            group = []
+            group, held = [], 0
         group.append(place)
+        held += length
     yield group
 
 

@@ -7,6 +7,7 @@ hundreds, which took longer than the rest of a short step. bitsandbytes' 8-bit A
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -21,7 +22,9 @@ EACH_NUMBER = ("adamw_torch", "adamw_torch_fused", "sgd")  # optimizers that tre
 
 
 def trained(model: torch.nn.Module) -> list[torch.nn.Parameter]:
-    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+    """The parameters that train, those whose state bitsandbytes keeps in 32 bits last."""
+    found = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return sorted(found, key=lambda parameter: parameter.numel() < SMALLEST)
 
 
 def attach(parameters: list[torch.nn.Parameter], flat: torch.nn.Parameter) -> None:
@@ -105,11 +108,33 @@ def set_optimizer(trainer: Any, flat: torch.nn.Parameter, parameters: list[torch
     The trainer decays matrices only.
     """
     options = trainer.args
-    whole = all(part.numel() % BLOCK == 0 and part.numel() >= SMALLEST for part in parameters)
-    if options.optim not in EACH_NUMBER and not (options.optim in EIGHT_BITS and whole):
+    large = [part.numel() for part in parameters if part.numel() >= SMALLEST]
+    in_blocks = options.optim in EIGHT_BITS and all(size % BLOCK == 0 for size in large)
+    if options.optim not in EACH_NUMBER and not in_blocks:
         return False
     if options.weight_decay and any(part.ndim < 2 for part in parameters):
         return False
+    parts = [flat]
+    if in_blocks and sum(large) < flat.numel():
+        assert flat.grad is not None
+        sizes = [sum(large), flat.numel() - sum(large)]
+        parts = [torch.nn.Parameter(part) for part in flat.detach().split(sizes)]
+        for part, slope in zip(parts, flat.grad.split(sizes), strict=True):
+            part.grad = slope
+        _keep_32_bits(parts[1])
     made, arguments = trainer.get_optimizer_cls_and_kwargs(options, trainer.model)
-    trainer.optimizer = made([{"params": [flat], "weight_decay": options.weight_decay}], **arguments)
+    held = [part for part in parts if part.numel()]
+    trainer.optimizer = made([{"params": held, "weight_decay": options.weight_decay}], **arguments)
     return True
+
+
+def _keep_32_bits(parameter: torch.nn.Parameter) -> None:
+    """Let bitsandbytes keep the state of a parameter in 32 bits, however large it is.
+
+    Its manager knows parameters by their `id`, which another one may get, so it has to forget this one.
+    """
+    from bitsandbytes.optim import GlobalOptimManager
+
+    manager = GlobalOptimManager.get_instance()
+    manager.override_config(parameter, "optim_bits", 32)
+    weakref.finalize(parameter, manager.pid2config.pop, id(parameter), None)

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
+import numpy
 import torch
 import torch.nn.functional as F
 from torch.nn.attention.varlen import varlen_attn
@@ -50,6 +51,13 @@ def boundaries(position_ids: torch.Tensor, longest: int) -> torch.Tensor:
     bounds = F.pad(torch.cat([starts, padding_starts]), (0, 1), value=tokens).to(torch.int32)
     size = max(tokens // TOKENS_PER_BOUNDARY, len(bounds) + 1) + 1
     return F.pad(bounds, (0, size - len(bounds)), value=tokens)
+
+
+def samples(positions: numpy.ndarray) -> tuple[numpy.ndarray, numpy.ndarray]:
+    """Where each sample of a packed row of (tokens,) positions begins, and its tokens, without the padding at the end."""
+    used = int(positions.nonzero()[0].max(initial=0)) + 1
+    starts = (positions[:used] == 0).nonzero()[0]
+    return starts, numpy.diff(starts, append=used)
 
 
 def attend(

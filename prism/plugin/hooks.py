@@ -9,6 +9,7 @@ import gc
 import math
 import signal
 import tempfile
+import traceback
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
@@ -306,6 +307,9 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Gener
     if call.excinfo is not None and isinstance(call.excinfo.value, PrismError):
         report.longrepr = f"{type(call.excinfo.value).__name__}: {call.excinfo.value}"
     _disarm(report)
+    if call.excinfo is not None and not item.config.getoption("usepdb", False):
+        # The interpreter keeps the last error with what its frames hold: a model on the GPU, for all specs that follow.
+        traceback.clear_frames(call.excinfo.tb)
     return report
 
 
