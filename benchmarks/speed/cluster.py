@@ -1,13 +1,13 @@
 """What does a cluster cost beside `-n 2`? Eight nano adapters each way, on one machine; or two adapters on two GPUs.
 
     python -m benchmarks.speed.cluster                  # needs the extra `cluster`; best on an idle machine of two cores
-    python -m benchmarks.speed.cluster --gpus 2 --data DIR --models DIR
+    python -m benchmarks.speed.cluster --gpus 2 --data DIR --models DIR     # and --gpus 1 --way cluster
 
 The specs are phase1/nano with eight learning rates, on --rows training and held-out rows. `-n 2` has two workers, the
 cluster two nodes on loopback with one core each, and every process one thread. With GPUs it is phase 2's published recipe,
-whole, with one learning rate a GPU, first one after the other on one of them, and the cluster is one node that has them all; the
-folders are as --prism-data and --prism-models (`python -m benchmarks.speed.end_to_end --folder` makes them). The ways take
-turns. Seconds are those of pytest from its start to its end; CPU seconds are of all processes of a way, Ray's own included,
+whole, with two seeds of its own (other splits, so that nothing is shared), first one after the other on one GPU, and the cluster
+is one node that has all GPUs; the folders are as --prism-data and --prism-models (`python -m benchmarks.speed.end_to_end
+--folder` makes them). The ways take turns. Seconds are those of pytest from its start to its end; CPU seconds are of all processes of a way, Ray's own included,
 and depend less on what else the machine does. The cluster is started before, as a user's is.
 """
 
@@ -33,6 +33,7 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent.parent
 NANO, PUBLISHED = "phase1/nano", "phase2/qwen2.5-1.5b"
+WAYS = ALONE, WORKERS, CLUSTER = "alone", "workers", "cluster"  # one after the other, -n 2, --prism-cluster
 SMALL = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
 
 
@@ -59,8 +60,9 @@ class Work:
         source = ROOT / "benchmarks" / "specs" / f"{self.spec}.toml"
         text = source.read_text(encoding="utf-8").partition("\n[gate")[0]
         for number in range(self.adapters):
-            rate = f"learning_rate = {(10 + number) * 1e-4:.1e}"
-            (specs / f"{name}-{number}.toml").write_text(re.sub("learning_rate = .*", rate, text), encoding="utf-8")
+            own = re.sub("learning_rate = .*", f"learning_rate = {(10 + number) * 1e-4:.1e}", text)
+            own = re.sub("^seed .*", f"seed = {42 + number}", own, flags=re.MULTILINE) if self.alone else own
+            (specs / f"{name}-{number}.toml").write_text(own, encoding="utf-8")
 
     def run(self, folder: Path, home: str, *options: str, alone: bool = False) -> float:
         """The seconds of one pytest run, with a store of its own."""
@@ -128,14 +130,15 @@ def work_of(given: argparse.Namespace) -> Work:
         return Work(NANO, 8, own, {"OMP_NUM_THREADS": "1"})
     own = ["--prism-profile", "full", "--prism-data", str(given.data), "--prism-models", str(given.models)]
     first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
-    return Work(PUBLISHED, given.gpus, own, {}, first)
+    return Work(PUBLISHED, 2, own, {}, first)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed.cluster", description=__doc__)
     parser.add_argument("--rows", type=int, default=300, help="of the nano specs")
     parser.add_argument("--turns", type=int, default=2)
-    parser.add_argument("--gpus", type=int, default=0, help="so many adapters on so many GPUs")
+    parser.add_argument("--gpus", type=int, default=0, help="two adapters on so many GPUs")
+    parser.add_argument("--way", action="append", choices=WAYS, help="only these (repeatable)")
     parser.add_argument("--data", type=lambda path: Path(path).resolve(), help="with --gpus")
     parser.add_argument("--models", type=lambda path: Path(path).resolve(), help="with --gpus")
     given = parser.parse_args()
@@ -143,22 +146,21 @@ def main() -> None:
 
     work = work_of(given)
     os.environ |= work.environment
-    nodes = [{"num_cpus": 4 * given.gpus, "num_gpus": given.gpus}] if given.gpus else [SMALL, SMALL]
-    workers = str(given.gpus or 2)
-    found: dict[str, list[tuple[float, float]]] = {f"-n {workers}": [], "--prism-cluster": []}
+    nodes = [{"num_cpus": 8 * given.gpus, "num_gpus": given.gpus}] if given.gpus else [SMALL, SMALL]
+    ways = given.way or (WAYS if given.gpus else WAYS[1:])
+    found: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         work.checkout(folder)
         for turn in range(given.turns):
-            if given.gpus:
-                start = of_children()
-                seconds = work.run(folder, f"alone-{turn}", alone=True)
-                found.setdefault("one after the other", []).append((seconds, of_children() - start))
-                tell("one after the other", found)
-            start = of_children()
-            seconds = work.run(folder, f"workers-{turn}", "-n", workers)
-            found[f"-n {workers}"].append((seconds, of_children() - start))
-            tell(f"-n {workers}", found)
+            for way, options in ((ALONE, []), (WORKERS, ["-n", "2"])):
+                if way in ways:
+                    start = of_children()
+                    seconds = work.run(folder, f"{way}-{turn}", *options, alone=way == ALONE)
+                    found[way].append((seconds, of_children() - start))
+                    tell(way, found)
+            if CLUSTER not in ways:
+                continue
             cluster = Cluster(initialize_head=True, head_node_args={"include_dashboard": False, **nodes[0]})
             for further in nodes[1:]:
                 cluster.add_node(**further)
@@ -167,29 +169,27 @@ def main() -> None:
                 watched.look()
                 before = dict(watched.spent)
                 watched.start()
-                seconds = work.run(folder, f"cluster-{turn}", "--prism-cluster", cluster.address)
-                found["--prism-cluster"].append((seconds, watched.since(before) + of_children() - own))
-                tell("--prism-cluster", found)
+                seconds = work.run(folder, f"{CLUSTER}-{turn}", "--prism-cluster", cluster.address)
+                found[CLUSTER].append((seconds, watched.since(before) + of_children() - own))
+                tell(CLUSTER, found)
             finally:
                 watched.ended.set()
                 cluster.shutdown()
-            if files(folder / f"workers-{turn}") != files(folder / f"cluster-{turn}"):
+            if WORKERS in ways and files(folder / f"{WORKERS}-{turn}") != files(folder / f"{CLUSTER}-{turn}"):
                 if not given.gpus:
                     raise SystemExit("the adapters of the two ways differ")
-                print("the adapters of the two ways differ", flush=True)
+                print("the adapters of the two ways differ", flush=True)  # a GPU adds up in any order
     wall, cpu = ({way: statistics.median(each[i] for each in pairs) for way, pairs in found.items()} for i in (0, 1))
-    what = f"{given.rows} rows" if not given.gpus else work.spec
+    what = work.spec if given.gpus else f"{given.rows} rows"
     print(f"{work.adapters} adapters of {what}, median of {given.turns} turns")
     for measure, by_way in (("seconds", wall), ("CPU seconds", cpu)):
-        plain, ray = by_way[f"-n {workers}"], by_way["--prism-cluster"]
-        lost = (ray - plain) / (work.adapters + 1) * (int(workers) if measure == "seconds" else 1)
-        print(
-            f"{measure}: {plain:.0f} with -n {workers}, {ray:.0f} on the cluster: {100 * (ray / plain - 1):+.0f} %, "
-            f"{lost:+.1f} a task"
-        )
-    if alone := wall.get("one after the other"):
-        shares = {way: f"{seconds / alone:.2f}" for way, seconds in wall.items() if way != "one after the other"}
-        print(f"of the {alone:.0f} s of one after the other: " + ", ".join(f"{way} {s}" for way, s in shares.items()))
+        print(f"{measure}: " + ", ".join(f"{way} {spent:.0f}" for way, spent in by_way.items()))
+        if {WORKERS, CLUSTER} <= by_way.keys():
+            plain, ray = by_way[WORKERS], by_way[CLUSTER]
+            lost = (ray - plain) / (work.adapters + 1) * (2 if measure == "seconds" else 1)  # two tasks at once
+            print(f"the cluster: {100 * (ray / plain - 1):+.0f} %, {lost:+.1f} a task")
+    for way in wall.keys() & {WORKERS, CLUSTER} if ALONE in wall else ():
+        print(f"{way}: {wall[way] / wall[ALONE]:.2f} of {ALONE}")
 
 
 if __name__ == "__main__":

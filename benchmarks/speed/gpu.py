@@ -26,11 +26,12 @@ from typing import Any
 
 from tabulate import tabulate
 
+from benchmarks.speed.lines import CONTENDERS, OWN
 from prism.devices import use_one_gpu
 from prism.store.provenance import versions
 
 ROOT = Path(__file__).resolve().parents[2]
-STEP_TOKENS, STEPS, WARM = 16_384, 9, 3
+STEPS, WARM = 9, 3
 PROMPTS, NEW_TOKENS = 512, 64
 QUESTIONS = 17  # in one prompt: about 190 tokens, as long as a prompt of a published task with its instructions
 LORA = {
@@ -38,123 +39,15 @@ LORA = {
     "lora_alpha": 32,
     "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
 }
-PACKED = {"packing": True, "per_device_train_batch_size": STEP_TOKENS // 1024}
-PADDED = {"packing": False, "per_device_train_batch_size": 16, "gradient_accumulation_steps": 15}
-FAST = {
-    "optim": "adamw_torch_fused",  # adamw_8bit launches one kernel per matrix: 27 ms of a step of 318 ms
-    "torch_compile": True,
-    "use_liger_kernel": True,
-    "liger_kernel_config": {"rope": False, "rms_norm": False, "swiglu": False, "fused_linear_cross_entropy": True},
-}
-SMALL = {"per_device_train_batch_size": 16, "gradient_checkpointing": True}
-PUBLISHED = {"packing": False, "per_device_train_batch_size": 16, "max_steps": 120, "logging_steps": 10}
-CHECKPOINTED = PUBLISHED | {"gradient_checkpointing": True}
-FOUR, EIGHT, HALF = {"load_in_4bit": True}, {"load_in_8bit": True}, {}
 TOLD = ("engine", "why", "most_tokens", "gradient_checkpointing", "activations_gib", "trained_share")  # of the notes
 LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "unsloth", "liger-kernel")
-SMALL_MODEL, LARGE_MODEL, SMALLEST_MODEL = "Qwen2.5-1.5B", "Qwen3-4B", "SmolLM2-135M"
-
-# name: (job, library, twin, [model] options, options of the job)
-CONTENDERS: dict[str, tuple[str, str, str, dict[str, Any], dict[str, Any]]] = {
-    "PRISM: 4-bit, packed, compiled, fused loss": ("train", "prism", SMALL_MODEL, FOUR, PACKED | FAST),
-    "plain TRL: 4-bit, padded, checkpointing": (
-        "train",
-        "plain",
-        SMALL_MODEL,
-        FOUR,
-        PADDED | {"gradient_checkpointing": True},
-    ),
-    "plain TRL: 4-bit, packed, checkpointing": (
-        "train",
-        "plain",
-        SMALL_MODEL,
-        FOUR,
-        PACKED | {"gradient_checkpointing": True},
-    ),
-    "Unsloth: 4-bit, packed, checkpointing": (
-        "train",
-        "unsloth",
-        SMALL_MODEL,
-        FOUR,
-        PACKED | {"gradient_checkpointing": True},
-    ),
-    "Unsloth: 4-bit, packed, no checkpointing": (
-        "train",
-        "unsloth",
-        SMALL_MODEL,
-        FOUR,
-        PACKED | {"gradient_checkpointing": False},
-    ),
-    "PRISM as published: 4-bit, 16 rows": ("train", "prism", SMALL_MODEL, FOUR, PUBLISHED),
-    "PRISM as published: 8-bit Qwen3-4B, 16 rows": ("train", "prism", LARGE_MODEL, EIGHT, PUBLISHED),
-    "PRISM as published: SmolLM2-135M, 32 rows": (
-        "train",
-        "prism",
-        SMALLEST_MODEL,
-        HALF,
-        PUBLISHED | {"per_device_train_batch_size": 32, "max_steps": 600},  # 15 s: one late capture takes a second
-    ),
-    "plain TRL as published: 4-bit, 16 rows": ("train", "plain", SMALL_MODEL, FOUR, CHECKPOINTED),
-    "plain TRL as published: 8-bit Qwen3-4B, 16 rows": ("train", "plain", LARGE_MODEL, EIGHT, CHECKPOINTED),
-    "plain TRL as published: SmolLM2-135M, 32 rows": (
-        "train",
-        "plain",
-        SMALLEST_MODEL,
-        HALF,
-        PUBLISHED | {"per_device_train_batch_size": 32, "gradient_checkpointing": False},
-    ),
-    "Unsloth as published: 4-bit, 16 rows, padding-free": (
-        "train",
-        "unsloth",
-        SMALL_MODEL,
-        FOUR,
-        CHECKPOINTED | {"padding_free": True},  # its notebooks' own choice where nothing is said
-    ),
-    # One adapter over two GPUs, beside the same lines of one.
-    "PRISM over two GPUs: 4-bit, packed, compiled, fused loss": (
-        "train",
-        "prism",
-        SMALL_MODEL,
-        FOUR,
-        PACKED | FAST | {"max_steps": 60, "processes": 2},
-    ),
-    "PRISM over one GPU: 4-bit, packed, compiled, fused loss": (
-        "train",
-        "prism",
-        SMALL_MODEL,
-        FOUR,
-        PACKED | FAST | {"max_steps": 60},
-    ),
-    "PRISM as published over two GPUs: 4-bit, 16 rows": (
-        "train",
-        "prism",
-        SMALL_MODEL,
-        FOUR,
-        PUBLISHED | {"processes": 2},
-    ),
-    "PRISM: 4-bit base, adapter merged, captured step": ("answer", "prism", SMALL_MODEL, FOUR, {}),
-    "PRISM: bf16 base, captured step": ("answer", "prism", SMALL_MODEL, HALF, {"many": 10_000}),
-    "PRISM: the same, one question a prompt": ("answer", "prism", SMALL_MODEL, HALF, {"questions": 1}),
-    "plain transformers: bf16, batch 512": ("answer", "plain", SMALL_MODEL, HALF, {"batch": 512}),
-    "plain transformers: bf16, batch 512, one question": (
-        "answer",
-        "plain",
-        SMALL_MODEL,
-        HALF,
-        {"batch": 512, "questions": 1},
-    ),
-    "plain transformers: 4-bit, batch 128": ("answer", "plain", SMALL_MODEL, FOUR, {"batch": 128}),
-    "Unsloth fast inference: 4-bit, batch 128": ("answer", "unsloth", SMALL_MODEL, FOUR, {"batch": 128}),
-    "PRISM on a small GPU: 4-bit, checkpointing, 16 rows": ("train", "unsloth", SMALL_MODEL, FOUR, SMALL),
-    "PRISM on a small GPU: 8-bit Qwen3-4B, checkpointing, 16 rows": ("train", "unsloth", LARGE_MODEL, EIGHT, SMALL),
-}
 
 
 def spec_for(folder: str, options: dict[str, Any], sft: dict[str, Any], rows: int) -> Any:
     from prism.spec import Data, Launch, Model, Spec, Split
 
     processes = sft.get("processes", 1)
-    sft = {key: value for key, value in sft.items() if key != "processes"}
+    sft = {key: value for key, value in sft.items() if key not in OWN}
     defaults = {
         "max_steps": STEPS,
         "gradient_accumulation_steps": 1,
@@ -197,6 +90,8 @@ def run(name: str, twin: str) -> dict[str, Any]:
         packing.packed_attention = lambda *_: nullcontext()  # type: ignore[assignment]  # unpatched TRL
     spec = spec_for(twin, options, work if what == "train" else {"gradient_checkpointing": False}, 1_000)
     cards = load_examples(spec, load_task(spec), ROOT)[0]
+    if what == "train" and "questions" in work:
+        cards = [_longer(cards, n, work["questions"]) for n in range(len(cards))]
     start = time.perf_counter()
     base = load.load(spec, ROOT)
     torch.cuda.synchronize()

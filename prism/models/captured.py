@@ -30,7 +30,7 @@ from prism.models.load import Base
 from prism.models.loss import CHUNK, METRICS, Head, Loss, Output
 from prism.rows import Example
 
-FEWEST_STEPS = 100  # compiling and capturing take as long as some hundred plain steps
+FEWEST_STEPS = 50  # compiling and capturing take some 20 s, as long as 40 to 60 plain steps in 4 bits
 SMALLEST = 128  # tokens of the smallest graph
 MOST = 16_384  # tokens of the largest: more at once are no faster
 HEAD_BYTES = 20  # per logit of a chunk: in half and single precision, normalized, and their gradients
