@@ -58,8 +58,17 @@ def pin(config: pytest.Config) -> None:
         gpu = config.workerinput.get("prism_gpu")
         if gpu is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+            os.environ.setdefault("OMP_NUM_THREADS", str(share_of_cores(config.workerinput["workercount"])))
     elif not config.getoption("tx", None):
         use_one_gpu()
+
+
+def share_of_cores(workers: int) -> int:
+    """The threads of each of several workers that compute on GPUs: with all cores each, they wait for one another."""
+    import psutil
+
+    cores = psutil.Process().cpu_affinity() if hasattr(psutil.Process, "cpu_affinity") else range(os.cpu_count() or 1)
+    return max(1, len(cores) // workers)
 
 
 def scheduler(config: pytest.Config, log: Any, scope: Callable[[str], str]) -> Any:
