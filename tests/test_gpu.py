@@ -295,7 +295,8 @@ def test_workers_have_a_gpu_each_and_a_dead_ones_is_used_again(monkeypatch, driv
     assert [pins.take(name) for name in ("gw0", "gw1", "gw2")] == ["4", "6", "4"]
     pins.give_back("gw1")
     assert pins.take("gw3") == "6"
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "")  # restored afterwards
+    monkeypatch.delenv("OMP_NUM_THREADS")
     config = types.SimpleNamespace(workerinput={"prism_gpu": "6", "workercount": 2})
     workers.pin(config)
     assert os.environ["OMP_NUM_THREADS"] == str(max(1, len(os.sched_getaffinity(0)) // 2))

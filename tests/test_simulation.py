@@ -6,7 +6,7 @@ import numpy
 import pytest
 
 from benchmarks.simulation import coverage, measure, references, tables
-from benchmarks.simulation.__main__ import report
+from benchmarks.simulation.__main__ import missed, report
 from benchmarks.simulation.answers import Cell, metric, rate_of, simulate, truth
 from benchmarks.simulation.measure import (
     Figure,
@@ -112,7 +112,7 @@ def test_intervals_of_half_the_width_are_shown_as_misses(monkeypatch):
     shown = tables.markdown(table, dishonest)
     assert shown.count("✗") == 6
     assert all(f"- {miss}" in shown for miss in found)
-    assert "6 misses" in report({"coverage": [coverage.COVERAGE.line(row, 120)]}, "command", 120, "no time", 0)
+    assert "6 misses" in report({"coverage": [coverage.COVERAGE.line(row, 120)]}, "command", "120 runs", "no time", 0)
 
 
 def test_four_times_the_alarms_are_shown_as_misses(monkeypatch):
@@ -160,6 +160,13 @@ def test_a_comparison_is_decided_at_other_levels_as_if_it_had_been_made_for_them
     assert said == [one.state(0.0) for one in among]
     assert said != [one.state(0.0) for one in alone]
     assert [at_alpha(one, 40).alpha for one in alone] == [one.alpha for one in among]
+
+
+def test_a_row_with_a_miss_is_known_to_be_measured_again():
+    (line,) = coverage.FEW_GROUPS.line(coverage.FEW[0], 40)
+    assert not missed("few", (line,))
+    wrong = tables.Line(line.labels, (Figure(50.0, 400, (93.0, 100.0)), *line.entries[1:]))
+    assert missed("few", (wrong,))
 
 
 def test_a_line_depends_on_its_row_alone():
