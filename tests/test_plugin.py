@@ -322,6 +322,43 @@ def test_a_check_beside_the_thresholds_that_fails_fails_the_run(checkout):
     assert found["complete"] is False
 
 
+HOLDS = """
+
+import gc, pytest, weakref
+
+HELD = []
+
+
+class Model:
+    pass
+
+
+def test_fails():
+    model = Model()
+    HELD.append(weakref.ref(model))
+    assert not model
+
+
+@pytest.fixture
+def later():  # where the next spec's work is done
+    gc.collect()
+    return HELD[0]()
+
+
+def test_goes_on(later):
+    assert later is None
+"""
+
+
+def test_a_failed_item_frees_what_it_held(checkout):
+    """Python keeps the last error, its traceback and its frames, which had a model on the GPU."""
+    file = checkout.path / "benchmarks" / "test_phase1_financial_sentiment.py"
+    file.write_text(file.read_text() + HOLDS)
+    out = checkout.runpytest_subprocess("benchmarks", "--prism-profile", "nano", "-k", "test_fails or test_goes_on")
+    out.assert_outcomes(failed=1, passed=1)
+    out.stdout.fnmatch_lines(["*assert not <*Model object*"])  # the traceback is shown all the same
+
+
 def test_a_line_separator_in_an_answer_is_no_end_of_a_line(checkout, tiny):
     """U+2028 ends a line for str.splitlines, not for JSON lines."""
     asked = [{"question": f"What is the ulna {n}?", "answer": f"A bone\u2028number {n}."} for n in range(80)]

@@ -25,7 +25,7 @@ def session(request: pytest.FixtureRequest) -> Session:
 
 @pytest.fixture(scope="session")
 def experiment(spec: Spec, session: Session) -> Iterator[Experiment]:
-    """One spec's experiment; its base model is freed when the next spec begins."""
+    """One spec's experiment; its base model is freed when the next spec begins, unless that has the same."""
     found = session.experiment(spec)
     yield found
     found.base.free()

@@ -12,6 +12,7 @@ import tempfile
 import traceback
 from collections.abc import Generator, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import pytest
@@ -308,9 +309,15 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Gener
         report.longrepr = f"{type(call.excinfo.value).__name__}: {call.excinfo.value}"
     _disarm(report)
     if call.excinfo is not None and not item.config.getoption("usepdb", False):
-        # The interpreter keeps the last error with what its frames hold: a model on the GPU, for all specs that follow.
-        traceback.clear_frames(call.excinfo.tb)
+        _clear(call.excinfo.tb)
     return report
+
+
+def _clear(tb: TracebackType) -> None:
+    """Free what the frames of an error hold. The interpreter keeps the last one: a model on the GPU, while others load."""
+    traceback.clear_frames(tb)
+    for frame, _ in traceback.walk_tb(tb):
+        _ = frame.f_locals  # the copy that a report was made of, which Python 3.13 no longer keeps, is renewed
 
 
 def _disarm(report: pytest.TestReport) -> None:
