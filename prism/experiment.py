@@ -23,7 +23,7 @@ from prism.rows.answers import read_likelihoods, read_predictions
 from prism.rows.remembered import Examples, Training
 from prism.setting import Setting
 from prism.spec import Spec
-from prism.store import digest, read_manifest
+from prism.store import digest, read_manifest, uses
 from prism.store.provenance import source_tree
 from prism.tasks import load_task
 from prism.verdicts import alarms, callouts, contenders, controls, looks
@@ -61,8 +61,14 @@ class Experiment:
         if spec.semantic:  # so that a missing model is reported first
             embeddings.model_identity(spec.semantic.model, setting.root, setting.screen.say)
         home, screen = setting.store.home, setting.screen
+        uses.fetch(setting.store, self._named)
         with self.clock("rows"):
             return remembered.examples(spec, self.task, setting.root, setting.data, home, screen, setting.remember)
+
+    @property
+    def _named(self) -> dict[str, Any]:
+        """What an experiment is known by before anything of it is."""
+        return {"spec": self.spec.model_dump(mode="json", exclude={"folder"}), "seeds": self.seeds}
 
     # Adapters
 
@@ -181,7 +187,9 @@ class Experiment:
         _ = self.tuned, self.altered, self.grades  # all answers, before the base is freed
         self.base.leave()
         with self.clock("scores and verdicts"):
-            return self._decided()
+            decided = self._decided()
+        uses.note(self.setting.store, self._named)
+        return decided
 
     def _decided(self) -> Outcome:
         spec, setting, held_out = self.spec, self.setting, self.examples.held_out

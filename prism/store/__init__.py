@@ -73,6 +73,7 @@ class Store:
 
     def __init__(self, home: Path, say: Callable[[str], object] = CONSOLE.say, shared: Shared | None = None) -> None:
         self.home, self.say, self.shared = home, say, shared
+        self.used: set[str] = set()  # <kind>/<digest> of what was found or made (`prism.store.uses`)
 
     @property
     def name(self) -> str:
@@ -85,14 +86,17 @@ class Store:
         Raises StoreError for one that this user or this machine cannot read: it may be whole.
         """
         folder = self.home / kind / digest(identity)
-        found = self._find_here(folder)
-        if found:
-            with contextlib.suppress(OSError):  # another user's; `prism store gc` may delete what nobody used for long
-                os.utime(folder)
-        if self.shared is None:
-            return found
+        here = self._find_here(folder)
+        found = here or (self.shared.bring(folder) if self.shared else None)
         if found is None:
-            return self.shared.bring(folder)
+            return None
+        self.used.add(f"{kind}/{folder.name}")
+        if here is None:
+            return found
+        with contextlib.suppress(OSError):  # another user's; `prism store gc` may delete what nobody used for long
+            os.utime(folder)
+        if self.shared is None:
+            return here
         if pending(folder).exists():  # its process was killed, or storage was away
             with contextlib.suppress(Timeout), FileLock(folder.with_suffix(".lock")).acquire(timeout=0):  # or is at it
                 self.shared.offer(folder, replace=pending(folder).read_text() == AGAIN)
@@ -160,6 +164,7 @@ class Store:
                 sync(folder.parent)
                 for replaced in folder.parent.glob(f"{folder.name}.replaced-*"):  # also a killed process's
                     shutil.rmtree(replaced, ignore_errors=True)
+                self.used.add(f"{kind}/{folder.name}")
                 if self.shared:
                     self.shared.offer(folder, replace=again)
         except Exception as error:
