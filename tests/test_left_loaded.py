@@ -79,7 +79,7 @@ def test_what_an_adapter_may_have_changed_is_not_left(shown, tmp_path):
     assert model() is None
 
 
-def test_a_judge_frees_it(shown, clean, tmp_path):
+def test_what_is_left_can_be_freed(shown, clean, tmp_path):
     base = base_of(shown, tmp_path)
     model = weakref.ref(base.load().model)
     base.leave()
