@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from prism.errors import SpecError
-from prism.models import captured, dense, flat, identity, load, packing, train
+from prism.models import ahead, captured, dense, flat, identity, load, packing, train
 from prism.spec import load_spec
 from tests.conftest import ROOT, SPEC, examples_of, write_rows, write_spec
 
@@ -77,7 +77,8 @@ def test_rows_too_short_for_their_boundaries(recipe, tmp_path, on_cpu, monkeypat
     assert notes["why"] == "its rows are shorter than 1,000,000 tokens"
 
 
-def test_a_step_that_fails_starts_the_plain_path(recipe, tmp_path, on_cpu, monkeypatch, capsys):
+@pytest.mark.parametrize("failing", [6, 24], ids=["on the way", "the last"])
+def test_a_step_that_fails_starts_the_plain_path(recipe, tmp_path, on_cpu, monkeypatch, capsys, failing):
     """The adapter has the bits of one that was never trained otherwise."""
     _, expected = trained(recipe, tmp_path / "plain")
     on_cpu(16_384)
@@ -85,7 +86,7 @@ def test_a_step_that_fails_starts_the_plain_path(recipe, tmp_path, on_cpu, monke
 
     def fails(step, buffers):
         calls.append(compute(step, buffers))
-        if len(calls) == 6:
+        if len(calls) == failing:
             step.sums[0] = torch.nan
 
     monkeypatch.setattr(captured.Step, "_compute", fails)
@@ -96,6 +97,25 @@ def test_a_step_that_fails_starts_the_plain_path(recipe, tmp_path, on_cpu, monke
     )
     assert all(torch.equal(found[name], weight) for name, weight in expected.items())
     assert notes["steps"] == len(notes["loss"]) == 24
+
+
+@pytest.mark.parametrize(
+    ("device", "written", "world", "workers", "placed"),
+    [("cuda", 0, 1, 1, False), ("cuda", 3, 1, 3, False), ("cpu", 0, 1, 0, False), ("cuda", 0, 2, 0, True)],
+    ids=["on a GPU", "the recipe says how many", "on a CPU", "over two GPUs"],
+)
+def test_batches_stay_on_the_cpu_and_another_process_collates_them(
+    device, written, world, workers, placed, monkeypatch
+):
+    monkeypatch.setattr(ahead, "FORKS", True)
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
+    options = SimpleNamespace(dataloader_num_workers=written, world_size=world, device=torch.device(device))
+    trainer = SimpleNamespace(args=options, accelerator=SimpleNamespace(device_placement=True))
+    with ahead.batches_stay(trainer):
+        assert (options.dataloader_num_workers, trainer.accelerator.device_placement) == (workers, placed)
+        assert hasattr(trainer, "_prepare_inputs") is not placed
+    assert (options.dataloader_num_workers, trainer.accelerator.device_placement) == (written, True)
+    assert not hasattr(trainer, "_prepare_inputs")
 
 
 def test_a_row_that_does_not_fit(recipe, tmp_path, on_cpu):

@@ -6,6 +6,9 @@ waits until the GPU has done all that it was told, and then the GPU waits for th
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,6 +18,8 @@ import numpy
 import torch
 
 from prism.models import packing
+
+FORKS = multiprocessing.get_all_start_methods()[0] == "fork"  # else a process would import all libraries first
 
 
 @dataclass(frozen=True)
@@ -92,12 +97,15 @@ def batches_stay(trainer: Any) -> Iterator[None]:
         yield
         return
     before = options.dataloader_num_workers, accelerator.device_placement
-    if options.device.type == "cuda" and not before[0]:
+    if options.device.type == "cuda" and not before[0] and FORKS:
         options.dataloader_num_workers = 1  # the order of the rows is the same
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # tokenizers warns of a fork unless this is said
     accelerator.device_placement = False  # the model lies on its device already
     trainer._prepare_inputs = _unmoved
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+            yield
     finally:
         del trainer._prepare_inputs
         options.dataloader_num_workers, accelerator.device_placement = before
