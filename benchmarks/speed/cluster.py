@@ -7,8 +7,9 @@ The specs are phase1/nano with eight learning rates, on --rows training and held
 cluster two nodes on loopback with one core each, and every process one thread. With GPUs it is phase 2's published recipe,
 whole, with two seeds of its own (other splits, so that nothing is shared), first one after the other on one GPU, and the cluster
 is one node that has all GPUs; the folders are as --prism-data and --prism-models (`python -m benchmarks.speed.end_to_end
---folder` makes them). The ways take turns. Seconds are those of pytest from its start to its end; CPU seconds are of all processes of a way, Ray's own included,
-and depend less on what else the machine does. The cluster is started before, as a user's is.
+--folder` makes them). The ways take turns. Seconds are those of pytest from its start to its end; CPU seconds are of all
+processes of a way, Ray's own included, and depend less on what else the machine does. The cluster is started before, as a
+user's is.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ SMALL = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
 
 @dataclass
 class Work:
-    """Specs that differ in the learning rate alone, and the options and the environment of each run of them."""
+    """Specs that differ in the learning rate, on GPUs in the seed, too; the options and environment of each of their runs."""
 
     spec: str
     adapters: int
@@ -188,8 +189,9 @@ def main() -> None:
             plain, ray = by_way[WORKERS], by_way[CLUSTER]
             lost = (ray - plain) / (work.adapters + 1) * (2 if measure == "seconds" else 1)  # two tasks at once
             print(f"the cluster: {100 * (ray / plain - 1):+.0f} %, {lost:+.1f} a task")
-    for way in wall.keys() & {WORKERS, CLUSTER} if ALONE in wall else ():
-        print(f"{way}: {wall[way] / wall[ALONE]:.2f} of {ALONE}")
+    for way in WAYS[1:]:
+        if {way, ALONE} <= wall.keys():
+            print(f"{way}: {wall[way] / wall[ALONE]:.2f} of {ALONE}")
 
 
 if __name__ == "__main__":

@@ -185,13 +185,10 @@ class Step:
             torch.distributed.all_reduce(self.found)
             self.found /= torch.distributed.get_world_size()
             told = self.sums.clone()  # the trainer gathers what lies on its device
-            require_finite(told)
         else:
-            told = (
-                self.behind.read()
-            )  # so the trainer's log of accuracy and entropy, which nobody keeps, is a step late
-            require_finite(told)
+            told = self.behind.read()  # the trainer's log of accuracy and entropy, which nobody keeps, is a step late
             self.behind.hold(self.sums)
+        require_finite(told)
         _, correct, entropy, counted = told
         return Output(
             loss=Loss.apply(self.flat, self.sums[0] * self.share, self.found),

@@ -116,11 +116,8 @@ def set_optimizer(trainer: Any, flat: torch.nn.Parameter, parameters: list[torch
         return False
     parts = [flat]
     if in_blocks and sum(large) < flat.numel():
-        assert flat.grad is not None
-        sizes = [sum(large), flat.numel() - sum(large)]
-        parts = [torch.nn.Parameter(part) for part in flat.detach().split(sizes)]
-        for part, slope in zip(parts, flat.grad.split(sizes), strict=True):
-            part.grad = slope
+        parts = [torch.nn.Parameter(part) for part in flat.detach().tensor_split([sum(large)])]
+        attach(parts, flat)
         _keep_32_bits(parts[1])
     made, arguments = trainer.get_optimizer_cls_and_kwargs(options, trainer.model)
     held = [part for part in parts if part.numel()]
