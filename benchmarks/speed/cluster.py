@@ -143,8 +143,6 @@ def main() -> None:
     parser.add_argument("--data", type=lambda path: Path(path).resolve(), help="with --gpus")
     parser.add_argument("--models", type=lambda path: Path(path).resolve(), help="with --gpus")
     given = parser.parse_args()
-    from ray.cluster_utils import Cluster
-
     work = work_of(given)
     os.environ |= work.environment
     nodes = [{"num_cpus": 8 * given.gpus, "num_gpus": given.gpus}] if given.gpus else [SMALL, SMALL]
@@ -162,6 +160,8 @@ def main() -> None:
                     tell(way, found)
             if CLUSTER not in ways:
                 continue
+            from ray.cluster_utils import Cluster
+
             cluster = Cluster(initialize_head=True, head_node_args={"include_dashboard": False, **nodes[0]})
             for further in nodes[1:]:
                 cluster.add_node(**further)
