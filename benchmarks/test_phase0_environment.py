@@ -95,7 +95,7 @@ def test_lora_share(spec, experiment):
     shapes = [(m.in_features, m.out_features) for name, m in loaded.model.named_modules() if targets.fullmatch(name)]
     adapted = load.add_adapter(loaded, spec.seed)
     trainable, total = adapted.get_nb_trainable_parameters()
-    experiment.base.free()
+    experiment.base.take_off(adapted)
     print(f"{trainable:,} of {total:,} parameters train: {trainable / total:.2%}")
     assert trainable == spec.lora["r"] * sum(map(sum, shapes))
 
@@ -113,7 +113,9 @@ def ten_steps(spec, experiment, examples, tmp_path_factory):
             return folder, train.train(experiment.base.load(), examples.training, spec.seed, folder)
 
     yield trained
-    experiment.base.free()
+    if trained.cache_info().currsize:
+        experiment.base.take_off(experiment.base.load().model)
+    experiment.base.leave()
 
 
 @pytest.mark.remembered

@@ -100,7 +100,7 @@ class Experiment:
                     asked = fitting.askable, self.examples.held_out
                     found = notes["parity"] = parity.check(self.base.load(), folder, *asked, before)
                 resuming.discard_checkpoints(folder)
-                self.base.free(kept=found.get("restored") is True and notes.get("engine") == "captured")
+                self.base.free(kept=found.get("restored") is True)
             return notes
 
         return setting.make("adapters", identity, work, again=setting.retrain)

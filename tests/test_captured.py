@@ -36,7 +36,8 @@ def trained(spec, folder, **sft):
 
 @pytest.fixture
 def on_cpu(monkeypatch):
-    """Let the captured step train on a CPU, at most so many tokens at once."""
+    """Let the captured step train on a CPU, at most so many tokens at once; else the plain path."""
+    monkeypatch.setenv("PRISM_ENGINE", "plain")
     return lambda most: monkeypatch.setattr(captured, "decide", lambda *_: (most, ""))
 
 
@@ -54,7 +55,7 @@ def same(found, expected):
 )
 def test_the_losses_and_the_adapter_are_the_plain_paths(recipe, tmp_path, on_cpu, most, options):
     plain = trained(recipe, tmp_path / "plain", **options)
-    assert (plain[0]["engine"], plain[0]["why"]) == ("plain", "there is no GPU")
+    assert (plain[0]["engine"], plain[0]["why"]) == ("plain", "--prism-engine plain")
     on_cpu(most)
     found = trained(recipe, tmp_path / "captured", **options)
     assert (found[0]["engine"], found[0]["most_tokens"]) == ("captured", most)

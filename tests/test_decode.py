@@ -12,7 +12,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from prism.errors import SpecError
-from prism.models import decode, generate, layout, load, packing
+from prism.models import beginnings, decode, generate, layout, load, packing
 from prism.spec import load_spec
 from tests.conftest import ROOT, examples_of
 
@@ -90,7 +90,7 @@ def test_logits_and_answers_are_the_models(adapted, prompts, merge):
     assert layout.unsupported(adapted) == ""
     decoder = decode.Decoder(adapted, len(prompts), max(LENGTHS) + 6, merge)
     assert all(apart is None for layer in decoder.layers for apart in layer.apart.values()) == merge
-    assert decode.shared_beginning(prompts) == 5
+    assert beginnings.shared_beginning(prompts) == 5
     wanted = torch.stack([adapted(torch.tensor([prompt])).logits[0, -1] for prompt in prompts])
     assert torch.allclose(decoder.prefill(prompts, shared=5), wanted, atol=1e-4)
     said = decoder.answer(prompts, 6, [0])

@@ -53,7 +53,7 @@ def test_the_captured_step_adds_up_over_two_processes(recipe, tmp_path, monkeypa
         notes = launch.train(load.load(over(recipe, processes), ROOT), training, 42, folder)
         found[processes] = notes, load_file(folder / "adapter_model.safetensors")
     (one, alone), (two, shared) = found[1], found[2]
-    assert (one["engine"], two["engine"]) == ("plain", "captured")
+    assert (one["engine"], two["engine"]) == ("lean", "captured")
     assert [loss for _, loss in two["loss"]] == pytest.approx([loss for _, loss in one["loss"]], rel=1e-3)
     ups = [name for name in alone if "lora_B" in name]
     moved = sum(float(alone[name].norm()) for name in ups)

@@ -1,10 +1,10 @@
 """What does a cluster cost beside `-n 2`? Eight nano adapters each way, on one machine; or two adapters on two GPUs.
 
     python -m benchmarks.speed.cluster                  # needs the extra `cluster`; best on an idle machine of two cores
-    python -m benchmarks.speed.cluster --gpus 2 --data DIR --models DIR     # and --gpus 1 --way cluster
+    python -m benchmarks.speed.cluster --gpus 2 --data DIR --models DIR [--spec phase3/qwen2.5-1.5b]     # and --gpus 1 --way cluster
 
 The specs are phase1/nano with eight learning rates, on --rows training and held-out rows. `-n 2` has two workers, the
-cluster two nodes on loopback with one core each, and every process one thread. With GPUs it is phase 2's published recipe,
+cluster two nodes on loopback with one core each, and every process one thread. With GPUs it is a published recipe, phase 2's,
 whole, with two seeds of its own (other splits, so that nothing is shared), first one after the other on one GPU, and the cluster
 is one node that has all GPUs; the folders are as --prism-data and --prism-models (`python -m benchmarks.speed.end_to_end
 --folder` makes them). The ways take turns. Seconds are those of pytest from its start to its end; CPU seconds are of all
@@ -131,7 +131,7 @@ def work_of(given: argparse.Namespace) -> Work:
         return Work(NANO, 8, own, {"OMP_NUM_THREADS": "1"})
     own = ["--prism-profile", "full", "--prism-data", str(given.data), "--prism-models", str(given.models)]
     first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
-    return Work(PUBLISHED, 2, own, {}, first)
+    return Work(given.spec, 2, own, {}, first)
 
 
 def main() -> None:
@@ -139,6 +139,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=300, help="of the nano specs")
     parser.add_argument("--turns", type=int, default=2)
     parser.add_argument("--gpus", type=int, default=0, help="two adapters on so many GPUs")
+    parser.add_argument("--spec", default=PUBLISHED, help="with --gpus: the recipe")
     parser.add_argument("--way", action="append", choices=WAYS, help="only these (repeatable)")
     parser.add_argument("--data", type=lambda path: Path(path).resolve(), help="with --gpus")
     parser.add_argument("--models", type=lambda path: Path(path).resolve(), help="with --gpus")

@@ -30,7 +30,7 @@ from prism.models.load import Base
 from prism.models.loss import CHUNK, METRICS, Head, Loss, Output
 from prism.rows import Example
 
-FEWEST_STEPS = 50  # compiling and capturing take some 20 s, as long as 40 to 60 plain steps in 4 bits
+FEWEST_STEPS = 25  # compiling and capturing take some 15 s, as long as 15 plain steps in 8 bits or 30 to 50 in 4
 SMALLEST = 128  # tokens of the smallest graph
 MOST = 16_384  # tokens of the largest: more at once are no faster
 HEAD_BYTES = 20  # per logit of a chunk: in half and single precision, normalized, and their gradients
@@ -72,25 +72,32 @@ def decide(base: Base, config: SFTConfig, examples: Sequence[Example], steps: in
 
 def unsupported(base: Base, config: SFTConfig, steps: int) -> str:
     """Why the captured step cannot train an adapter, or would not be faster; empty if it can."""
-    causal, lora, device = base.model, base.spec.lora, base.model.device.type
-    if plain_only():
-        return "--prism-engine plain"
-    if device != "cuda":
+    if base.model.device.type != "cuda":
         return "there is no GPU"
     if torch.cuda.get_device_capability(base.model.device) < (8, 0):
         return "its attention needs a GPU of compute capability 8.0"
+    if steps < FEWEST_STEPS:
+        return f"{steps} steps do not repay compiling"
+    if not config.bf16:
+        return "[sft] bf16 is off"
+    return another_recipe(base, config)
+
+
+def another_recipe(base: Base, config: SFTConfig) -> str:
+    """Why only the libraries themselves train an adapter, on whatever device; empty if there is no reason."""
+    lora = base.spec.lora
+    if plain_only():
+        return "--prism-engine plain"
     if base.spec.sft.get("gradient_checkpointing"):
         return "[sft] gradient_checkpointing is set"
     if base.library != "transformers":
         return "Unsloth trains it"
-    if steps < FEWEST_STEPS:
-        return f"{steps} steps do not repay compiling"
-    if reason := unknown_model(causal):
+    if reason := unknown_model(base.model):
         return reason
     if config.use_liger_kernel or config.loss_type not in (None, "nll", "chunked_nll"):
         return "[sft] chooses another loss"
-    if config.neftune_noise_alpha or not config.bf16:
-        return "[sft] neftune_noise_alpha or bf16"
+    if config.neftune_noise_alpha:
+        return "[sft] neftune_noise_alpha is set"
     if others := sorted(key for key, value in lora.items() if value and key not in KNOWN):
         return f"[lora] {others[0]} is set"
     return ""

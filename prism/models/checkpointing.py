@@ -24,7 +24,7 @@ def activation_bytes(model: Any, path: str) -> int:
 
 
 def decide(base: Base, config: SFTConfig, examples: Sequence[Example]) -> dict[str, Any]:
-    """If the spec does not decide, use gradient checkpointing on a GPU only if activations exceed its free memory.
+    """If the spec does not decide, use gradient checkpointing on a GPU only if activations exceed the memory that it may plan with.
 
     Sets `config.gradient_checkpointing` and returns the estimate for the notes.
     """
@@ -39,12 +39,12 @@ def decide(base: Base, config: SFTConfig, examples: Sequence[Example]) -> dict[s
         tokens = rows * min(max(window.lengths(base, examples, answered=True)), longest)
     path = "compiled" if base.spec.sft.get("torch_compile") else base.library
     needed = tokens * activation_bytes(base.model, path) / 2**30
-    free = cost.free_memory() / 2**30
-    config.gradient_checkpointing = needed > cost.MEMORY_SHARE * free
+    available = cost.available_memory(base.spec) / 2**30
+    config.gradient_checkpointing = needed > available
     return {
         "gradient_checkpointing": config.gradient_checkpointing,
         "activations_gib": round(needed, 2),
-        "free_gib": round(free, 2),
+        "available_gib": round(available, 2),
     }
 
 

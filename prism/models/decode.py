@@ -26,6 +26,7 @@ from peft import PeftModel
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from prism.models import kernels
+from prism.models.beginnings import shared_beginning
 from prism.models.dense import side_by_side
 from prism.models.layout import PREFILL, Layer, head_dim, lay_out, uses_flash
 
@@ -325,12 +326,3 @@ def _project(x: torch.Tensor, layer: Layer, name: str, bias: torch.Tensor | None
     if apart is None:
         return result
     return (result + F.linear(F.linear(x.float(), apart.down), apart.up)).to(result.dtype)
-
-
-def shared_beginning(prompts: Sequence[Sequence[int]]) -> int:
-    """The length of the prompts' common prefix, leaving each prompt at least one token of its own."""
-    if len(prompts) < 2:
-        return 0
-    low, high = min(map(list, prompts)), max(map(list, prompts))
-    room = min(map(len, prompts)) - 1
-    return next((n for n in range(room) if low[n] != high[n]), room)

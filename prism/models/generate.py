@@ -33,7 +33,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import GenerationConfig, StoppingCriteriaList
 from transformers.cache_utils import DynamicCache
 
-from prism.models import cost, decode, kernels, layout, reading, vision
+from prism.models import beginnings, cost, decode, kernels, layout, reading, vision
 from prism.models.chat import conversations_ids
 
 BATCH_TOKENS = {"cpu": 4_096, "cuda": 65_536}  # padded prompt and answer tokens in one batch
@@ -311,7 +311,7 @@ def _decoder(
     probes = encoded[:: -(-len(encoded) // PROBES)][:rows]
     expected = reading.next_logits(model, reading.pad(base, probes))
     one_by_one = torch.cat([reading.next_logits(model, reading.pad(base, [probe])) for probe in probes])
-    distance = reading.relative_distance(decoder.prefill(probes, decode.shared_beginning(probes)), expected)
+    distance = reading.relative_distance(decoder.prefill(probes, beginnings.shared_beginning(probes)), expected)
     own_distance = reading.relative_distance(one_by_one, expected)
     if not distance <= max(3 * own_distance, reading.TOLERANCE[model.dtype]):
         return fall_back(

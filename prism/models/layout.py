@@ -42,7 +42,11 @@ def _unsupported_adapter(model: PeftModel) -> str:
     config: Any = model.active_peft_config
     if unsupported_options := [key for key in ("use_dora", "lora_bias") if getattr(config, key, False)]:
         return f"its adapter was made with {unsupported_options[0]}"
-    adapted = (name for name, part in model.named_modules() if getattr(part, "lora_A", None))
+    adapted = (
+        name
+        for name, part in model.named_modules()
+        if getattr(part, "lora_A", None) or getattr(part, "lora_embedding_A", None)
+    )
     others = [name for name in adapted if name.rpartition(".")[2] not in PROJECTIONS]
     return f"its adapter changes {others[0].removeprefix('base_model.model.')}" if others else ""
 

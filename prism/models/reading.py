@@ -17,7 +17,8 @@ from prism.models.load import Base
 import torch
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
-from prism.models.decode import CHECK_EVERY, shared_beginning
+from prism.models.beginnings import shared_beginning
+from prism.models.decode import CHECK_EVERY
 
 # Half-precision logits depend on the shapes of the matrix products: the same model differs from itself if it gets one
 # question at a time. What reads faster may differ from the model by three times that, or by this share of a mean-free

@@ -37,7 +37,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
-from prism.models import captured, checkpointing, dense, packing, resuming, vision
+from prism.models import captured, checkpointing, dense, lean, packing, resuming, vision
 from prism.models.anatomy import require_moved
 from prism.models.chat import prompt_ids
 from prism.models.identity import engine
@@ -181,17 +181,21 @@ def train(
     disable_progress_bars()  # of datasets; the plugin draws the progress bar
     config, run = sft_config(base.spec, folder, seed), partial(_train, base, examples, seed, folder, advance, log, kept)
     most, why = captured.decide(base, config, examples, steps(base.spec, len(examples)))
-    if most:
+    reduced = lean.unsupported(base, config)
+    path = "captured" if most else "plain" if reduced else "lean"
+    if path != "plain":
         try:
-            return run(config, most) | {"engine": "captured"}
+            return run(config, path, most) | {"engine": path}
         except captured.NotCaptured as reason:
             if config.world_size > 1:  # all of them start again: `prism.models.launch`
                 raise
             why = str(reason)
         resuming.discard_checkpoints(folder)
-        CONSOLE.say(f"{base.spec.id}: training starts again without the captured step: {why}")
+        CONSOLE.say(f"{base.spec.id}: training starts again without the {path} step: {why}")
         config = sft_config(base.spec, folder, seed)
-    return run(config, 0) | {"engine": "plain", "why": why}
+    elif base.model.device.type == "cpu":
+        why = reduced
+    return run(config, "plain", 0) | {"engine": "plain", "why": why}
 
 
 def _train(
@@ -203,10 +207,11 @@ def _train(
     log: Log,
     kept: Kept,
     config: SFTConfig,
+    path: str,
     most: int,
 ) -> dict[str, Any]:
-    """As `train`, in the captured step with `most` tokens at once, or on the plain path if `most` is 0."""
-    if most:
+    """As `train`, on one path; the captured step computes `most` tokens at once."""
+    if path != "plain":
         config.gradient_checkpointing = False
         config.loss_type = "chunked_nll"  # TRL's default, of which Unsloth makes "nll": the same loss
     notes: dict[str, Any] = base.chat.notes | (
@@ -235,7 +240,9 @@ def _train(
         advance(resumed_at)
     try:
         with ExitStack() as contexts:
-            if base.library == "transformers":
+            if path == "lean":
+                contexts.enter_context(lean.lean(model))
+            elif base.library == "transformers":
                 if trainer.padding_free or most:
                     contexts.enter_context(packing.packed_attention(model, checkpointing.max_length(base.spec, config)))
                 if most and base.spec.model.quantized:
@@ -275,6 +282,8 @@ def _train(
         settle_config(base.spec, folder / "adapter_config.json")
     # Without the trainer's automatic mixed precision, in which a stored adapter would not answer either.
     base.model = extract_model_from_parallel(model, keep_fp32_wrapper=False).eval()
+    if config.gradient_checkpointing and base.library == "transformers":
+        base.model.gradient_checkpointing_disable()  # or the base would recompute for the next adapter, too
     return notes | {
         "loss": losses,
         "seconds": seconds,
