@@ -97,11 +97,11 @@ def test_a_run_asks_again_with_other_pictures_and_gates_what_needs_the_right_one
 def test_loss_is_taken_on_the_answer_alone(spec_file, tmp_path):
     from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
-    from prism.models import train, vision
+    from prism.models import tokens, vision
 
     base, training, _ = loaded(spec_file, tmp_path)
     collate = DataCollatorForVisionLanguageModeling(base.processor, completion_only_loss=True)
-    rows = train.dataset(base, training[:4])
+    rows = tokens.dataset(base, training[:4])
     batch = collate([rows[i] for i in range(4)])
     for row, example in zip(batch["labels"], training[:4]):
         assert base.tokenizer.decode(row[row != -100]).strip() == example.reference + "<|im_end|>"

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from prism.errors import DataError
-from prism.models import load, train, window
+from prism.models import load, tokens, train, window
 from prism.spec import load_spec
 from tests.conftest import SPEC, examples_of, results, write_rows, write_spec
 
@@ -46,7 +46,7 @@ def test_rows_without_an_answer_in_the_window_are_those_that_the_trainer_leaves_
 
     config = train.sft_config(base.spec, tmp_path, 42)
     model = load.add_adapter(base, 42)
-    trainer = SFTTrainer(model, config, train_dataset=train.dataset(base, mixed), processing_class=base.tokenizer)
+    trainer = SFTTrainer(model, config, train_dataset=tokens.dataset(base, mixed), processing_class=base.tokenizer)
     assert len(trainer.train_dataset) == len(found.kept) == 16
 
 

@@ -21,6 +21,7 @@ from trl import SFTConfig
 
 from prism.models import beginnings, captured, layout
 from prism.models.ahead import laid_out
+from prism.models.flat import flattened, set_optimizer, trained
 from prism.models.load import Base
 from prism.models.loss import Head, Output
 
@@ -39,21 +40,25 @@ def unsupported(base: Base, config: SFTConfig) -> str:
 
 
 @contextmanager
-def lean(model: PeftModel) -> Iterator[None]:
-    """Let a PEFT model compute the loss of a trainer's batches as above, and restore it. Raises captured.NotCaptured."""
+def lean(trainer: Any) -> Iterator[None]:
+    """Let a trainer's PEFT model compute the loss as above, and restore it afterwards. Raises captured.NotCaptured."""
+    model: PeftModel = trainer.model
     if reason := layout.unsupported(model):
         raise captured.NotCaptured(reason)
     causal: Any = model.get_base_model()
     last, attention = causal.model.layers[-1], causal.config._attn_implementation
     replaced = {causal: _forward(causal), last: _last_layer(last)}
     replaced |= {part: _product(part) for part in model.modules() if isinstance(part, Linear)}
+    replaced |= {part: _norm(part) for part in model.modules() if type(part).__name__.endswith("RMSNorm")}
     before = {module: module.__dict__.get("forward") for module in replaced}  # TRL's, if it has replaced the class's
     AttentionInterface.register(ATTENTION_NAME, beginnings.attend)
     causal.set_attn_implementation(ATTENTION_NAME)
     for module, forward in replaced.items():
         module.forward = forward
     try:
-        yield
+        with flattened(model) as flat:
+            set_optimizer(trainer, flat, trained(model))
+            yield
     finally:
         causal.set_attn_implementation(attention)
         for module, forward in before.items():
@@ -155,3 +160,28 @@ class _Product(torch.autograd.Function):
         for_up = (slope.T @ (rows @ down.T)).mul_(ctx.scaling)
         for_x = (slope @ merged).view_as(x) if ctx.needs_input_grad[0] else None
         return for_x, None, for_down, for_up, None
+
+
+def _norm(module: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = _Normed.apply(x, module.weight, module.variance_epsilon)
+        return y
+
+    return forward
+
+
+class _Normed(torch.autograd.Function):
+    """x times a weight that does not train, divided by its root mean square; in few passes over memory."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+        scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        ctx.save_for_backward(x, weight, scale)
+        return (x * scale).mul_(weight)
+
+    @staticmethod
+    def backward(ctx: Any, *gradient: torch.Tensor) -> tuple[Any, ...]:
+        x, weight, scale = ctx.saved_tensors
+        slope = gradient[0] * weight
+        share = torch.linalg.vecdot(slope, x)[..., None].mul_(scale.pow(3)).div_(-x.shape[-1])
+        return slope.mul_(scale).addcmul_(x, share), None, None

@@ -32,14 +32,13 @@ from prism.store.sources import is_local
 # ruff: isort: split
 # After prism.models.load, which imports Unsloth if PRISM uses it.
 from accelerate.utils import extract_model_from_parallel
-from datasets import Dataset, Image, List, disable_progress_bars
+from datasets import disable_progress_bars
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
-from prism.models import captured, checkpointing, dense, lean, packing, resuming, vision
+from prism.models import captured, checkpointing, dense, lean, packing, resuming, tokens
 from prism.models.anatomy import require_moved
-from prism.models.chat import prompt_ids
 from prism.models.identity import engine
 
 Log = Callable[[int, Mapping[str, float]], None]  # a step and its numbers
@@ -106,36 +105,6 @@ def sft_config(spec: Spec, folder: Path, seed: int) -> SFTConfig:
         )
     except (TypeError, ValueError) as error:
         raise SpecError(f"{spec.id}.toml [sft]: {error}; check its spelling and value") from None
-
-
-def dataset(base: Base, examples: Sequence[Example]) -> Dataset:
-    """Prompt and completion, the loss being taken on the latter, and the paths of images if there are any.
-
-    They are tokens with labels where TRL's would merge across the border, which would train another prompt than is asked.
-    """
-    if base.chat.apart:
-        return Dataset.from_list([_tokens_apart(base, example) for example in examples])
-    rows: list[dict[str, Any]] = [
-        {
-            "prompt": base.chat.messages(example),
-            "completion": [{"role": "assistant", "content": example.reference}],
-        }
-        for example in examples
-    ]
-    if not any(example.images for example in examples):
-        return Dataset.from_list(rows)
-    with_images = [row | {"images": [str(path) for path in e.images]} for row, e in zip(rows, examples)]
-    return Dataset.from_list(with_images).cast_column("images", List(Image()))
-
-
-def _tokens_apart(base: Base, example: Example) -> dict[str, list[int]]:
-    messages = base.chat.messages(example)
-    prompt, answer = (
-        prompt_ids(base.tokenizer, messages),
-        base.chat.answer_ids(base.tokenizer, messages, example.reference),
-    )
-    counted = base.spec.sft.get("completion_only_loss", True)
-    return {"input_ids": prompt + answer, "labels": ([-100] * len(prompt) if counted else prompt) + answer}
 
 
 class _Progress(TrainerCallback):
@@ -222,7 +191,7 @@ def _train(
         trainer = SFTTrainer(
             model=model,
             args=config,
-            train_dataset=dataset(base, examples),
+            train_dataset=tokens.dataset(base, examples),
             processing_class=base.processor or base.tokenizer,
             callbacks=[_Progress(advance, log)],
         )
@@ -233,6 +202,8 @@ def _train(
             f"{base.spec.id}.toml [sft]: {str(error).splitlines()[0]}; correct or delete that option"
         ) from error
     trainer.remove_callback(PrinterCallback)  # the notes contain the losses; do not print them
+    for writer, card in ((trainer, "create_model_card"), (model, "create_or_update_model_card")):
+        setattr(writer, card, lambda *_, **__: None)  # of each checkpoint
     checkpoint = resuming.checkpoint_of(base, folder / "trainer")
     trainer.add_callback(resuming.SameOrder(checkpoint, kept if resuming.goes_on(base) else None))
     resumed_at = resuming.step_of(checkpoint) if checkpoint else 0
@@ -241,7 +212,7 @@ def _train(
     try:
         with ExitStack() as contexts:
             if path == "lean":
-                contexts.enter_context(lean.lean(model))
+                contexts.enter_context(lean.lean(trainer))
             elif base.library == "transformers":
                 if trainer.padding_free or most:
                     contexts.enter_context(packing.packed_attention(model, checkpointing.max_length(base.spec, config)))
@@ -268,7 +239,7 @@ def _train(
     if any(math.isnan(loss) for _, loss in losses):
         raise ModelError(f"{base.spec.id}: the training loss became NaN; lower [sft].learning_rate")
     trainable, total = model.get_nb_trainable_parameters()
-    lengths, trained_tokens = _lengths(base, trainer.train_dataset, examples)
+    lengths, trained_tokens = tokens.lengths(base, trainer.train_dataset, examples)
     if base.processor:
         notes["moved"] = require_moved(model, base.spec.id)
     batch = config.per_device_train_batch_size * config.gradient_accumulation_steps * config.world_size
@@ -278,7 +249,6 @@ def _train(
         notes["images"] = int(sum(len(example.images) for example in examples) / len(examples) * rows_here)
     if trainer.is_world_process_zero():
         model.save_pretrained(str(folder))
-        (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card template
         settle_config(base.spec, folder / "adapter_config.json")
     # Without the trainer's automatic mixed precision, in which a stored adapter would not answer either.
     base.model = extract_model_from_parallel(model, keep_fp32_wrapper=False).eval()
@@ -322,23 +292,6 @@ def settle_config(spec: Spec, file: Path) -> None:
     elif is_local(spec.model.model_name, Path()):
         config |= {"base_model_name_or_path": spec.model.model_name}
     file.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
-
-
-def _lengths(base: Base, rows: Any, examples: Sequence[Example]) -> tuple[list[int], int]:
-    """The tokens of each row, image tokens included, and how many of all count in the loss."""
-    if not base.processor:
-        return [len(row) for row in rows["input_ids"]], _trained_tokens(rows)
-    known = vision.lengths(base, examples)  # the collator makes the tokens, so the rows have none
-    return [prompt + answer for prompt, answer in known], sum(answer for _, answer in known)
-
-
-def _trained_tokens(rows: Any) -> int:
-    """The number of tokens that count in the loss."""
-    if "labels" in rows.column_names:
-        return sum(label != -100 for labels in rows["labels"] for label in labels)
-    if "completion_mask" in rows.column_names:  # Unsloth leaves the labels to the collator
-        return sum(map(sum, rows["completion_mask"]))
-    return sum(map(len, rows["input_ids"]))
 
 
 def steps(spec: Spec, rows: int) -> int:
