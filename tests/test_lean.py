@@ -1,6 +1,7 @@
 """The training step of a CPU: the losses and the adapter of TRL's own step, by fewer products, and that one where it cannot."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy
 import pytest
@@ -153,9 +154,9 @@ def test_several_processes_and_a_gpu_have_other_steps(recipe):
     base = load.load(recipe, ROOT)
     config = train.sft_config(recipe, ROOT, 42)
     assert lean.unsupported(base, config) == ""
-    two = type("Config", (), {"bf16": False, "fp16": False, "world_size": 2})()
+    two = SimpleNamespace(bf16=False, fp16=False, world_size=2)
     assert lean.unsupported(base, two) == "several processes share it"
-    on_gpu = replace(base, model=type("Model", (), {"device": torch.device("cuda")})())
+    on_gpu = replace(base, model=SimpleNamespace(device=torch.device("cuda")))
     assert lean.unsupported(on_gpu, config) == "there is a GPU"
 
 
@@ -199,6 +200,6 @@ def test_rows_of_which_no_token_counts():
 
 def test_the_step_itself_says_what_it_cannot_train(recipe):
     base = load.load(recipe.model_copy(update={"lora": {"r": 2, "target_modules": ["embed_tokens"]}}), ROOT)
-    model = load.add_adapter(base, 42)
-    with pytest.raises(captured.NotCaptured, match=r"its adapter changes model\.embed_tokens"), lean.lean(model):
+    trainer = SimpleNamespace(model=load.add_adapter(base, 42))
+    with pytest.raises(captured.NotCaptured, match=r"its adapter changes model\.embed_tokens"), lean.lean(trainer):
         pass

@@ -30,7 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--prism-report", metavar="DIR", default="reports", help="write runs/ and latest/ to this folder")
     add("--prism-report-title", metavar="TITLE", default="PRISM", help="title of the reports, to tell several apart")
     add("--prism-track", metavar="NAMES", default="", help="log to trackio, mlflow, tensorboard, wandb (by comma), too")
-    add("--prism-engine", choices=ENGINES, help="plain: train without the captured step (or PRISM_ENGINE)")
+    add("--prism-engine", choices=ENGINES, help="plain: train by the libraries' own step (or PRISM_ENGINE)")
     add("--prism-retrain", action="store_true", help="train, and check in phase 0, again what the store has")
     alarms = "5 %% false alarms of drop in a run, or over all runs against one accepted run"
     add("--prism-alarms", choices=["run", "reference"], default="run", help=alarms)
