@@ -4,7 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-from prism.models import captured, launch
+from prism.models import captured, launch, own_steps
 
 if __name__ == "__main__":
     if os.environ.get("PRISM_ENGINE") != "plain":
@@ -12,7 +12,7 @@ if __name__ == "__main__":
     if os.environ.get("FAILS_IN") == os.environ["RANK"]:
 
         def fails(*_: object) -> None:
-            raise captured.NotCaptured("the step of one process failed")
+            raise own_steps.CannotGoOn("the step of one process failed")
 
         captured.Step._compute = fails  # type: ignore[method-assign]
     launch.main(Path(sys.argv[1]))

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from prism.models import beginnings, captured, lean, load, train
+from prism.models import beginnings, lean, load, own_steps, train
 from prism.models.ahead import Rows
 from prism.spec import load_spec
 from tests.conftest import ROOT, SPEC, examples_of, write_rows, write_spec
@@ -201,5 +201,5 @@ def test_rows_of_which_no_token_counts():
 def test_the_step_itself_says_what_it_cannot_train(recipe):
     base = load.load(recipe.model_copy(update={"lora": {"r": 2, "target_modules": ["embed_tokens"]}}), ROOT)
     trainer = SimpleNamespace(model=load.add_adapter(base, 42))
-    with pytest.raises(captured.NotCaptured, match=r"its adapter changes model\.embed_tokens"), lean.lean(trainer):
+    with pytest.raises(own_steps.CannotGoOn, match=r"its adapter changes model\.embed_tokens"), lean.lean(trainer):
         pass

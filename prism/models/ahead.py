@@ -18,6 +18,7 @@ import numpy
 import torch
 
 from prism.models import packing
+from prism.models.own_steps import CannotGoOn
 
 FORKS = multiprocessing.get_all_start_methods()[0] == "fork"  # else a process would import all libraries first
 
@@ -35,6 +36,10 @@ class Rows:
     def of(self, rows: Sequence[int]) -> Rows:
         return replace(self, first=self.first[rows], lengths=self.lengths[rows], targets=self.targets[rows])
 
+    def share(self, whole: torch.Tensor | int | None) -> torch.Tensor:
+        """Of each token that counts in the loss, if `whole` count in all batches of an optimizer step, or None knows."""
+        return 1 / torch.as_tensor(self.targets.sum() or 1 if whole is None else whole)
+
     def side_by_side(self, tokens: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The positions, ids and next tokens of the rows one after the other, (tokens) each, then padding."""
         used = int(self.lengths.sum())
@@ -51,8 +56,8 @@ def laid_out(
     labels: torch.Tensor,
     attention_mask: torch.Tensor | None,
     position_ids: torch.Tensor | None,
-) -> Rows | None:
-    """The rows of a batch, padded with a mask, (rows, width), or packed with positions, (1, tokens); None if neither."""
+) -> Rows:
+    """The rows of a batch, padded with a mask, (rows, width), or packed with positions, (1, tokens). Raises CannotGoOn."""
     ids, labelled = input_ids.cpu().numpy(), labels.cpu().numpy()
     if attention_mask is not None:
         mask = attention_mask.cpu().numpy()
@@ -60,7 +65,7 @@ def laid_out(
     elif position_ids is not None and len(ids) == 1:
         first, lengths = packing.samples(position_ids.cpu().numpy()[0])
     else:
-        return None
+        raise CannotGoOn("the trainer does not say where its samples end")
     following = numpy.full_like(labelled, -100)
     following[:, :-1] = labelled[:, 1:]
     counted = numpy.concatenate([[0], (following != -100).ravel().cumsum()])

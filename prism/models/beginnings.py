@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy
 import torch
 import torch.nn.functional as F
 
-from prism.models.ahead import Rows
+if TYPE_CHECKING:
+    from prism.models.ahead import Rows
 
 
 def shared_beginning(prompts: Sequence[Sequence[int]]) -> int:

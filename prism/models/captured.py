@@ -25,36 +25,19 @@ from prism.models import cost, layout, packing, window
 from prism.models.ahead import Behind, Rows, batches_stay, laid_out
 from prism.models.checkpointing import activation_bytes
 from prism.models.flat import OwnMean, flattened, renew, set_optimizer, trained
-from prism.models.identity import plain_only
 from prism.models.load import Base
 from prism.models.loss import CHUNK, METRICS, Head, Loss, Output
+from prism.models.own_steps import CannotGoOn, another_recipe, require_finite, standing_in
 from prism.rows import Example
 
 FEWEST_STEPS = 25  # compiling and capturing take some 15 s, as long as 15 plain steps in 8 bits or 30 to 50 in 4
 SMALLEST = 128  # tokens of the smallest graph
 MOST = 16_384  # tokens of the largest: more at once are no faster
 HEAD_BYTES = 20  # per logit of a chunk: in half and single precision, normalized, and their gradients
-KNOWN = {
-    "r",
-    "lora_alpha",
-    "target_modules",
-    "exclude_modules",
-    "bias",
-    "use_rslora",
-    "placement",
-    "rank_pattern",
-    "alpha_pattern",
-    "layers_to_transform",
-    "layers_pattern",
-}  # options of [lora] that the step has been tried with
 WARM_UP = 2  # steps before a capture, in which libraries initialize and torch compiles
 # A graph that holds at most so many times the tokens, and the completion tokens, is replayed in place of a capture, which
 # takes as long as dozens of steps.
 LARGER = (1.25, 2)
-
-
-class NotCaptured(Exception):  # it reports no error: the plain path trains instead
-    """Why the captured step cannot go on, as a phrase."""
 
 
 def decide(base: Base, config: SFTConfig, examples: Sequence[Example], steps: int) -> tuple[int, str]:
@@ -83,26 +66,6 @@ def unsupported(base: Base, config: SFTConfig, steps: int) -> str:
     return another_recipe(base, config)
 
 
-def another_recipe(base: Base, config: SFTConfig) -> str:
-    """Why only the libraries themselves train an adapter, on whatever device; empty if there is no reason."""
-    lora = base.spec.lora
-    if plain_only():
-        return "--prism-engine plain"
-    if base.spec.sft.get("gradient_checkpointing"):
-        return "[sft] gradient_checkpointing is set"
-    if base.library != "transformers":
-        return "Unsloth trains it"
-    if reason := unknown_model(base.model):
-        return reason
-    if config.use_liger_kernel or config.loss_type not in (None, "nll", "chunked_nll"):
-        return "[sft] chooses another loss"
-    if config.neftune_noise_alpha:
-        return "[sft] neftune_noise_alpha is set"
-    if others := sorted(key for key, value in lora.items() if value and key not in KNOWN):
-        return f"[lora] {others[0]} is set"
-    return ""
-
-
 def room(base: Base) -> int:
     """How many tokens the step may compute at once, at most MOST: as many as fit the free memory and the spec's ceiling.
 
@@ -114,16 +77,6 @@ def room(base: Base) -> int:
         available -= layout.weight_bytes(base.model)
     available -= CHUNK * config.vocab_size * HEAD_BYTES
     return max(0, min(MOST, int(available / activation_bytes(base.model, "compiled"))))
-
-
-def unknown_model(causal: Any) -> str:
-    """Why a model's loss is not what is computed here; empty if it is."""
-    config = causal.config.get_text_config()
-    if config.model_type not in layout.FAMILIES or causal.config is not config:
-        return f"{causal.config.model_type} is none of {', '.join(layout.FAMILIES)}"
-    if getattr(config, "attention_dropout", 0):
-        return "its attention drops out"
-    return packing.unsupported(config, config.max_position_embeddings)
 
 
 @dataclass(frozen=True)
@@ -166,13 +119,10 @@ class Step:
     ) -> Output:
         """Loss of a batch as the trainer calls the model: padded, (rows, width) each, or packed, (1, tokens).
 
-        Raises NotCaptured.
+        Raises CannotGoOn.
         """
         batch = laid_out(input_ids, labels, attention_mask, position_ids)
-        if batch is None:
-            raise NotCaptured("the trainer does not say where its samples end")
-        whole = batch.targets.sum() or 1 if num_items_in_batch is None else num_items_in_batch
-        self.share.copy_(1 / torch.as_tensor(whole))
+        self.share.copy_(batch.share(num_items_in_batch))
         self.found.zero_()
         self.sums.zero_()
         for rows in pieces(batch.lengths.tolist(), self.most):
@@ -196,13 +146,7 @@ class Step:
             told = self.behind.read()  # the trainer's log of accuracy and entropy, which nobody keeps, is a step late
             self.behind.hold(self.sums)
         require_finite(told)
-        _, correct, entropy, counted = told
-        return Output(
-            loss=Loss.apply(self.flat, self.sums[0] * self.share, self.found),
-            num_correct_tokens=correct,
-            entropy_sum=entropy,
-            num_valid_tokens=counted,
-        )
+        return Output.of(Loss.apply(self.flat, self.sums[0] * self.share, self.found), told)
 
     def _buffers(self, tokens: int, targets: int) -> _Buffers:
         ids = torch.zeros(1, tokens, dtype=torch.long, device=self.device)
@@ -217,7 +161,7 @@ class Step:
         position, ids, labels = rows.side_by_side(buffers.ids.shape[1])
         boundaries = packing.boundaries(position[None], self.longest)  # on the CPU, where nothing waits for the GPU
         if len(boundaries) > len(buffers.boundaries):
-            raise NotCaptured(f"its rows are shorter than {packing.TOKENS_PER_BOUNDARY:,} tokens")
+            raise CannotGoOn(f"its rows are shorter than {packing.TOKENS_PER_BOUNDARY:,} tokens")
         buffers.ids.copy_(ids[None])
         buffers.labels.copy_(labels)
         buffers.positions.copy_(position[None])
@@ -260,7 +204,7 @@ class Step:
                 self._compute(buffers)
         except Exception as error:  # compilers, kernels and the driver raise what they like
             first = (str(error).splitlines() or [""])[0][:200]
-            raise NotCaptured(
+            raise CannotGoOn(
                 f"a step of {buffers.ids.numel():,} tokens failed ({type(error).__name__}: {first})"
             ) from error
         self.found.copy_(before[0])
@@ -292,12 +236,12 @@ def _holds(wanted: tuple[int, int], shape: tuple[int, int]) -> bool:
 
 
 def pieces(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
-    """The places of a batch's rows in groups of at most `most` tokens, in order. Raises NotCaptured."""
+    """The places of a batch's rows in groups of at most `most` tokens, in order. Raises CannotGoOn."""
     group: list[int] = []
     held = 0
     for place, length in enumerate(lengths):
         if length > most:
-            raise NotCaptured(f"a row of {length:,} tokens is longer than the {most:,} that fit at once")
+            raise CannotGoOn(f"a row of {length:,} tokens is longer than the {most:,} that fit at once")
         if group and held + length > most:
             yield group
             group, held = [], 0
@@ -306,33 +250,22 @@ def pieces(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
     yield group
 
 
-def require_finite(sums: torch.Tensor) -> None:
-    """Raise NotCaptured if the loss among `sums` is not finite."""
-    if not bool(sums[0].isfinite()):
-        raise NotCaptured("the loss of a step was not finite")
-
-
 @contextmanager
 def captured(trainer: Any, longest: int, most: int) -> Iterator[Step]:
-    """Let a trainer's PEFT model compute its loss in the captured step, and restore it afterwards. Raises NotCaptured."""
+    """Let a trainer's PEFT model compute its loss in the captured step, and restore it afterwards. Raises CannotGoOn."""
     model = trainer.model
     parameters = trained(model)
     if len({(parameter.dtype, parameter.device) for parameter in parameters}) != 1:
-        raise NotCaptured("the adapter has several dtypes or devices")
+        raise CannotGoOn("the adapter has several dtypes or devices")
     with flattened(model) as flat:
         set_optimizer(trainer, flat, parameters)
         step = Step(model, parameters, flat, longest, most)
-        own = step.causal.__dict__.get("forward")  # TRL's, if it has replaced the class's
-        step.causal.forward = step.forward
         trainer.add_callback(OwnMean(trainer, step))
         hook = step.causal.model.rotary_emb.register_forward_hook(_rotations_of_any_length)
         try:
-            with batches_stay(trainer):
+            with standing_in({step.causal: step.forward}), batches_stay(trainer):
                 yield step
             require_finite(step.behind.read())
         finally:
             hook.remove()
             renew(model, step.parameters, parameters)
-            del step.causal.forward
-            if own is not None:
-                step.causal.forward = own

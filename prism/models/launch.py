@@ -19,9 +19,9 @@ from typing import Any
 
 from prism.devices import cuda_devices
 from prism.errors import ModelError, PrismError, SpecError
-from prism.models import captured
 from prism.models import train as training
 from prism.models.load import Base, load
+from prism.models.own_steps import CannotGoOn
 from prism.progress import CONSOLE, Advance
 from prism.rows import Example
 from prism.spec import Spec
@@ -164,7 +164,7 @@ def main(folder: Path) -> None:
             lambda steps, live="": say(steps=steps, live=live),
             lambda step, values: say(step=step, values=dict(values)),
         )
-    except captured.NotCaptured as reason:  # in one of them; the launcher then ends the others
+    except CannotGoOn as reason:  # in one of them; the launcher then ends the others
         (folder / PLAIN).write_text(str(reason), encoding="utf-8")
         raise SystemExit(1) from None
     except PrismError as error:

@@ -15,15 +15,15 @@ from typing import Any
 import torch
 from peft import PeftModel
 from peft.tuners.lora import Linear
-from transformers import AttentionInterface
 from transformers.models.llama.modeling_llama import rotate_half
 from trl import SFTConfig
 
-from prism.models import beginnings, captured, layout
+from prism.models import beginnings, layout, packing
 from prism.models.ahead import laid_out
 from prism.models.flat import flattened, set_optimizer, trained
 from prism.models.load import Base
 from prism.models.loss import Head, Output
+from prism.models.own_steps import CannotGoOn, another_recipe, require_finite, standing_in
 
 ATTENTION_NAME = "prism_lean"
 
@@ -36,35 +36,23 @@ def unsupported(base: Base, config: SFTConfig) -> str:
         return "it computes in half precision"
     if config.world_size > 1:
         return "several processes share it"
-    return captured.another_recipe(base, config)
+    return another_recipe(base, config)
 
 
 @contextmanager
 def lean(trainer: Any) -> Iterator[None]:
-    """Let a trainer's PEFT model compute the loss as above, and restore it afterwards. Raises captured.NotCaptured."""
+    """Let a trainer's PEFT model compute the loss as above, and restore it afterwards. Raises CannotGoOn."""
     model: PeftModel = trainer.model
     if reason := layout.unsupported(model):
-        raise captured.NotCaptured(reason)
+        raise CannotGoOn(reason)
     causal: Any = model.get_base_model()
-    last, attention = causal.model.layers[-1], causal.config._attn_implementation
-    replaced = {causal: _forward(causal), last: _last_layer(last)}
-    replaced |= {part: _product(part) for part in model.modules() if isinstance(part, Linear)}
-    replaced |= {part: _norm(part) for part in model.modules() if type(part).__name__.endswith("RMSNorm")}
-    before = {module: module.__dict__.get("forward") for module in replaced}  # TRL's, if it has replaced the class's
-    AttentionInterface.register(ATTENTION_NAME, beginnings.attend)
-    causal.set_attn_implementation(ATTENTION_NAME)
-    for module, forward in replaced.items():
-        module.forward = forward
-    try:
-        with flattened(model) as flat:
-            set_optimizer(trainer, flat, trained(model))
-            yield
-    finally:
-        causal.set_attn_implementation(attention)
-        for module, forward in before.items():
-            del module.forward
-            if forward is not None:
-                module.forward = forward
+    last = causal.model.layers[-1]
+    forwards = {causal: _forward(causal), last: _last_layer(last)}
+    forwards |= {part: _product(part) for part in model.modules() if isinstance(part, Linear)}
+    forwards |= {part: _norm(part) for part in model.modules() if type(part).__name__.endswith("RMSNorm")}
+    with standing_in(forwards), packing.attention(causal, ATTENTION_NAME, beginnings.attend), flattened(model) as flat:
+        set_optimizer(trainer, flat, trained(model))
+        yield
 
 
 def _forward(causal: Any) -> Callable[..., Output]:
@@ -78,8 +66,6 @@ def _forward(causal: Any) -> Callable[..., Output]:
     ) -> Output:
         """Loss of a batch as the trainer calls the model: padded, (rows, width) each, or packed, (1, tokens)."""
         rows = laid_out(input_ids, labels, attention_mask, position_ids)
-        if rows is None:
-            raise captured.NotCaptured("the trainer does not say where its samples end")
         batch = beginnings.batch_of(rows)
         hidden = causal.model(
             inputs_embeds=causal.model.embed_tokens(batch.ids)[None],
@@ -87,12 +73,10 @@ def _forward(causal: Any) -> Callable[..., Output]:
             batch=batch,
             use_cache=False,
         ).last_hidden_state[0]
-        whole = rows.targets.sum() or 1 if num_items_in_batch is None else num_items_in_batch
-        share = 1 / torch.as_tensor(whole)
+        share = rows.share(num_items_in_batch)
         sums = Head.apply(hidden, causal.lm_head.weight, batch.labels, share)
-        captured.require_finite(sums.detach())
-        _, correct, entropy, counted = sums.detach()
-        return Output(loss=sums[0] * share, num_correct_tokens=correct, entropy_sum=entropy, num_valid_tokens=counted)
+        require_finite(sums.detach())
+        return Output.of(sums[0] * share, sums.detach())
 
     return forward
 

@@ -21,6 +21,12 @@ class Output(CausalLMOutputWithPast):
     entropy_sum: torch.Tensor | None = None
     num_valid_tokens: torch.Tensor | None = None
 
+    @classmethod
+    def of(cls, loss: Any, sums: torch.Tensor) -> Output:
+        """A batch's loss and its METRICS."""
+        _, correct, entropy, counted = sums
+        return cls(loss=loss, num_correct_tokens=correct, entropy_sum=entropy, num_valid_tokens=counted)
+
 
 class Loss(torch.autograd.Function):
     """A loss whose gradients are computed already; they are added to the flat parameter's."""

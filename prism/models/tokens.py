@@ -14,8 +14,7 @@ from prism.rows import Example
 from datasets import Dataset, Image, List
 from pyarrow import compute
 
-from prism.models import vision
-from prism.models.chat import conversations_ids
+from prism.models import vision, window
 
 
 def dataset(base: Base, examples: Sequence[Example]) -> Dataset:
@@ -44,15 +43,12 @@ def _tokens(base: Base, examples: Sequence[Example]) -> Dataset:
 
     Where tokens would merge across that border, which would train another prompt than is asked, they are made apart.
     """
-    chat, tokenizer, answers = base.chat, base.tokenizer, [example.reference for example in examples]
-    asked = [chat.messages(example) for example in examples]
-    prompts = conversations_ids(tokenizer, asked)
-    if chat.apart:
-        given = zip(prompts, asked, answers, strict=True)
-        wholes = [prompt + chat.answer_ids(tokenizer, messages, answer) for prompt, messages, answer in given]
+    prompts = window.ids(base, examples, answered=False)
+    if base.chat.apart:
+        after = [base.chat.answer_ids(base.tokenizer, base.chat.messages(e), e.reference) for e in examples]
+        wholes = [prompt + answer for prompt, answer in zip(prompts, after, strict=True)]
     else:
-        said = [[*messages, {"role": "assistant", "content": a}] for messages, a in zip(asked, answers, strict=True)]
-        wholes = conversations_ids(tokenizer, said, answered=True)
+        wholes = window.ids(base, examples, answered=True)
     labels = wholes
     if base.spec.sft.get("completion_only_loss", True):
         begun = [len(commonprefix(pair)) for pair in zip(prompts, wholes, strict=True)]

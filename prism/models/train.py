@@ -40,6 +40,7 @@ from trl import SFTConfig, SFTTrainer
 from prism.models import captured, checkpointing, dense, lean, packing, resuming, tokens
 from prism.models.anatomy import require_moved
 from prism.models.identity import engine
+from prism.models.own_steps import CannotGoOn
 
 Log = Callable[[int, Mapping[str, float]], None]  # a step and its numbers
 Kept = Callable[[Path], object]  # the folder of an adapter that has a new checkpoint
@@ -150,20 +151,19 @@ def train(
     disable_progress_bars()  # of datasets; the plugin draws the progress bar
     config, run = sft_config(base.spec, folder, seed), partial(_train, base, examples, seed, folder, advance, log, kept)
     most, why = captured.decide(base, config, examples, steps(base.spec, len(examples)))
-    reduced = lean.unsupported(base, config)
-    path = "captured" if most else "plain" if reduced else "lean"
+    if not most and base.model.device.type == "cpu":
+        why = lean.unsupported(base, config)
+    path = "captured" if most else "plain" if why else "lean"
     if path != "plain":
         try:
             return run(config, path, most) | {"engine": path}
-        except captured.NotCaptured as reason:
+        except CannotGoOn as reason:
             if config.world_size > 1:  # all of them start again: `prism.models.launch`
                 raise
             why = str(reason)
         resuming.discard_checkpoints(folder)
         CONSOLE.say(f"{base.spec.id}: training starts again without the {path} step: {why}")
         config = sft_config(base.spec, folder, seed)
-    elif base.model.device.type == "cpu":
-        why = reduced
     return run(config, "plain", 0) | {"engine": "plain", "why": why}
 
 
@@ -227,7 +227,7 @@ def _train(
             start = time.perf_counter()
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             seconds = time.perf_counter() - start
-    except captured.NotCaptured:
+    except CannotGoOn:
         model.unload()  # so that the plain path can add the adapter anew
         advance(-trainer.state.global_step)
         raise

@@ -99,13 +99,18 @@ def fitting(base: Base, training: Sequence[Example], held_out: Sequence[Example]
 
 def lengths(base: Base, examples: Sequence[Example], *, answered: bool) -> list[int]:
     """Tokens of each question in the chat template, with its answer or ready for it."""
+    return list(map(len, ids(base, examples, answered=answered)))
+
+
+def ids(base: Base, examples: Sequence[Example], *, answered: bool) -> list[list[int]]:
+    """The tokens themselves."""
     from prism.models.chat import conversations_ids
 
     texts = [
         [*base.chat.messages(e), *([{"role": "assistant", "content": e.reference}] if answered else [])]
         for e in examples
     ]
-    return list(map(len, conversations_ids(base.tokenizer, texts, answered=answered)))
+    return conversations_ids(base.tokenizer, texts, answered=answered)
 
 
 def trained(adapters: Mapping[int, Path], training: Training) -> Training:
