@@ -28,6 +28,17 @@ from prism.rows.answers import read_predictions
 pytestmark = pytest.mark.phase0
 
 
+IMPORTS = {  # by what may not fit here
+    "torchvision": "import torchvision",
+    "deepeval": """
+import os, socket
+os.environ |= {"DEEPEVAL_TELEMETRY_OPT_OUT": "YES", "DEEPEVAL_DISABLE_DOTENV": "1", "ERROR_REPORTING": "NO"}
+def refuse(*_): raise SystemExit("deepeval opened a connection")
+socket.socket.connect = refuse
+from deepeval.metrics import GEval
+print(GEval.__module__)
+""",
+}
 PROJECT = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
@@ -51,20 +62,6 @@ def test_gpu_extra(requirement, session):
     assert requirement.specifier.contains(version(requirement.name), prereleases=True)
 
 
-@pytest.mark.remembered
-def test_torchvision_fits_torch():
-    """A torchvision built for CUDA beside a torch for CPUs breaks the import of every vision model."""
-    if importlib.util.find_spec("torchvision") is None:
-        pytest.skip("torchvision is not installed; LLaVA with SigLIP needs none")
-    done = subprocess.run(
-        [sys.executable, "-c", "import torchvision"], capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, (
-        f"torchvision {version('torchvision')} does not fit torch {version('torch')}, so no vision model can be imported; "
-        f"uninstall it, or install the build for this torch: {done.stderr.strip().splitlines()[-1]}"
-    )
-
-
 def test_device(session):
     print(f"profile {session.profile} ({session.why}), {cuda_devices()} CUDA device(s), {os.cpu_count()} cores")
     assert session.profile != "full" or cuda_devices(), "the full profile needs a CUDA device"
@@ -76,8 +73,27 @@ def test_resources(planned_spec, session):
         assert enough, f"{planned_spec.id}: {line}"
 
 
+@pytest.fixture(scope="module")
+def importing():
+    """Processes that import what may not fit here, started when it is first called: other processors do that meanwhile."""
+    running = {}
+
+    def process(library):
+        if library not in running:
+            command = [sys.executable, "-c", IMPORTS[library]]
+            running[library] = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        return running[library]
+
+    yield process
+    for each in running.values():
+        each.kill()  # which does nothing where it has ended
+        each.communicate()
+
+
 @pytest.mark.remembered
-def test_model_loads(spec, experiment):
+def test_model_loads(spec, experiment, importing):
+    for library in filter(importlib.util.find_spec, IMPORTS):
+        importing(library)
     before = cost.resident_gib()
     loaded = experiment.base.load()
     parameters = sum(parameter.numel() for parameter in loaded.model.parameters())
@@ -170,15 +186,22 @@ def test_generation_answers_and_stops(spec, ten_steps, experiment, examples, tmp
 
 
 @pytest.mark.remembered
-def test_deepeval_imports_offline():
-    """Import in a separate process that refuses every connection."""
-    code = """
-import os, socket
-os.environ |= {"DEEPEVAL_TELEMETRY_OPT_OUT": "YES", "DEEPEVAL_DISABLE_DOTENV": "1", "ERROR_REPORTING": "NO"}
-def refuse(*_): raise SystemExit("deepeval opened a connection")
-socket.socket.connect = refuse
-from deepeval.metrics import GEval
-print(GEval.__module__)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
+def test_torchvision_fits_torch(importing):
+    """A torchvision built for CUDA beside a torch for CPUs breaks the import of every vision model."""
+    if importlib.util.find_spec("torchvision") is None:
+        pytest.skip("torchvision is not installed; LLaVA with SigLIP needs none")
+    process = importing("torchvision")
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, (
+        f"torchvision {version('torchvision')} does not fit torch {version('torch')}, so no vision model can be imported; "
+        f"uninstall it, or install the build for this torch: {errors.strip().splitlines()[-1]}"
+    )
+
+
+@pytest.mark.remembered
+def test_deepeval_imports_offline(importing):
+    """In a process that refuses every connection."""
+    process = importing("deepeval")
+    said, errors = process.communicate(timeout=300)
+    print(said.strip())
+    assert process.returncode == 0, errors

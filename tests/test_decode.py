@@ -13,6 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCau
 
 from prism.errors import SpecError
 from prism.models import beginnings, decode, generate, layout, load, packing
+from prism.models.alone import Alone
 from prism.spec import load_spec
 from tests.conftest import ROOT, examples_of
 
@@ -128,7 +129,7 @@ def test_a_row_alone_and_prompts_in_small_passes(adapted, prompts):
     wanted = torch.stack([adapted(torch.tensor([prompt])).logits[0, -1] for prompt in prompts])
     assert torch.allclose(decoder.prefill(prompts), wanted, atol=1e-4)
     expected = adapted(torch.tensor([prompts[1]])).logits[0, -4:]
-    assert torch.allclose(decoder.alone(prompts[1], 4), expected, atol=1e-4)
+    assert torch.allclose(Alone(decoder).logits(prompts[1], 4), expected, atol=1e-4)
 
 
 @torch.no_grad()
@@ -161,6 +162,11 @@ def test_eight_bits_are_multiplied_as_they_are(adapted, prompts):
     wanted = torch.stack([adapted(torch.tensor([prompt])).logits[0, -1] for prompt in prompts])
     assert (decoder.prefill(prompts, shared=5) - wanted).norm() < 0.02 * wanted.norm()
     assert (decoder.prefill(prompts[:1]) - decoder.prefill(prompts[1:2])).norm() > 0.2 * wanted[:1].norm()
+    alone = Alone(decoder)
+    assert alone.padded
+    for prompt in prompts:  # longer and shorter ones in turns, each as if nothing were behind it
+        exact = decoder.logits(decoder.forward(torch.tensor(prompt), decoder.span([len(prompt)], 0, 0))[-3:])
+        assert torch.allclose(alone.logits(prompt, 3), exact, atol=1e-5)
 
 
 @torch.no_grad()

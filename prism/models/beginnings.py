@@ -122,31 +122,17 @@ def _grid(lengths: numpy.ndarray) -> Grid:
 
 
 def attend(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float | None = None,
-    batch: Batch | None = None,
-    **_: Any,
-) -> tuple[torch.Tensor, None]:
-    """Causal attention of each row. Query (1, heads, tokens, head_dim); output (1, tokens, heads, head_dim)."""
-    assert batch is not None
-    q, k, v = (part[0].transpose(0, 1) for part in (query, key, value))
-    found = _attended(q[batch.shared :], k, v, batch.every, batch.sees, batch, scaling)
-    if batch.shared:
-        query, key, value = (part[:, :, : batch.shared] for part in (query, key, value))
-        begun = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=True)
-        found = torch.cat([begun[0].transpose(0, 1), found])
-    return found[None], None
-
-
-def attend_answers(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, batch: Batch, scaling: float
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, batch: Batch, scaling: float, answers: bool = False
 ) -> torch.Tensor:
-    """As `attend`, for the queries of `batch.counted` only; (1, tokens, heads, head_dim) each."""
-    return _attended(query[0], key[0], value[0], batch.answers, batch.answers_see, batch, scaling)[None]
+    """Causal attention of each row, (tokens, heads, head_dim) each; `answers` have queries of `batch.counted` only."""
+    if answers:
+        return _attended(q, k, v, batch.answers, batch.answers_see, batch, scaling)
+    found = _attended(q[batch.shared :], k, v, batch.every, batch.sees, batch, scaling)
+    if not batch.shared:
+        return found
+    q, k, v = (part[: batch.shared].transpose(0, 1)[None] for part in (q, k, v))
+    first = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=True)
+    return torch.cat([first[0].transpose(0, 1), found])
 
 
 def _attended(
@@ -156,7 +142,7 @@ def _attended(
     grid: Grid,
     sees: torch.Tensor | None,
     batch: Batch,
-    scaling: float | None,
+    scaling: float,
 ) -> torch.Tensor:
     """(tokens, heads, head_dim) each; what queries in `grid` read in keys and values of all tokens."""
     keys, values = (_after_the_beginning(part, batch) for part in (k, v))

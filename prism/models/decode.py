@@ -35,7 +35,7 @@ CHECK_EVERY = 8  # steps between later checks whether every row has ended; each 
 
 
 @dataclass(frozen=True)
-class _Span:
+class Span:
     """The new tokens of adjacent cache rows, concatenated."""
 
     rows: torch.Tensor  # (tokens) the cache row of each token
@@ -46,6 +46,7 @@ class _Span:
     used: torch.Tensor  # (count, int32) length of each row, including new tokens
     longest: int  # largest number of new tokens in a row
     grouped: bool = False  # query heads that share a key are separate tokens, also in `starts` and `longest`
+    taken: torch.Tensor | None = None  # (tokens, 1, bool) which are tokens at all, if not all; the others are 0
 
 
 class Decoder:
@@ -98,10 +99,10 @@ class Decoder:
         sines[:, : self.head_dim // 2] *= -1
         return torch.stack([cosines, sines], 1).to(self.dtype)
 
-    def _forward(self, tokens: torch.Tensor, span: _Span) -> torch.Tensor:
+    def forward(self, tokens: torch.Tensor, span: Span) -> torch.Tensor:
         """Run tokens through all layers, caching keys and values. Returns the last hidden states, (tokens, hidden)."""
         eps = self.config.rms_norm_eps
-        x, update = F.embedding(tokens, self.embedding), None
+        x, update = _kept(F.embedding(tokens, self.embedding), span.taken), None
         alone = len(tokens) == span.count  # like `generate` with one prompt at a time
         for n, layer in enumerate(self.layers):
             x, normed = kernels.add_norm(x, update, layer.before_attention, eps, alone)
@@ -110,12 +111,12 @@ class Decoder:
             query = kernels.rotated(
                 qkv, layer.qk_norm, eps, self.rotation, span.rows, span.positions, *cache, span.grouped
             )
-            attended = self._attend(n, query, span).reshape(len(tokens), -1)
+            attended = _kept(self._attend(n, query, span).reshape(len(tokens), -1), span.taken)
             x, normed = kernels.add_norm(x, _project(attended, layer, "out"), layer.before_mlp, eps, alone)
             update = _project(kernels.gated(_project(normed, layer, "gate_up")), layer, "down")
         return kernels.add_norm(x, update, self.norm, eps, alone)[1]
 
-    def _attend(self, n: int, query: torch.Tensor, span: _Span) -> torch.Tensor:
+    def _attend(self, n: int, query: torch.Tensor, span: Span) -> torch.Tensor:
         """Causal attention of new tokens to all tokens of their row. Returns (tokens, heads, head_dim).
 
         A grouped query is (tokens, heads a key, key heads, head_dim); the output has the heads in the model's order.
@@ -155,26 +156,26 @@ class Decoder:
         )
         return attended.transpose(1, 2)[row, column]
 
-    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         return F.linear(hidden, self.head)
 
-    def _span(self, lengths: Sequence[int], shared: int, first: int) -> _Span:
+    def span(self, lengths: Sequence[int], shared: int, first: int) -> Span:
         """The span of new tokens in adjacent rows that already have `shared` tokens."""
         new = torch.tensor(lengths)
         starts = F.pad(new.cumsum(0), (1, 0))
         rows = torch.arange(len(new)).repeat_interleave(new)
         positions = torch.arange(int(new.sum())) - starts[rows] + shared
-        return _Span(
-            rows=self._to_device(rows + first),
-            positions=self._to_device(positions),
+        return Span(
+            rows=self.to_device(rows + first),
+            positions=self.to_device(positions),
             first=first,
             count=len(new),
-            starts=self._to_device(starts.int()),
-            used=self._to_device((new + shared).int()),
+            starts=self.to_device(starts.int()),
+            used=self.to_device((new + shared).int()),
             longest=int(new.max()),
         )
 
-    def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
+    def to_device(self, tensor: torch.Tensor) -> torch.Tensor:
         """Copy a CPU tensor to the device, from pinned memory, so that the copy does not wait for running kernels."""
         return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
 
@@ -185,7 +186,7 @@ class Decoder:
         The first `shared` tokens are equal in all prompts and are computed once.
         """
         if shared:
-            self._forward(self._to_device(torch.tensor(prompts[0][:shared])), self._span([shared], 0, 0))
+            self.forward(self.to_device(torch.tensor(prompts[0][:shared])), self.span([shared], 0, 0))
             self.keys[:, : len(prompts), :shared] = self.keys[:, :1, :shared].clone()
             self.values[:, : len(prompts), :shared] = self.values[:, :1, :shared].clone()
         logits, first = [], 0
@@ -197,17 +198,11 @@ class Decoder:
                     break
                 batch.append(prompt[shared:])
                 tokens += len(prompt) - shared
-            span = self._span([len(prompt) for prompt in batch], shared, first)
-            flat = self._to_device(torch.frombuffer(array("q", chain.from_iterable(batch)), dtype=torch.long))
-            logits.append(self._logits(self._forward(flat, span)[span.starts[1:].long() - 1]))
+            span = self.span([len(prompt) for prompt in batch], shared, first)
+            flat = self.to_device(torch.frombuffer(array("q", chain.from_iterable(batch)), dtype=torch.long))
+            logits.append(self.logits(self.forward(flat, span)[span.starts[1:].long() - 1]))
             first += len(batch)
         return torch.cat(logits)
-
-    @torch.no_grad()
-    def alone(self, tokens: Sequence[int], last: int) -> torch.Tensor:
-        """The logits after each of the `last` tokens of a row that is read by itself, (last, vocabulary)."""
-        hidden = self._forward(self._to_device(torch.tensor(tokens)), self._span([len(tokens)], 0, 0))
-        return self._logits(hidden[-last:])
 
     def _following(self, count: int, logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """The log-probabilities of each token of each label after the first `count` rows, (rows × labels, tokens).
@@ -218,7 +213,7 @@ class Decoder:
         scores = _log_probabilities(logits, tokens[:, 0])[..., None]
         if later := tokens.shape[1] - 1:
             rows = self.row_indices[:count].long().repeat_interleave(later)
-            span = _Span(
+            span = Span(
                 rows=rows,
                 positions=self.used[rows] + torch.arange(later, device=self.device).repeat(count),
                 first=0,
@@ -229,8 +224,8 @@ class Decoder:
             )
 
             def further(label: torch.Tensor) -> torch.Tensor:
-                hidden = self._forward(label[:-1].repeat(count), span).view(count, later, -1)
-                parts = [_log_probabilities(self._logits(hidden[:, n]), label[n + 1 : n + 2]) for n in range(later)]
+                hidden = self.forward(label[:-1].repeat(count), span).view(count, later, -1)
+                parts = [_log_probabilities(self.logits(hidden[:, n]), label[n + 1 : n + 2]) for n in range(later)]
                 return torch.cat(parts, 1)
 
             scores = torch.cat([scores, torch.stack([further(label) for label in tokens], 1)], -1)
@@ -239,7 +234,7 @@ class Decoder:
     def _step(self) -> None:
         """Compute the next token of every row; a row that has ended repeats its end token."""
         positions = self.used.clamp(max=self.length - 1)
-        span = _Span(
+        span = Span(
             rows=self.row_indices[:-1].long(),
             positions=positions,
             first=0,
@@ -249,21 +244,10 @@ class Decoder:
             longest=self.group,
             grouped=self.flash,
         )
-        chosen = self._logits(self._forward(self.tokens, span)).argmax(-1)
+        chosen = self.logits(self.forward(self.tokens, span)).argmax(-1)
         self.tokens.copy_(torch.where(self.ended, self.tokens, chosen))
         self.ended |= torch.isin(self.tokens, self.ends)
         self.used += 1
-
-    def _capture(self) -> None:
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(2):  # libraries initialize in their first calls, which cannot be captured
-                self._step()
-        torch.cuda.current_stream().wait_stream(stream)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            self._step()
 
     @torch.no_grad()
     def answer(
@@ -283,7 +267,7 @@ class Decoder:
             self.ends = torch.tensor(list(ends), device=self.device)
             self.graph = None
         if self.graph is None and self.device.type == "cuda":
-            self._capture()
+            self.graph = captured(self._step)
         self.used.zero_()
         self.used[: len(prompts)] = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
         self.ended.fill_(True)
@@ -309,6 +293,24 @@ class Decoder:
                 self._step()
             generated.append(self.tokens.clone())
         return torch.stack(generated, 1)[: len(prompts)].tolist()
+
+
+def captured(step: Callable[[], object]) -> torch.cuda.CUDAGraph:
+    """A graph that replays the kernels of a step."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(2):  # libraries initialize in their first calls, which cannot be captured
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return graph
+
+
+def _kept(x: torch.Tensor, taken: torch.Tensor | None) -> torch.Tensor:
+    return x if taken is None else x.masked_fill(~taken, 0)
 
 
 def _log_probabilities(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:

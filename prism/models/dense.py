@@ -8,13 +8,16 @@ here nothing waits (`prism.models.int8`). The captured answering step multiplies
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 import torch
 from peft.utils.integrations import dequantize_module_weight
 
 from prism.models import int8
+
+if TYPE_CHECKING:
+    from prism.models.load import Base
 
 
 class Int8Linear(torch.nn.Module):
@@ -76,6 +79,12 @@ def dense(model: Any) -> Iterator[None]:
     finally:
         for parent, child, layer in replaced:
             setattr(parent, child, layer)
+
+
+def dense_in_8_bits(base: Base, model: Any) -> AbstractContextManager[None]:
+    """`dense` where it takes no more memory: in 8 bits, where the same products take a third of the time."""
+    eight = getattr(model, "is_loaded_in_8bit", False) and base.library == "transformers"
+    return dense(model) if eight else nullcontext()
 
 
 def _linear(layer: Any) -> torch.nn.Linear:

@@ -1,31 +1,30 @@
 """The training step on a CPU: the trainer's own batches and loss, without products that change nothing.
 
 What all rows of a batch begin with is computed once (`prism.models.beginnings`), and nothing is padded. The last layer makes
-keys and values of every token, and the rest only of those whose next token counts. A projection multiplies by its weight
-plus the adapter's product, and not by all three in turn. In float32 losses and gradients are those of TRL's own step to
-rounding.
+keys and values of every token, and the rest only of those whose next token counts. Projections of the same input multiply
+by one matrix, their weights plus the adapters' products, and add to the adapters' gradients at once. In float32 losses and
+gradients are those of TRL's own step to rounding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from peft import PeftModel
 from peft.tuners.lora import Linear
-from transformers.models.llama.modeling_llama import rotate_half
 from trl import SFTConfig
 
-from prism.models import beginnings, layout, packing
+from prism.models import beginnings, layout
 from prism.models.ahead import laid_out
 from prism.models.flat import flattened, set_optimizer, trained
 from prism.models.load import Base
 from prism.models.loss import Head, Output
 from prism.models.own_steps import CannotGoOn, another_recipe, require_finite, standing_in
-
-ATTENTION_NAME = "prism_lean"
 
 
 def unsupported(base: Base, config: SFTConfig) -> str:
@@ -46,16 +45,16 @@ def lean(trainer: Any) -> Iterator[None]:
     if reason := layout.unsupported(model):
         raise CannotGoOn(reason)
     causal: Any = model.get_base_model()
-    last = causal.model.layers[-1]
-    forwards = {causal: _forward(causal), last: _last_layer(last)}
-    forwards |= {part: _product(part) for part in model.modules() if isinstance(part, Linear)}
-    forwards |= {part: _norm(part) for part in model.modules() if type(part).__name__.endswith("RMSNorm")}
-    with standing_in(forwards), packing.attention(causal, ATTENTION_NAME, beginnings.attend), flattened(model) as flat:
+    with flattened(model) as flat, standing_in({causal: _forward(causal, flat)}):
         set_optimizer(trainer, flat, trained(model))
         yield
 
 
-def _forward(causal: Any) -> Callable[..., Output]:
+def _forward(causal: Any, flat: torch.nn.Parameter) -> Callable[..., Output]:
+    model = causal.model
+    *layers, last = model.layers
+    steps = [*(_Layer(layer, flat, last=False) for layer in layers), _Layer(last, flat, last=True)]
+
     def forward(
         input_ids: torch.Tensor,
         labels: torch.Tensor,
@@ -67,99 +66,159 @@ def _forward(causal: Any) -> Callable[..., Output]:
         """Loss of a batch as the trainer calls the model: padded, (rows, width) each, or packed, (1, tokens)."""
         rows = laid_out(input_ids, labels, attention_mask, position_ids)
         batch = beginnings.batch_of(rows)
-        hidden = causal.model(
-            inputs_embeds=causal.model.embed_tokens(batch.ids)[None],
-            position_ids=batch.positions[None],
-            batch=batch,
-            use_cache=False,
-        ).last_hidden_state[0]
+        x = model.embed_tokens(batch.ids)
+        cos, sin = (part[0, :, None] for part in model.rotary_emb(x[None], batch.positions[None]))
+        for step in steps:
+            x = step(x, cos, sin, batch)
         share = rows.share(num_items_in_batch)
-        sums = Head.apply(hidden, causal.lm_head.weight, batch.labels, share)
+        sums = Head.apply(_normed(x, model.norm), causal.lm_head.weight, batch.labels, share)
         require_finite(sums.detach())
         return Output.of(sums[0] * share, sums.detach())
 
     return forward
 
 
-def _last_layer(layer: Any) -> Callable[..., torch.Tensor]:
-    """A decoder layer of one of `layout.FAMILIES` that goes on with the tokens whose next one counts."""
-    attention = layer.self_attn
+class _Layer:
+    """A decoder layer of one of `layout.FAMILIES`; the last one goes on with the tokens whose next one counts."""
 
-    def forward(
-        hidden_states: torch.Tensor,
-        position_embeddings: tuple[torch.Tensor, torch.Tensor],
-        batch: beginnings.Batch,
-        **_: Any,
-    ) -> torch.Tensor:
-        def counted(x: torch.Tensor) -> torch.Tensor:
-            return x.index_select(1, batch.counted)
+    def __init__(self, layer: Any, flat: torch.nn.Parameter, last: bool) -> None:
+        self.layer, self.attention, self.last = layer, layer.self_attn, last
+        attention, mlp = layer.self_attn, layer.mlp
+        self.query, self.out = _Projections(flat, attention.q_proj), _Projections(flat, attention.o_proj)
+        self.keys_values = _Projections(flat, attention.k_proj, attention.v_proj)
+        self.gate_up, self.down = _Projections(flat, mlp.gate_proj, mlp.up_proj), _Projections(flat, mlp.down_proj)
 
-        def heads(x: torch.Tensor) -> torch.Tensor:
-            return x.unflatten(-1, (-1, attention.head_dim))
-
-        x = layer.input_layernorm(hidden_states)
-        q, k, v = heads(attention.q_proj(counted(x))), heads(attention.k_proj(x)), heads(attention.v_proj(x))
-        if hasattr(attention, "q_norm"):
-            q, k = attention.q_norm(q), attention.k_norm(k)
-        cos, sin = (part[:, :, None] for part in position_embeddings)
-        q, k = q * counted(cos) + rotate_half(q) * counted(sin), k * cos + rotate_half(k) * sin
-        found = beginnings.attend_answers(q, k, v, batch, attention.scaling)
-        hidden = counted(hidden_states) + attention.o_proj(found.flatten(2))
-        return hidden + layer.mlp(layer.post_attention_layernorm(hidden))
-
-    return forward
+    def __call__(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, batch: beginnings.Batch) -> torch.Tensor:
+        """(tokens, hidden) to the same, of the last layer (targets, hidden); `cos` and `sin` are (tokens, 1, head_dim)."""
+        attention, head_dim = self.attention, self.attention.head_dim
+        given = _normed(x, self.layer.input_layernorm)
+        k, v = self.keys_values(given).unflatten(-1, (2, -1, head_dim)).unbind(1)
+        k = _turned(k, getattr(attention, "k_norm", None), cos, sin)
+        if self.last:
+            x, given, cos, sin = (part.index_select(0, batch.counted) for part in (x, given, cos, sin))
+        q = _turned(self.query(given).unflatten(-1, (-1, head_dim)), getattr(attention, "q_norm", None), cos, sin)
+        x = x + self.out(beginnings.attend(q, k, v, batch, attention.scaling, self.last).flatten(1))
+        gated = _Gated.apply(self.gate_up(_normed(x, self.layer.post_attention_layernorm)))
+        return x + self.down(gated)
 
 
-def _product(projection: Linear) -> Callable[..., torch.Tensor]:
-    """What a projection with one adapter makes of its input."""
-    (name,) = projection.active_adapters
-    base: Any = projection.base_layer
-    down, up = projection.lora_A[name].weight, projection.lora_B[name].weight
-    scaling = projection.scaling[name]
+@dataclass(frozen=True)
+class _Adapter:
+    weight: torch.Tensor  # (out, in) of the projection that it lies around
+    down: torch.nn.Parameter  # (rank, in)
+    up: torch.nn.Parameter  # (out, rank)
+    scaling: float
+    rows: slice  # of the projection among those beside it
 
-    def forward(x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
-        y: torch.Tensor = _Product.apply(x, base.weight, down, up, scaling)
-        return y if base.bias is None else y + base.bias
 
-    return forward
+class _Projections:
+    """Projections of the same input, side by side, each with one adapter or none."""
+
+    def __init__(self, flat: torch.nn.Parameter, *parts: Any) -> None:
+        bases = [getattr(part, "base_layer", part) for part in parts]
+        self.flat = flat
+        self.merged = torch.cat([base.weight.detach() for base in bases])  # made anew in each step
+        self.biases = [base.bias for base in bases] if any(base.bias is not None for base in bases) else []
+        self.adapters: list[_Adapter] = []
+        row = 0
+        for part, base in zip(parts, bases):
+            rows = slice(row, row := row + len(base.weight))
+            if isinstance(part, Linear):
+                (name,) = part.active_adapters
+                down: Any = part.lora_A[name].weight
+                up: Any = part.lora_B[name].weight
+                self.adapters.append(_Adapter(base.weight.detach(), down, up, part.scaling[name], rows))
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """(tokens, in) to (tokens, out of all)."""
+        y: torch.Tensor = _Product.apply(x, self.flat, self)
+        return y + torch.cat(self.biases) if self.biases else y
 
 
 class _Product(torch.autograd.Function):
-    """x · (weight + scaling · up · down)ᵀ, whose gradient for x takes one product, too."""
+    """x · (weight + scaling · up · down)ᵀ, whose gradient for x takes one product, too.
+
+    The gradients of the adapters, views of the flat parameter's, are added up here.
+    """
 
     @staticmethod
-    def forward(
-        ctx: Any, x: torch.Tensor, weight: torch.Tensor, down: torch.Tensor, up: torch.Tensor, scaling: float
-    ) -> torch.Tensor:
-        merged = torch.addmm(weight, up, down, alpha=scaling)
-        ctx.save_for_backward(x, merged, down, up)
-        ctx.scaling = scaling
-        return x @ merged.T
+    def forward(ctx: Any, x: torch.Tensor, flat: torch.Tensor, parts: _Projections) -> torch.Tensor:
+        for one in parts.adapters:
+            torch.addmm(one.weight, one.up, one.down, alpha=one.scaling, out=parts.merged[one.rows])
+        ctx.save_for_backward(x)
+        ctx.parts = parts
+        return x @ parts.merged.T
 
     @staticmethod
     def backward(ctx: Any, *gradient: torch.Tensor) -> tuple[Any, ...]:
-        x, merged, down, up = ctx.saved_tensors
-        slope, rows = gradient[0].flatten(0, -2), x.flatten(0, -2)
-        for_down = ((slope @ up).T @ rows).mul_(ctx.scaling)
-        for_up = (slope.T @ (rows @ down.T)).mul_(ctx.scaling)
-        for_x = (slope @ merged).view_as(x) if ctx.needs_input_grad[0] else None
-        return for_x, None, for_down, for_up, None
+        (x,), parts = ctx.saved_tensors, ctx.parts
+        for one in parts.adapters:
+            slope = gradient[0][:, one.rows]
+            one.down.grad.addmm_((slope @ one.up).T, x, alpha=one.scaling)
+            one.up.grad.addmm_(slope.T, x @ one.down.T, alpha=one.scaling)
+        return gradient[0] @ parts.merged if ctx.needs_input_grad[0] else None, None, None
 
 
-def _norm(module: Any) -> Callable[[torch.Tensor], torch.Tensor]:
-    def forward(x: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = _Normed.apply(x, module.weight, module.variance_epsilon)
-        return y
+class _Gated(torch.autograd.Function):
+    """silu(gate) · up, of both side by side."""
 
-    return forward
+    @staticmethod
+    def forward(ctx: Any, both: torch.Tensor) -> torch.Tensor:
+        gate, up = both.chunk(2, -1)
+        opened = F.silu(gate)
+        ctx.save_for_backward(both, opened)
+        return opened * up
+
+    @staticmethod
+    def backward(ctx: Any, *gradient: torch.Tensor) -> torch.Tensor:
+        both, opened = ctx.saved_tensors
+        (gate, up), slope = both.chunk(2, -1), torch.empty_like(both)
+        for_gate, for_up = slope.chunk(2, -1)
+        torch.mul(gradient[0], opened, out=for_up)
+        torch.ops.aten.silu_backward.grad_input(gradient[0] * up, gate, grad_input=for_gate)
+        return slope
+
+
+def _turned(x: torch.Tensor, norm: Any, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Queries or keys (tokens, heads, head_dim), normed if the model does that, and rotated to their positions."""
+    turned: torch.Tensor = _Rotated.apply(x if norm is None else _normed(x, norm), cos, sin)
+    return turned
+
+
+class _Rotated(torch.autograd.Function):
+    """x · cos + rotate_half(x) · sin in three passes; the halves of `sin` are equal."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _rotated(x, cos, sin, 1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradient: torch.Tensor) -> tuple[Any, ...]:
+        cos, sin = ctx.saved_tensors
+        return _rotated(gradient[0], cos, sin, -1), None, None
+
+
+def _rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, direction: int) -> torch.Tensor:
+    turned, half = x * cos, x.shape[-1] // 2
+    (low, high), sin = x.split(half, -1), sin[..., :half]
+    turned[..., :half].addcmul_(high, sin, value=-direction)
+    turned[..., half:].addcmul_(low, sin, value=direction)
+    return turned
+
+
+def _normed(x: torch.Tensor, norm: Any) -> torch.Tensor:
+    y: torch.Tensor = _Normed.apply(x, norm.weight, x.new_tensor(norm.variance_epsilon))
+    return y
 
 
 class _Normed(torch.autograd.Function):
     """x times a weight that does not train, divided by its root mean square; in few passes over memory."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-        scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: torch.Tensor) -> torch.Tensor:
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        scale = torch.addcmul(eps, length, length, value=1 / x.shape[-1]).rsqrt_()
         ctx.save_for_backward(x, weight, scale)
         return (x * scale).mul_(weight)
 
@@ -167,5 +226,5 @@ class _Normed(torch.autograd.Function):
     def backward(ctx: Any, *gradient: torch.Tensor) -> tuple[Any, ...]:
         x, weight, scale = ctx.saved_tensors
         slope = gradient[0] * weight
-        share = torch.linalg.vecdot(slope, x)[..., None].mul_(scale.pow(3)).div_(-x.shape[-1])
-        return slope.mul_(scale).addcmul_(x, share), None, None
+        share = torch.linalg.vecdot(slope, x)[..., None].mul_(scale).mul_(scale).mul_(scale)
+        return slope.mul_(scale).addcmul_(x, share, value=-1 / x.shape[-1]), None, None

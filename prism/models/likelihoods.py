@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -67,8 +66,7 @@ def likelihoods(
         encoded = encode_all(base, remaining)
         begun = reading.beginning(base, model, encoded)
         budget = token_budget(base, model, 1 + len(labels))
-        eight = base.spec.model.load_in_8bit and base.library == "transformers"
-        with dense.dense(model) if eight else nullcontext():  # the same products, in a third of the time
+        with dense.dense_in_8_bits(base, model):
             for batch in batches(list(map(len, encoded)), width * len(labels), budget):
                 prompt, cache = reading.after(base, begun, [encoded[i] for i in batch])
                 score([remaining[i] for i in batch], partial(reading.following, model, prompt, cache))

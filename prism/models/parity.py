@@ -28,7 +28,8 @@ from prism.rows.answers import read_predictions
 import torch
 from peft import PeftModel
 
-from prism.models import decode
+from prism.models import decode, dense
+from prism.models.alone import Alone
 
 PROBES = 8  # questions whose logits are compared
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16: 0.05}  # largest allowed difference of a logit
@@ -72,7 +73,8 @@ def check(
     base_logits = _logits(worn, base.model, probes)
     adapted = load_adapter(base, folder)
     reloaded_logits = _logits(worn, adapted, probes)
-    single_logits = torch.cat([_logits(worn, adapted, [probe]) for probe in probes])
+    with dense.dense_in_8_bits(base, adapted):
+        single_logits = torch.cat([_logits(worn, adapted, [probe]) for probe in probes])
     asked = held_out[:ASKED]
     if worn is not base:  # whose special tokens are others
         vision.require_plain(worn, held_out)
@@ -141,10 +143,10 @@ def _differing_alone(
     if base.processor or set(base.spec.generate) - OWN:
         return None
     rows = [[*prompt, *ids[:-1]] for prompt, ids in zip(encode_all(base, asked), answered)]
-    decoder = decode.Decoder(model, 1, max(map(len, rows)), merge=False) if path == "captured" else None
+    alone = Alone(decode.Decoder(model, 1, max(map(len, rows)), merge=False)) if path == "captured" else None
 
     def chosen(row: list[int], last: int) -> list[int]:
-        logits = decoder.alone(row, last) if decoder else model(**pad(base, [row]), logits_to_keep=last).logits[0]
+        logits = alone.logits(row, last) if alone else model(**pad(base, [row]), logits_to_keep=last).logits[0]
         return logits.argmax(-1).tolist()
 
     return sum(chosen(row, len(ids)) != list(ids) for row, ids in zip(rows, answered)) / len(asked)

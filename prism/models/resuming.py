@@ -18,7 +18,9 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from prism.models.identity import engine
 from prism.models.load import Base
+from prism.spec import Spec
 from prism.store import file_digest, sync
 
 EPOCH = "epoch_start.pth"  # beside transformers' own files: written after them, so a checkpoint with it is complete
@@ -59,9 +61,9 @@ class SameOrder(TrainerCallback):
 def checkpoint_of(base: Base, folder: Path) -> Path | None:
     """The checkpoint to resume from; none, with a warning, where training would go on to another adapter."""
     checkpoint = last_checkpoint(folder)
-    if checkpoint is None or goes_on(base):
+    if checkpoint is None or goes_on(base.spec):
         return checkpoint
-    strategy = _strategy(base)
+    strategy = _strategy(base.spec)
     why = f"train_sampling_strategy = {strategy!r}" if strategy not in RESTORED else "a GPU adds up in another order"
     warnings.warn(
         f"{base.spec.id}: training starts again and not at step {step_of(checkpoint)}, because it "
@@ -72,13 +74,13 @@ def checkpoint_of(base: Base, folder: Path) -> Path | None:
     return None
 
 
-def goes_on(base: Base) -> bool:
-    """Whether a training that is resumed ends with the adapter of one that was not killed."""
-    return base.model.device.type == "cpu" and _strategy(base) in RESTORED
+def goes_on(spec: Spec) -> bool:
+    """Whether a training that is resumed ends with the adapter of one that was not killed; else none is kept to go on from."""
+    return engine(spec)["device"] == "cpu" and _strategy(spec) in RESTORED
 
 
-def _strategy(base: Base) -> Any:
-    return base.spec.sft.get("train_sampling_strategy", "random")
+def _strategy(spec: Spec) -> Any:
+    return spec.sft.get("train_sampling_strategy", "random")
 
 
 def last_checkpoint(folder: Path) -> Path | None:

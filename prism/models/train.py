@@ -39,7 +39,7 @@ from trl import SFTConfig, SFTTrainer
 
 from prism.models import captured, checkpointing, dense, lean, packing, resuming, tokens
 from prism.models.anatomy import require_moved
-from prism.models.identity import engine
+from prism.models.identity import engine, plain_only
 from prism.models.own_steps import CannotGoOn
 
 Log = Callable[[int, Mapping[str, float]], None]  # a step and its numbers
@@ -88,6 +88,7 @@ def sft_config(spec: Spec, folder: Path, seed: int) -> SFTConfig:
     options = DEFAULTS | {
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
+        "save_strategy": "steps" if resuming.goes_on(spec) else "no",
         "save_steps": 0.1,
         "save_total_limit": 1,
         "max_length": None if spec.image else spec.model.max_seq_length,  # a cut would take image tokens away
@@ -205,7 +206,7 @@ def _train(
     for writer, card in ((trainer, "create_model_card"), (model, "create_or_update_model_card")):
         setattr(writer, card, lambda *_, **__: None)  # of each checkpoint
     checkpoint = resuming.checkpoint_of(base, folder / "trainer")
-    trainer.add_callback(resuming.SameOrder(checkpoint, kept if resuming.goes_on(base) else None))
+    trainer.add_callback(resuming.SameOrder(checkpoint, kept if resuming.goes_on(base.spec) else None))
     resumed_at = resuming.step_of(checkpoint) if checkpoint else 0
     if resumed_at:
         advance(resumed_at)
@@ -218,6 +219,8 @@ def _train(
                     contexts.enter_context(packing.packed_attention(model, checkpointing.max_length(base.spec, config)))
                 if most and base.spec.model.quantized:
                     contexts.enter_context(dense.dense(model))
+                elif not plain_only():
+                    contexts.enter_context(dense.dense_in_8_bits(base, model))
                 if base.model.device.type == "cuda" and (most or base.spec.sft.get("torch_compile")):
                     contexts.enter_context(packing.compiled(model))
                 if most:

@@ -207,15 +207,21 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Group items by spec, so that each model is loaded once, and remove tests without a spec."""
-    items[:] = [item for item in items if not _has_empty_parameters(item)]
-    order: dict[tuple[Path, str], int] = {}
+    """Group items by spec, so that each model is loaded once, and remove tests without a spec.
 
-    def place(item: pytest.Item) -> int:
-        spec = _parameter(item, "spec")
-        return order.setdefault((item.path, spec.id if spec else ""), len(order))
-
-    items.sort(key=place)
+    Otherwise they run in the order in which they are written: what takes no spec comes behind what is above it.
+    """
+    files = {path: n for n, path in enumerate(dict.fromkeys(item.path for item in items))}
+    written = sorted(items, key=lambda item: (files[item.path], item.location[1] or 0))
+    groups: dict[tuple[Path, str], list[pytest.Item]] = {}
+    group = Path(), ""
+    for item in written:
+        if _has_empty_parameters(item):
+            continue
+        if (spec := _parameter(item, "spec")) or item.path != group[0]:
+            group = item.path, spec.id if spec else ""
+        groups.setdefault(group, []).append(item)
+    items[:] = [item for found in groups.values() for item in found]
     for item in items:
         if "threshold" in getattr(item, "fixturenames", ()) and (spec := _parameter(item, "spec")):
             limit = _parameter(item, "threshold")  # None if the spec has no gate and is only measured
