@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -84,6 +85,20 @@ def test_training_that_would_resume_to_another_adapter_starts_again(loaded, tmp_
     with pytest.warns(UserWarning, match=r"starts again and not at step 24.*train_sampling_strategy = 'by_mood'"):
         assert resuming.checkpoint_of(unknown, tmp_path / "trainer") is None
     assert not (tmp_path / "trainer").exists()
+    with warnings.catch_warnings(action="error"):  # nothing was begun
+        assert resuming.checkpoint_of(unknown, tmp_path / "trainer") is None
+    assert train.sft_config(unknown.spec, tmp_path, 42).save_strategy == "no"
+    (tmp_path / "trainer").mkdir()  # as a training leaves it that keeps no checkpoints
+    with pytest.warns(UserWarning, match=r"training starts again, because it would resume to another adapter"):
+        assert resuming.checkpoint_of(unknown, tmp_path / "trainer") is None
+
+
+@pytest.mark.parametrize(("key", "value"), [("fsdp", "full_shard auto_wrap"), ("deepspeed", "zero3.json")])
+def test_options_that_divide_the_base_are_refused(spec_file, tmp_path, key, value):
+    spec = load_spec(spec_file)
+    spec = spec.model_copy(update={"sft": {**spec.sft, key: value}})
+    with pytest.raises(SpecError, match=rf"\[sft\] {key} = '{value}': .* share the rows of a batch, .*delete it"):
+        train.check(spec, tmp_path)
 
 
 @pytest.mark.parametrize("key", ["save_only_model", "ignore_data_skip"])

@@ -59,18 +59,22 @@ class SameOrder(TrainerCallback):
 
 
 def checkpoint_of(base: Base, folder: Path) -> Path | None:
-    """The checkpoint to resume from; none, with a warning, where training would go on to another adapter."""
-    checkpoint = last_checkpoint(folder)
-    if checkpoint is None or goes_on(base.spec):
+    """The checkpoint to resume from; none, with a warning, where a training was begun that would go on to another adapter.
+
+    A trainer makes its `folder` as soon as it is made itself.
+    """
+    begun, checkpoint = folder.exists(), last_checkpoint(folder)
+    if not begun or goes_on(base.spec):
         return checkpoint
     strategy = _strategy(base.spec)
     why = f"train_sampling_strategy = {strategy!r}" if strategy not in RESTORED else "a GPU adds up in another order"
     warnings.warn(
-        f"{base.spec.id}: training starts again and not at step {step_of(checkpoint)}, because it "
-        f"would resume to another adapter ({why})",
+        f"{base.spec.id}: training starts again{f' and not at step {step_of(checkpoint)}' if checkpoint else ''}, "
+        f"because it would resume to another adapter ({why})",
         stacklevel=2,
     )
-    shutil.rmtree(folder)
+    if checkpoint:  # else it may be another process's of this training
+        shutil.rmtree(folder)
     return None
 
 

@@ -63,6 +63,7 @@ DEFAULTS: dict[str, Any] = {
 PAD_MULTIPLE = 2_048  # pad packed rows to a multiple of this many tokens, so that torch compiles few shapes
 # `steps` computes with these, so `check` requires numbers.
 NUMERIC_OPTIONS = ("max_steps", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps")
+SHARDED = ("fsdp", "deepspeed")  # options that divide the base itself among processes
 NO_RESUMING = ("save_only_model", "ignore_data_skip")  # options of what a checkpoint holds and where it goes on
 SETS = ("target_modules", "exclude_modules", "modules_to_save")  # of adapter_config.json
 LOGGED = ("loss", "learning_rate", "grad_norm")  # of each step, for a tracker; `log` changes nothing that is trained
@@ -80,6 +81,12 @@ def check(spec: Spec, folder: Path) -> None:
             raise SpecError(
                 f"{spec.id}.toml [sft] {key} = {spec.sft[key]!r}: a killed training would resume to another adapter; "
                 f"delete it"
+            )
+    for key in SHARDED:  # a CPU would leave them out in silence, and a part of an adapter would be stored
+        if spec.sft.get(key):
+            raise SpecError(
+                f"{spec.id}.toml [sft] {key} = {spec.sft[key]!r}: [launch] processes share the rows of a batch, each with "
+                f"the whole base; delete it, or load the base in 4 bits"
             )
     sft_config(spec, folder, seed=spec.seed)
 
@@ -187,6 +194,7 @@ def _train(
     notes: dict[str, Any] = base.chat.notes | (
         {"most_tokens": most} if most else checkpointing.decide(base, config, examples)
     )
+    checkpoint = resuming.checkpoint_of(base, folder / "trainer")
     model = add_adapter(base, seed, config.gradient_checkpointing)
     try:
         trainer = SFTTrainer(
@@ -205,7 +213,6 @@ def _train(
     trainer.remove_callback(PrinterCallback)  # the notes contain the losses; do not print them
     for writer, card in ((trainer, "create_model_card"), (model, "create_or_update_model_card")):
         setattr(writer, card, lambda *_, **__: None)  # of each checkpoint
-    checkpoint = resuming.checkpoint_of(base, folder / "trainer")
     trainer.add_callback(resuming.SameOrder(checkpoint, kept if resuming.goes_on(base.spec) else None))
     resumed_at = resuming.step_of(checkpoint) if checkpoint else 0
     if resumed_at:
