@@ -15,7 +15,7 @@ from benchmarks.speed import gpu as speed
 from fixtures.make import twin
 from prism import devices
 from prism.errors import ModelError, ResourceError, SpecError
-from prism.models import adapters, checkpointing, cost, generate, identity, layout, load, train
+from prism.models import adapters, checkpointing, cost, generate, identity, layout, load, reading, train
 from prism.plugin import scheduling, workers
 from prism.spec import load_spec
 from prism.tasks.check import load_checked_spec
@@ -449,6 +449,20 @@ def test_answers_stay_within_the_specs_memory(spec_file, monkeypatch):
     assert decoder is None
     assert "need more GPU memory than is free" in notes["why"]
     assert generate._decoder(free, large, [], 64, True) == (None, {})
+
+
+@torch.no_grad()
+def test_what_batching_moves_is_measured_once_for_a_model(spec_file):
+    """With or without an adapter: questions one at a time are what takes longest before answers in 8 bits."""
+    spec = load_spec(spec_file)
+    base, passes = load.load(spec, ROOT), []
+    probes = generate.encode_all(base, examples_of(spec, ROOT)[1][:3])
+    expected = reading.next_logits(base.model, reading.pad(base, probes))
+    base.model.register_forward_hook(lambda *_: passes.append(1))
+    moved = generate._moved_by_batching(base, base.model, probes, expected)
+    assert (len(passes), moved) == (3, pytest.approx(0, abs=1e-4))
+    assert generate._moved_by_batching(base, load.add_adapter(base, 42), probes, 2 * expected) == moved
+    assert len(passes) == 3
 
 
 def test_cost_gates_are_ratios_and_unknown_ones_are_refused(spec_file):

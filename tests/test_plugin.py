@@ -322,6 +322,34 @@ def test_a_check_beside_the_thresholds_that_fails_fails_the_run(checkout):
     assert found["complete"] is False
 
 
+WRITTEN = """
+
+def test_beside():
+    pass
+
+
+def test_of_each_spec(spec):
+    pass
+
+
+def test_at_the_end():
+    pass
+"""
+
+
+def test_items_run_as_they_are_written_and_those_of_one_spec_together(checkout):
+    specs = checkout.path / "benchmarks" / "specs" / "phase1"
+    (specs / "another.toml").write_text((specs / "tiny.toml").read_text())
+    file = checkout.path / "benchmarks" / "test_phase1_financial_sentiment.py"
+    file.write_text(file.read_text() + WRITTEN)
+    out = run(checkout, "--collect-only", "-q", "-k", "not floor")
+    items = [line.split("::")[1] for line in out.outlines if "::" in line]
+    both = [[name for name in items if part in name] for part in ("another", "tiny")]
+    first, last = sorted(both, key=lambda names: items.index(names[0]))
+    assert items == [*first, *last[:-1], "test_beside", last[-1], "test_at_the_end"]
+    assert (first[-1].split("[")[0], last[-1].split("[")[0]) == ("test_of_each_spec", "test_of_each_spec")
+
+
 HOLDS = """
 
 import gc, pytest, weakref
