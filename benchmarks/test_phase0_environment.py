@@ -92,7 +92,7 @@ def importing():
 
 @pytest.mark.remembered
 def test_model_loads(spec, experiment, importing):
-    for library in filter(importlib.util.find_spec, IMPORTS):
+    for library in filter(importlib.util.find_spec, IMPORTS):  # they are awaited after what needs the model
         importing(library)
     before = cost.resident_gib()
     loaded = experiment.base.load()

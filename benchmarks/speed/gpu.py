@@ -54,7 +54,6 @@ def spec_for(folder: str, options: dict[str, Any], sft: dict[str, Any], rows: in
         "bf16": True,
         "learning_rate": 2e-4,
         "optim": "adamw_8bit",
-        "save_steps": 10_000,
     }
     return Spec(
         title="speed",

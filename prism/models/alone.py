@@ -27,7 +27,8 @@ class Alone:
         self.padded = all(map(_unbiased_in_8_bits, decoder.layers))
         length, device = decoder.length, decoder.device
         self.tokens = torch.zeros(length, dtype=torch.long, device=device)
-        self.hidden: torch.Tensor | None = None  # (length, hidden) the last pass's
+        self.taken = torch.zeros(length, 1, dtype=torch.bool, device=device)
+        self.hidden = torch.zeros(0)  # (length, hidden) the last pass's
         self.graph: torch.cuda.CUDAGraph | None = None
         self.read = Span(
             rows=torch.zeros_like(self.tokens),
@@ -37,7 +38,7 @@ class Alone:
             starts=torch.zeros(2, dtype=torch.int32, device=device),
             used=torch.zeros(1, dtype=torch.int32, device=device),
             longest=length,
-            taken=torch.zeros(length, 1, dtype=torch.bool, device=device),
+            taken=self.taken,
         )
 
     @torch.no_grad()
@@ -47,9 +48,8 @@ class Alone:
         row = decoder.to_device(torch.tensor(tokens))
         if not self.padded:
             return decoder.logits(decoder.forward(row, decoder.span([count], 0, 0))[-last:])
-        assert self.read.taken is not None
         self.tokens[:count] = row
-        self.read.taken[:count], self.read.taken[count:] = True, False
+        self.taken[:count], self.taken[count:] = True, False
         self.read.used.fill_(count)
         self.read.starts[1] = count
         if self.graph is None and decoder.device.type == "cuda":
@@ -58,7 +58,6 @@ class Alone:
             self.graph.replay()
         else:
             self._pass()
-        assert self.hidden is not None
         return decoder.logits(self.hidden[count - last : count])
 
     def _pass(self) -> None:

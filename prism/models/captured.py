@@ -263,7 +263,7 @@ def captured(trainer: Any, longest: int, most: int) -> Iterator[Step]:
         trainer.add_callback(OwnMean(trainer, step))
         hook = step.causal.model.rotary_emb.register_forward_hook(_rotations_of_any_length)
         try:
-            with standing_in({step.causal: step.forward}), batches_stay(trainer):
+            with standing_in(step.causal, step.forward), batches_stay(trainer):
                 yield step
             require_finite(step.behind.read())
         finally:

@@ -45,7 +45,7 @@ def lean(trainer: Any) -> Iterator[None]:
     if reason := layout.unsupported(model):
         raise CannotGoOn(reason)
     causal: Any = model.get_base_model()
-    with flattened(model) as flat, standing_in({causal: _forward(causal, flat)}):
+    with flattened(model) as flat, standing_in(causal, _forward(causal, flat)):
         set_optimizer(trainer, flat, trained(model))
         yield
 

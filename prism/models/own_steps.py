@@ -5,7 +5,7 @@ They are the captured step of a GPU and the lean step of a CPU.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -72,15 +72,13 @@ def require_finite(sums: torch.Tensor) -> None:
 
 
 @contextmanager
-def standing_in(forwards: Mapping[Any, Callable[..., Any]]) -> Iterator[None]:
-    """Give modules another `forward`, and restore theirs: the class's, or one that TRL has put in its place."""
-    before = {module: module.__dict__.get("forward") for module in forwards}
-    for module, forward in forwards.items():
-        module.forward = forward
+def standing_in(module: Any, forward: Callable[..., Any]) -> Iterator[None]:
+    """Give a module another `forward`, and restore its own: the class's, or one that TRL has put in its place."""
+    own = module.__dict__.get("forward")
+    module.forward = forward
     try:
         yield
     finally:
-        for module, own in before.items():
-            del module.forward
-            if own is not None:
-                module.forward = own
+        del module.forward
+        if own is not None:
+            module.forward = own

@@ -8,7 +8,7 @@ instead. `packed_attention` sets it during training, through transformers' Atten
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
@@ -102,23 +102,14 @@ def packed_attention(model: Any, longest: int) -> Iterator[None]:
         bounds = boundaries(kwargs["position_ids"], longest)
         return args, kwargs | {"packed_boundaries": bounds, "packed_longest": longest}
 
-    hook = causal.model.register_forward_pre_hook(add_boundaries, with_kwargs=True)
-    try:
-        with attention(causal, ATTENTION_NAME, attend):
-            yield
-    finally:
-        hook.remove()
-
-
-@contextmanager
-def attention(causal: Any, name: str, attend: Callable[..., Any]) -> Iterator[None]:
-    """Give a model an attention function under a name of its own, and restore the previous one."""
     previous = causal.config._attn_implementation
-    AttentionInterface.register(name, attend)
-    causal.set_attn_implementation(name)
+    AttentionInterface.register(ATTENTION_NAME, attend)
+    causal.set_attn_implementation(ATTENTION_NAME)
+    hook = causal.model.register_forward_pre_hook(add_boundaries, with_kwargs=True)
     try:
         yield
     finally:
+        hook.remove()
         causal.set_attn_implementation(previous)
 
 
