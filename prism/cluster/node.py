@@ -132,7 +132,8 @@ def work(order: Order, board: Any) -> Done:
 
     def made(screen: Telling) -> Done:
         root = Path(order.root or os.getcwd())
-        if "," in os.environ.get("CUDA_VISIBLE_DEVICES", ""):  # several, for [launch] processes
+        several = "," in os.environ.get("CUDA_VISIBLE_DEVICES", "")  # for [launch] processes
+        if several and not order.task.spec.sharded:
             use_one_gpu()
         store = open_store(order.home or None, screen.say)
         if not order.home:

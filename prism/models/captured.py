@@ -55,6 +55,8 @@ def decide(base: Base, config: SFTConfig, examples: Sequence[Example], steps: in
 
 def unsupported(base: Base, config: SFTConfig, steps: int) -> str:
     """Why the captured step cannot train an adapter, or would not be faster; empty if it can."""
+    if base.spec.sharded:
+        return "[sft] fsdp divides the base"
     if base.model.device.type != "cuda":
         return "there is no GPU"
     if torch.cuda.get_device_capability(base.model.device) < (8, 0):

@@ -100,7 +100,8 @@ def stage(what: str = "", lower: str = "") -> Iterator[dict[str, Any]]:
     try:
         if cuda:  # these calls may fail too: a CUDA context needs memory
             free = cuda.mem_get_info()[0] / 2**30
-            cuda.reset_peak_memory_stats()
+            for gpu in range(cuda.device_count()):
+                cuda.reset_peak_memory_stats(gpu)
         yield notes
     except RuntimeError as error:
         if not (type(error).__name__ == "OutOfMemoryError" or any(text in str(error) for text in OUT_OF_MEMORY)):
@@ -111,7 +112,7 @@ def stage(what: str = "", lower: str = "") -> Iterator[dict[str, Any]]:
         _empty_cache()
         raise ResourceError(f"{what}: the GPU's memory is full ({free:.1f} GiB were free at the start); lower {lower}")
     notes["seconds"] = notes.get("seconds", time.perf_counter() - start)
-    notes["peak_memory_gib"] = peak_memory_gib()
+    notes["peak_memory_gib"] = max(peak_memory_gib(), notes.get("peak_memory_gib", 0))  # of processes of its own, too
     notes["device"] = gpu_name()
     notes["machine"] = f"{platform.node()}: {notes['device'] or processor()}, {_threads()}"
     gpus = _used_gpus() & energy_before.keys()
@@ -157,10 +158,10 @@ def _used_gpus() -> set[str]:
 
 
 def peak_memory_gib() -> float:
-    """The peak GPU memory of this process, or its peak memory without a GPU."""
+    """The peak memory of this process on a GPU, of several the fullest; its peak memory without a GPU."""
     cuda = _cuda()
-    if cuda and cuda.max_memory_allocated():
-        return float(cuda.max_memory_allocated() / 2**30)
+    if cuda and (most := max(map(cuda.max_memory_allocated, range(cuda.device_count())))):
+        return float(most / 2**30)
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 

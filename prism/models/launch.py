@@ -7,6 +7,7 @@ order: each takes its share of the recipe's `per_device_train_batch_size`. A tra
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
@@ -20,11 +21,16 @@ from typing import Any
 from prism.devices import cuda_devices
 from prism.errors import ModelError, PrismError, SpecError
 from prism.models import train as training
+from prism.models.cost import peak_memory_gib
 from prism.models.load import Base, load
 from prism.models.own_steps import CannotGoOn
 from prism.progress import CONSOLE, Advance
 from prism.rows import Example
 from prism.spec import Spec
+
+# ruff: isort: split
+# After prism.models.load, which imports Unsloth if PRISM uses it.
+import torch
 
 # In the adapter's folder while it is trained: what to do, what was measured, why nothing can be, why to go plainly.
 ORDER, NOTES, REFUSED, PLAIN = "order.json", "notes.json", "refused.txt", "plain.txt"
@@ -73,6 +79,7 @@ def train(
 ) -> dict[str, Any]:
     """`prism.models.train.train` in the processes of `[launch]`; if they are several, `base.model` gets no adapter.
 
+    If they divide the base, `base.model` is None afterwards.
     Raises ModelError with what a process said last if one fails.
     """
     spec = base.spec
@@ -86,6 +93,10 @@ def train(
         "examples": [asdict(example) for example in examples],
     }
     (folder / ORDER).write_text(json.dumps(order, default=str), encoding="utf-8")
+    if spec.sharded:  # the processes need the memory of all GPUs; `LazyBase.load` loads the base again
+        base.model = None
+        gc.collect()
+        torch.cuda.empty_cache()
     environment, why = _visible(), {}
     code, done, last = _run(folder, spec.launch.processes, environment, advance, log)
     if code and (folder / PLAIN).exists():
@@ -138,8 +149,6 @@ def _run(
 
 def main(folder: Path) -> None:
     """One of the processes; only the first writes."""
-    import torch
-
     first, local = os.environ["RANK"] == "0", int(os.environ["LOCAL_RANK"])
     order = json.loads((folder / ORDER).read_text(encoding="utf-8"))
     spec = _share(Spec.model_validate_json(json.dumps(order["spec"])))
@@ -174,6 +183,7 @@ def main(folder: Path) -> None:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
     if first:
+        notes["peak_memory_gib"] = peak_memory_gib()
         (folder / NOTES).write_text(json.dumps(notes), encoding="utf-8")
 
 

@@ -21,6 +21,8 @@ PREFILL = 32_768  # prompt tokens in one pass at most, which limits its memory
 def unsupported(model: Any) -> str:
     """Why `decode` does not support a model; empty if it does."""
     config = model.config.get_text_config()
+    if len(set(getattr(model, "hf_device_map", {}).values())) > 1:
+        return "its layers lie on several GPUs"
     if model.config.model_type not in FAMILIES:  # of a vision-language model, not of its text part
         return f"{model.config.model_type} is none of {', '.join(FAMILIES)}"
     if set(getattr(config, "layer_types", None) or ["full_attention"]) != {"full_attention"}:

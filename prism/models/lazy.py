@@ -94,7 +94,7 @@ class LazyBase:
 
     def load(self) -> Base:
         """The loaded model; the same object until `free`."""
-        if self._loaded is None:
+        if self._loaded is None or self._loaded.model is None:  # given up for a training that divides it
             with self.clock(IMPORTS), _importing():
                 from prism.models import generate, load
 

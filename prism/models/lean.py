@@ -33,6 +33,8 @@ def unsupported(base: Base, config: SFTConfig) -> str:
         return "there is a GPU"
     if base.model.dtype != torch.float32 or config.bf16 or config.fp16:
         return "it computes in half precision"
+    if base.spec.model.quantized:
+        return "its weights are quantized"
     if config.world_size > 1:
         return "several processes share it"
     return another_recipe(base, config)

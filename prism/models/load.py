@@ -69,6 +69,7 @@ class Base:
         differ = {"measured_with", "max_seq_length"}  # only Unsloth loads by a length
         own, other = (each.model.model_dump(exclude=differ) for each in (self.spec, spec))
         named = own == other and self.asked == source and bool(self.spec.image) == bool(spec.image)
+        named &= self.spec.sharded == spec.sharded
         return named and engine(self.spec) == engine(spec)
 
 
@@ -148,13 +149,14 @@ def _model(spec: Spec, name: str, source: str, settings: dict[str, str]) -> Any:
             bnb_4bit_quant_type="nf4",  # the same choices as Unsloth's
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=dtype,
+            bnb_4bit_quant_storage=dtype if spec.sharded else None,  # FSDP divides only weights that look like floats
         )
     auto = AutoModelForImageTextToText if spec.image else AutoModelForCausalLM
     loaded: Any = auto.from_pretrained(
         source,
         dtype=dtype,
         quantization_config=quantization,
-        device_map={"": _place(settings["device"])},
+        device_map=_places(spec, settings["device"]),
         use_safetensors=True,
         trust_remote_code=False,
         output_loading_info=True,
@@ -173,9 +175,15 @@ def _model(spec: Spec, name: str, source: str, settings: dict[str, str]) -> Any:
     return model
 
 
-def _place(device: str) -> str | int:
-    """The device of this process: of several (`prism.models.launch`) each has a GPU of its own, by its number."""
-    return torch.cuda.current_device() if device == "cuda" and "LOCAL_RANK" in os.environ else device
+def _places(spec: Spec, device: str) -> dict[str, str | int] | str:
+    """Where the base lies: on this process's device, of several processes (`prism.models.launch`) each on its own.
+
+    A base that FSDP divides is asked on all GPUs together, a few layers on each, and waits in memory to be divided.
+    """
+    training = device == "cuda" and "LOCAL_RANK" in os.environ
+    if spec.sharded:
+        return {"": "cpu"} if training else "auto"
+    return {"": torch.cuda.current_device() if training else device}
 
 
 def _require_gpu(spec: Spec, device: str) -> None:

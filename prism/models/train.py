@@ -37,7 +37,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_callback import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
-from prism.models import captured, checkpointing, dense, lean, packing, resuming, tokens
+from prism.models import captured, checkpointing, dense, lean, packing, resuming, sharding, tokens
 from prism.models.anatomy import require_moved
 from prism.models.identity import engine, plain_only
 from prism.models.own_steps import CannotGoOn
@@ -63,7 +63,6 @@ DEFAULTS: dict[str, Any] = {
 PAD_MULTIPLE = 2_048  # pad packed rows to a multiple of this many tokens, so that torch compiles few shapes
 # `steps` computes with these, so `check` requires numbers.
 NUMERIC_OPTIONS = ("max_steps", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps")
-SHARDED = ("fsdp", "deepspeed")  # options that divide the base itself among processes
 NO_RESUMING = ("save_only_model", "ignore_data_skip")  # options of what a checkpoint holds and where it goes on
 SETS = ("target_modules", "exclude_modules", "modules_to_save")  # of adapter_config.json
 LOGGED = ("loss", "learning_rate", "grad_norm")  # of each step, for a tracker; `log` changes nothing that is trained
@@ -82,12 +81,7 @@ def check(spec: Spec, folder: Path) -> None:
                 f"{spec.id}.toml [sft] {key} = {spec.sft[key]!r}: a killed training would resume to another adapter; "
                 f"delete it"
             )
-    for key in SHARDED:  # a CPU would leave them out in silence, and a part of an adapter would be stored
-        if spec.sft.get(key):
-            raise SpecError(
-                f"{spec.id}.toml [sft] {key} = {spec.sft[key]!r}: [launch] processes share the rows of a batch, each with "
-                f"the whole base; delete it, or load the base in 4 bits"
-            )
+    sharding.check(spec)
     sft_config(spec, folder, seed=spec.seed)
 
 
@@ -105,7 +99,7 @@ def sft_config(spec: Spec, folder: Path, seed: int) -> SFTConfig:
     if overrides.pop("torch_compile", False) and spec.sft.get("packing"):  # `train` compiles, so the trainer must not
         options["pad_to_multiple_of"] = PAD_MULTIPLE
     try:
-        return SFTConfig(
+        config = SFTConfig(
             output_dir=str(folder / "trainer"),
             seed=seed,
             report_to="none",
@@ -114,6 +108,9 @@ def sft_config(spec: Spec, folder: Path, seed: int) -> SFTConfig:
         )
     except (TypeError, ValueError) as error:
         raise SpecError(f"{spec.id}.toml [sft]: {error}; check its spelling and value") from None
+    if config.n_gpu > 1:  # where a spec divides its base: of others, the trainer would copy the model to all
+        config._n_gpu = 1
+    return config
 
 
 class _Progress(TrainerCallback):
@@ -196,6 +193,7 @@ def _train(
     )
     checkpoint = resuming.checkpoint_of(base, folder / "trainer")
     model = add_adapter(base, seed, config.gradient_checkpointing)
+    trainable, total = model.get_nb_trainable_parameters()
     try:
         trainer = SFTTrainer(
             model=model,
@@ -248,7 +246,6 @@ def _train(
     losses = [[entry["step"], entry["loss"]] for entry in trainer.state.log_history if "loss" in entry]
     if any(math.isnan(loss) for _, loss in losses):
         raise ModelError(f"{base.spec.id}: the training loss became NaN; lower [sft].learning_rate")
-    trainable, total = model.get_nb_trainable_parameters()
     lengths, trained_tokens = tokens.lengths(base, trainer.train_dataset, examples)
     if base.processor:
         notes["moved"] = require_moved(model, base.spec.id)
@@ -257,8 +254,9 @@ def _train(
     rows_here = rows_seen * (1 - resumed_at / trainer.state.global_step)
     if base.processor:
         notes["images"] = int(sum(len(example.images) for example in examples) / len(examples) * rows_here)
+    whole = sharding.gathered(model) if base.spec.sharded else None
     if trainer.is_world_process_zero():
-        model.save_pretrained(str(folder))
+        model.save_pretrained(str(folder), state_dict=whole)
         settle_config(base.spec, folder / "adapter_config.json")
     # Without the trainer's automatic mixed precision, in which a stored adapter would not answer either.
     base.model = extract_model_from_parallel(model, keep_fp32_wrapper=False).eval()

@@ -9,6 +9,7 @@ import shutil
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from prism.devices import cuda_devices, cuda_fault, cuda_memory
 from prism.errors import ResourceError, SpecError
@@ -36,11 +37,23 @@ def choose_profile(asked: str | None, specs: Sequence[Path] = ()) -> tuple[str, 
 
 
 def _profile(path: Path) -> str | None:
-    """The profile that a spec's file names; None if it cannot be read, which is said where specs are read."""
+    """The profile that a spec's file names; None if it cannot be read."""
+    named = _written(path).get("profile")
+    return named if isinstance(named, str) and named in PROFILES else None
+
+
+def sharded(path: Path) -> bool:
+    """Whether a spec's file divides its base among GPUs, on all of which together the base is asked."""
+    options = _written(path, holding="fsdp").get("sft")
+    return isinstance(options, dict) and bool(options.get("fsdp"))
+
+
+def _written(path: Path, holding: str = "") -> dict[str, Any]:
+    """What is in a spec's file, unchecked, if it holds a word; nothing if it cannot be read, which is said where specs are read."""
     with contextlib.suppress(OSError, ValueError, RecursionError):
-        named = tomllib.loads(path.read_text(encoding="utf-8")).get("profile")
-        return named if named in PROFILES else None
-    return None
+        text = path.read_text(encoding="utf-8")
+        return tomllib.loads(text) if holding in text else {}
+    return {}
 
 
 def resources(spec: Spec, home: Path) -> list[tuple[str, bool]]:

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from prism.devices import use_one_gpu
+from prism.plugin.scheduling import sharded
+from prism.spec import find_specs
 
 DIED = "???"  # `when` of xdist's report for an item whose worker died
 MEMORY_GIB = 4  # per worker: the need of a nano spec
@@ -53,13 +55,18 @@ class Pins:
 
 
 def pin(config: pytest.Config) -> None:
-    """Hide all GPUs but the one that the controller chose for this worker, or the first if there are no workers."""
+    """Hide all GPUs but the one that the controller chose for this worker, or the first if there are no workers.
+
+    Where a spec divides its base they stay, and the trainer is told to use one (`prism.models.train.sft_config`).
+    """
     if hasattr(config, "workerinput"):
         gpu = config.workerinput.get("prism_gpu")
         if gpu is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = gpu
             os.environ.setdefault("OMP_NUM_THREADS", str(share_of_cores(config.workerinput["workercount"])))
-    elif not config.getoption("tx", None):
+    elif not config.getoption("tx", None) and not any(
+        map(sharded, find_specs(config.rootpath / "benchmarks" / "specs"))
+    ):
         use_one_gpu()
 
 

@@ -316,6 +316,11 @@ class Spec(Table):
         return split is not None and bool(split.train or split.test_size)
 
     @property
+    def sharded(self) -> bool:
+        """Whether FSDP divides the base among the processes that train it, because no GPU holds it whole."""
+        return bool(self.sft.get("fsdp"))
+
+    @property
     def id(self) -> str:
         return f"{self.phase}/{self.name}"
 

@@ -1,0 +1,165 @@
+"""A base that FSDP divides among processes. On GPUs for real; on a CPU with accelerate told that it is one."""
+
+import pytest
+from safetensors.torch import load_file
+
+from prism.errors import SpecError
+from prism.experiment import Experiment
+from prism.models import captured, launch, layout, load, sharding
+from prism.plugin import scheduling, workers
+from prism.progress import CONSOLE
+from prism.setting import Setting
+from prism.spec import Launch, load_spec
+from prism.store import Store, read_manifest
+from tests.conftest import ROOT, examples_of
+
+torch = pytest.importorskip("torch")
+
+
+def recipe(processes=2, **sft):
+    """Phase 2's nano recipe for four steps over processes that divide the base."""
+    spec = load_spec(ROOT / "benchmarks" / "specs" / "phase2" / "nano.toml")
+    kept = {key: value for key, value in spec.sft.items() if key != "train_sampling_strategy"}
+    few = {"max_steps": 4, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 1, "fsdp": True}
+    return spec.model_copy(update={"sft": kept | few | sft, "launch": Launch(processes=processes)})
+
+
+def alone(spec):
+    """The same recipe for one process, which holds the whole base."""
+    sft = {key: value for key, value in spec.sft.items() if not key.startswith("fsdp")}
+    return spec.model_copy(update={"sft": sft, "launch": Launch(processes=1)})
+
+
+def trained(spec, folder):
+    folder.mkdir()
+    base = load.load(spec, ROOT)
+    notes = launch.train(base, examples_of(spec, ROOT)[0][:40], 42, folder)
+    assert (base.model is None) == spec.sharded  # its memory is the processes', so `LazyBase` loads it again
+    return notes, load_file(folder / "adapter_model.safetensors")
+
+
+def assert_same(one, two, share):
+    """The same losses, and adapters whose difference is a small share of what training moved."""
+    (noted, whole), (shared, gathered) = one, two
+    assert [loss for _, loss in shared["loss"]] == pytest.approx([loss for _, loss in noted["loss"]], rel=share)
+    assert (shared["steps"], shared["tokens"]) == (noted["steps"], noted["tokens"])
+    assert (shared["trainable"], shared["parameters"]) == (noted["trainable"], noted["parameters"])
+    assert whole.keys() == gathered.keys()
+    ups = [name for name in whole if "lora_B" in name]
+    moved = sum(float(whole[name].norm()) for name in ups)
+    assert sum(float((whole[name] - gathered[name]).float().norm()) for name in ups) < share * moved
+
+
+@pytest.mark.slow
+def test_a_divided_base_trains_the_adapter_of_a_whole_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(launch, "MODULE", "tests.divided")
+    spec = recipe()
+    assert_same(trained(alone(spec), tmp_path / "one"), trained(spec, tmp_path / "two"), 0.001)
+    assert not list((tmp_path / "two").glob("*.txt"))
+
+
+needs_two_gpus = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+
+
+@needs_two_gpus
+@pytest.mark.parametrize("four_bits", [True, False])
+def test_on_two_gpus_from_the_baseline_to_the_tuned_answers(tmp_path, four_bits):
+    spec = recipe(use_cpu=False, bf16=True)
+    spec = spec.model_copy(update={"model": spec.model.model_copy(update={"load_in_4bit": four_bits})})
+    assert_same(trained(alone(spec), tmp_path / "one"), trained(spec, tmp_path / "two"), 0.05)
+    data = spec.data.model_copy(update={"train_rows": 40, "eval_rows": 24})
+    experiment = Experiment(
+        spec.model_copy(update={"data": data}), Setting(ROOT, Store(tmp_path / "home"), CONSOLE), [42]
+    )
+    result = experiment.outcome.result
+    assert len(set(experiment.base.load().model.hf_device_map.values())) == 2
+    notes = read_manifest(experiment.adapters[42])["notes"]
+    assert (notes["engine"], notes["why"]) == ("plain", "[sft] fsdp divides the base")
+    assert notes["parity"]["differences"]["changes"] > 0
+    assert {record.metric for record in result.records if record.n}
+
+
+@pytest.mark.parametrize(
+    ("processes", "changed", "sentence"),
+    [
+        (2, {"use_cpu": True}, "accelerate divides no base on a CPU; delete it"),
+        (1, {}, r"there is one process to divide the base among; raise \[launch\] processes, or delete it"),
+        (2, {"fsdp": "full_shard offload"}, r"write true; how it is divided is for \[sft.fsdp_config\]"),
+        (2, {"fsdp_config": {"fsdp_version": 1}}, "fsdp_config.version is none of auto_wrap_policy, .*; delete it"),
+        (2, {"torch_compile": True}, "torch_compile compiles the layers of a whole base; delete one of them"),
+        (
+            2,
+            {"optim": "adamw_8bit"},
+            'optim = "adamw_8bit" takes no divided weights; write optim = "adamw_torch_fused"',
+        ),
+    ],
+)
+def test_what_would_be_left_out_or_fail_later_is_refused(monkeypatch, processes, changed, sentence):
+    on_gpus(monkeypatch)
+    spec = recipe(processes, **({"use_cpu": False} | changed))
+    with pytest.raises(SpecError, match=rf"phase2/nano.toml \[sft\] fsdp = .*: {sentence}"):
+        sharding.check(spec)
+    sharding.check(recipe(use_cpu=False, fsdp_config={"reshard_after_forward": False}))
+
+
+def test_8_bits_and_images_are_not_divided(monkeypatch):
+    on_gpus(monkeypatch)
+    spec = recipe(use_cpu=False)
+    in_8_bits = spec.model_copy(update={"model": spec.model.model_copy(update={"load_in_8bit": True})})
+    with pytest.raises(SpecError, match="weights of 8 bits cannot be divided; load_in_4bit, or delete it"):
+        sharding.check(in_8_bits)
+    pictures = load_spec(ROOT / "benchmarks" / "specs" / "phase5" / "nano.toml").image
+    with pytest.raises(SpecError, match="a vision-language model is not divided; delete it"):
+        sharding.check(spec.model_copy(update={"image": pictures}))
+
+
+def on_gpus(monkeypatch):
+    monkeypatch.setattr("prism.models.identity.cuda_devices", lambda: 2)
+    monkeypatch.setattr("prism.models.identity.cuda_memory", lambda: [("H100", 80.0)] * 2)
+
+
+def test_a_divided_base_lies_on_all_gpus_and_each_process_begins_without_one(monkeypatch):
+    spec = recipe(use_cpu=False)
+    assert load._places(spec, "cuda") == "auto"
+    assert load._places(alone(spec), "cpu") == {"": "cpu"}
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert load._places(spec, "cuda") == {"": "cpu"}
+    assert (
+        captured.unsupported(load.Base(spec, None, None, "transformers", None), None, 100)
+        == "[sft] fsdp divides the base"
+    )  # type: ignore[arg-type]
+
+
+def test_layers_on_several_gpus_are_asked_by_generate():
+    model = load.load(alone(recipe()), ROOT).model
+    assert layout.unsupported(model) == ""
+    model.hf_device_map = {"model.layers.0": 0, "model.layers.1": 1}
+    assert layout.unsupported(model) == "its layers lie on several GPUs"
+
+
+def test_a_base_that_is_asked_on_all_gpus_is_not_another_specs():
+    spec = recipe()
+    base = load.Base(spec, None, None, "transformers", None, asked="m")  # type: ignore[arg-type]
+    assert base.serves(spec, "m")
+    assert not base.serves(alone(spec), "m")
+
+
+def test_gpus_are_hidden_unless_a_spec_divides_its_base(pytester, monkeypatch):
+    found = []
+    monkeypatch.setattr(workers, "use_one_gpu", lambda: found.append("hidden"))
+    folder = pytester.mkdir("benchmarks") / "specs" / "phase2"
+    folder.mkdir(parents=True)
+    file = folder / "large.toml"
+    for written, hidden in (
+        ("[sft]\noptim = 1", True),
+        ("[sft]\nfsdp = true", False),
+        ("[sft]\nfsdp = false", True),
+        ("[sft\nfsdp", True),
+        ("sft = 'fsdp'", True),
+    ):
+        file.write_text(written)
+        found.clear()
+        workers.pin(pytester.parseconfig("-p", "no:prism"))
+        assert (found == ["hidden"]) == hidden, written
+    file.write_bytes(b"\xff fsdp")
+    assert not scheduling.sharded(file)
