@@ -95,7 +95,10 @@ class Experiment:
                         notes |= adapters.take(self.base.load(), spec.adapter, setting.root, folder)
                     else:
                         told = advance, setting.track.losses(folder.stem, spec, seed), setting.store.keep
-                        notes |= launch.train(self.base.load(), fitting.kept, seed, folder, *told) | fitting.notes
+                        notes |= (
+                            launch.train(self.base.load(), fitting.kept, seed, folder, *told, probed=fitting.askable)
+                            | fitting.notes
+                        )
                 with self.clock("checks of the adapter"):
                     asked = fitting.askable, self.examples.held_out
                     found = notes["parity"] = parity.check(self.base.load(), folder, *asked, before)

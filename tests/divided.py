@@ -17,6 +17,8 @@ def _divides(self: Any, *given: Any, fsdp_plugin: Any = None, **named: Any) -> N
     _initialize(self, *given, fsdp_plugin=fsdp_plugin, **named)
     if fsdp_plugin is not None:
         self.distributed_type, self.fsdp_plugin = DistributedType.FSDP, fsdp_plugin
+        if self._mixed_precision != "no":
+            fsdp_plugin.set_mixed_precision(self._mixed_precision)
         PartialState._shared_state["distributed_type"] = self.distributed_type
 
 

@@ -8,7 +8,7 @@ from prism.models import captured, launch, own_steps
 
 if __name__ == "__main__":
     if os.environ.get("PRISM_ENGINE") != "plain":
-        captured.decide = lambda *_: (16_384, "")  # type: ignore[assignment]
+        captured.decide = lambda *_: captured.Plan(16_384)
     if os.environ.get("FAILS_IN") == os.environ["RANK"]:
 
         def fails(*_: object) -> None:

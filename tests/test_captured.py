@@ -38,7 +38,7 @@ def trained(spec, folder, **sft):
 def on_cpu(monkeypatch):
     """Let the captured step train on a CPU, at most so many tokens at once; else the plain path."""
     monkeypatch.setenv("PRISM_ENGINE", "plain")
-    return lambda most: monkeypatch.setattr(captured, "decide", lambda *_: (most, ""))
+    return lambda most: monkeypatch.setattr(captured, "decide", lambda *_: captured.Plan(most))
 
 
 def same(found, expected):
@@ -230,10 +230,30 @@ def test_a_spec_within_its_ceiling(recipe, monkeypatch):
     base = load.load(recipe, ROOT)
     monkeypatch.setattr(captured.cost, "free_memory", lambda: 70.0 * 2**30)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda *_: 4 * 2**20)
-    assert captured.room(base) == captured.MOST
+    assert captured.room(base, compiled=True) == captured.MOST
     limit = SimpleNamespace(ceiling=16 / 2**10)
     base.spec = base.spec.model_copy(update={"gate": {"cost": {"peak_memory_gib": limit}}})
-    assert captured.room(base) == int((0.8 * 16 - 4) * 2**20 - 256 * 400 * captured.HEAD_BYTES) // (2 * 96 * 8)
+    assert captured.room(base, compiled=True) == int((0.8 * 16 - 4) * 2**20 - 256 * 400 * captured.HEAD_BYTES) // (
+        2 * 96 * 8
+    )
+
+
+@pytest.mark.parametrize(
+    ("count", "steps", "batch", "compiled"), [(40, 30, 4, False), (40, 4_000, 4, True), (40, 100, 4_000, True)]
+)
+def test_layers_are_compiled_where_many_tokens_repay_it(recipe, count, steps, batch, compiled):
+    base = load.load(recipe, ROOT)
+    config = train.sft_config(recipe, ROOT, 42)
+    config.per_device_train_batch_size, config.gradient_accumulation_steps = batch, 1
+    examples = examples_of(recipe, ROOT)[0][:count]
+    assert captured._repays_compiling(base, config, examples, steps) == compiled
+
+
+def test_layers_that_are_not_compiled_store_more(recipe, monkeypatch):
+    base = load.load(recipe, ROOT)
+    monkeypatch.setattr(captured.cost, "free_memory", lambda: 16 * 2.0**20)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda *_: 0)
+    assert captured.room(base, compiled=True) == pytest.approx(4 * captured.room(base, compiled=False), abs=4)
 
 
 def test_one_flat_parameter_takes_the_steps_of_many(recipe, tmp_path, on_cpu, monkeypatch):

@@ -1,10 +1,10 @@
 """One adapter over two processes, for real, on a CPU: the adapter of one process, to rounding."""
 
 import pytest
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from prism.errors import ModelError, SpecError
-from prism.models import launch, load
+from prism.models import launch, load, parity
 from prism.spec import Launch, load_spec
 from tests.conftest import ROOT, examples_of
 
@@ -73,6 +73,20 @@ def test_where_one_process_cannot_go_on_all_start_again_plainly(recipe, tmp_path
     assert "starts again without the captured step: the step of one process failed" in capsys.readouterr().err
     assert sum(steps) == notes["steps"] == 4
     assert not list(tmp_path.glob("*.txt"))
+
+
+@pytest.mark.slow
+def test_an_adapter_of_several_processes_is_checked_against_its_own_logits(recipe, tmp_path):
+    training, held_out, *_ = examples_of(recipe, ROOT)
+    base = load.load(over(recipe, 2), ROOT)
+    launch.train(base, training[:40], 42, tmp_path, probed=held_out)
+    moved = load_file(tmp_path / parity.LOGITS)["logits"] + 0.1
+    found = parity.check(base, tmp_path, held_out, held_out)
+    assert found["differences"]["reload"] < 1e-3 < found["differences"]["changes"]
+    assert not (tmp_path / parity.LOGITS).exists()
+    save_file({"logits": moved}, tmp_path / parity.LOGITS)  # as from another base
+    with pytest.raises(ModelError, match="the adapter answers differently after reloading"):
+        parity.check(load.load(recipe, ROOT), tmp_path, held_out, held_out)
 
 
 def test_batches_are_shared_evenly(recipe):

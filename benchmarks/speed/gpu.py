@@ -78,13 +78,14 @@ def run(name: str, twin: str) -> dict[str, Any]:
         os.environ["PRISM_ENGINE"] = "plain"  # Unsloth on a large card, too
     if library != "unsloth":
         sys.modules["unsloth"] = None  # type: ignore[assignment]  # as if it was not installed
-    from prism.models import load, packing
+    from prism.models import captured, load, packing
     from prism.rows.examples import load_examples
     from prism.tasks import load_task
 
     # ruff: isort: split
     import torch
 
+    captured.COMPILED_FROM = 0  # as in a whole recipe, of which this is the beginning
     if what == "train" and library == "plain":
         packing.packed_attention = lambda *_: nullcontext()  # type: ignore[assignment]  # unpatched TRL
     spec = spec_for(twin, options, work if what == "train" else {"gradient_checkpointing": False}, 1_000)

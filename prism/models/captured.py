@@ -31,6 +31,8 @@ from prism.models.own_steps import CannotGoOn, another_recipe, require_finite, s
 from prism.rows import Example
 
 FEWEST_STEPS = 25  # compiling and capturing take some 15 s, as long as 15 plain steps in 8 bits or 30 to 50 in 4
+COMPILED_FROM = 250_000  # tokens: torch compiles a layer for 4 to 10 s
+SAMPLE = 256  # rows, by whose mean length tokens are counted
 SMALLEST = 128  # tokens of the smallest graph
 MOST = 16_384  # tokens of the largest: more at once are no faster
 HEAD_BYTES = 20  # per logit of a chunk: in half and single precision, normalized, and their gradients
@@ -40,17 +42,39 @@ WARM_UP = 2  # steps before a capture, in which libraries initialize and torch c
 LARGER = (1.25, 2)
 
 
-def decide(base: Base, config: SFTConfig, examples: Sequence[Example], steps: int) -> tuple[int, str]:
-    """How many tokens the captured step computes at once, and why it does not train if that is 0."""
+@dataclass(frozen=True)
+class Plan:
+    """How an adapter is trained: `most` tokens at once in the captured step, or without it if that is 0, and why.
+
+    `compiled` says whether torch compiles the layers, or the graph holds the kernels of transformers' own.
+    """
+
+    most: int = 0
+    compiled: bool = False
+    why: str = ""
+
+
+def decide(base: Base, config: SFTConfig, examples: Sequence[Example], steps: int) -> Plan:
+    """Whether the captured step trains an adapter in so many steps, and how."""
     if reason := unsupported(base, config, steps):
-        return 0, reason
-    most = room(base)
+        return Plan(why=reason)
+    compiled = bool(base.spec.sft.get("torch_compile")) or _repays_compiling(base, config, examples, steps)
+    most = room(base, compiled)
     if config.max_length and config.max_length <= most:  # to which longer rows are cut
-        return most, ""
+        return Plan(most, compiled)
     longest = max(window.lengths(base, examples, answered=True))
     if most < min(longest, config.max_length or longest):
-        return 0, f"the memory holds {most:,} tokens at once and the longest row has {longest:,}"
-    return most, ""
+        return Plan(why=f"the memory holds {most:,} tokens at once and the longest row has {longest:,}")
+    return Plan(most, compiled)
+
+
+def _repays_compiling(base: Base, config: SFTConfig, examples: Sequence[Example], steps: int) -> bool:
+    """Whether the layers compute so many tokens that they are compiled."""
+    rows = steps * config.per_device_train_batch_size * config.gradient_accumulation_steps
+    if rows >= COMPILED_FROM:
+        return True
+    sample = window.lengths(base, examples[:SAMPLE], answered=True)
+    return rows * sum(sample) / len(sample) >= COMPILED_FROM
 
 
 def unsupported(base: Base, config: SFTConfig, steps: int) -> str:
@@ -68,7 +92,7 @@ def unsupported(base: Base, config: SFTConfig, steps: int) -> str:
     return another_recipe(base, config)
 
 
-def room(base: Base) -> int:
+def room(base: Base, compiled: bool) -> int:
     """How many tokens the step may compute at once, at most MOST: as many as fit the free memory and the spec's ceiling.
 
     Weights of 4 bits are held in the compute dtype besides. It may be 0.
@@ -78,7 +102,7 @@ def room(base: Base) -> int:
     if base.spec.model.load_in_4bit:
         available -= layout.weight_bytes(base.model)
     available -= CHUNK * config.vocab_size * HEAD_BYTES
-    return max(0, min(MOST, int(available / activation_bytes(base.model, "compiled"))))
+    return max(0, min(MOST, int(available / activation_bytes(base.model, "compiled" if compiled else "transformers"))))
 
 
 @dataclass(frozen=True)

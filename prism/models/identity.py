@@ -72,7 +72,12 @@ def expect(specs: Sequence[Spec]) -> None:
 
 
 def imports_unsloth() -> bool:
-    """Whether to import Unsloth, which has to come before what it patches: not where every expected spec does without."""
+    """Whether to import Unsloth, which has to come before what it patches: not where every expected spec does without.
+
+    The processes of `prism.models.launch` do without it, too; it would replace how the trainer divides a base.
+    """
+    if "LOCAL_RANK" in os.environ:
+        return False
     return not _expected or any(engine(spec)["library"] == "unsloth" for spec in _expected)
 
 

@@ -194,8 +194,8 @@ def _(gradient: torch.Tensor, weight: torch.Tensor, scales: torch.Tensor) -> tor
 
 
 if triton:
-
-    @triton.jit
+    # How many rows there are changes from call to call: compiled once for any number.
+    @triton.jit(do_not_specialize=["count", "passes"])
     def _find_outliers(x, apart, threshold, count, width, passes, columns: tl.constexpr, rows: tl.constexpr):
         """Set `apart` of each column that has a number of at least the threshold."""
         column = tl.program_id(0) * columns + tl.arange(0, columns)
@@ -232,7 +232,7 @@ if triton:
         tl.store(whole + row * width + column, ((scaled + halves) - halves).to(tl.int8), inside)
         tl.store(scales + row, most)
 
-    @triton.jit
+    @triton.jit(do_not_specialize=["height"])
     def _gather(
         source,
         scales,
@@ -266,7 +266,7 @@ if triton:
                 inside = (row < height)[:, None] & (place < whole)[None, :]
                 tl.store(made + row[:, None] * stride + place[None, :], value.to(made.dtype.element_ty), inside)
 
-    @triton.jit
+    @triton.jit(do_not_specialize=["rows"])
     def _scaled_back(
         product,
         row_scales,

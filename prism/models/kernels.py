@@ -19,6 +19,7 @@ try:
 except ImportError:  # CPU builds of torch do not install it
     triton = None
 
+FAMILIES = ("qwen2", "qwen3", "llama")  # pre-norm, gated SiLU, rotary positions, full causal attention
 NO_FUSION = {"enable_fp_fusion": False}  # a fused multiply-add rounds once instead of twice
 BLOCK = 1024  # elements per program of `_gated`
 MAX_HEAD_DIM = 128

@@ -20,6 +20,7 @@ from typing import Any
 
 from prism.devices import cuda_devices
 from prism.errors import ModelError, PrismError, SpecError
+from prism.models import parity
 from prism.models import train as training
 from prism.models.cost import peak_memory_gib
 from prism.models.load import Base, load
@@ -76,8 +77,11 @@ def train(
     advance: Advance = lambda _, __="": None,
     log: training.Log = lambda step, values: None,
     kept: training.Kept = lambda folder: None,
+    probed: Sequence[Example] = (),
 ) -> dict[str, Any]:
     """`prism.models.train.train` in the processes of `[launch]`; if they are several, `base.model` gets no adapter.
+
+    They then leave its logits after the questions `probed` for `prism.models.parity.check`.
 
     If they divide the base, `base.model` is None afterwards.
     Raises ModelError with what a process said last if one fails.
@@ -91,6 +95,7 @@ def train(
         "source": base.source,
         "seed": seed,
         "examples": [asdict(example) for example in examples],
+        "probed": [asdict(example) for example in probed[: parity.PROBES]],
     }
     (folder / ORDER).write_text(json.dumps(order, default=str), encoding="utf-8")
     if spec.sharded:  # the processes need the memory of all GPUs; `LazyBase.load` loads the base again
@@ -122,6 +127,8 @@ def _run(
     folder: Path, processes: int, environment: Mapping[str, str], advance: Advance, log: training.Log
 ) -> tuple[int, int, str]:
     """Run the processes. Returns the exit code, the steps that were done, and what was said last, of an error if any."""
+    threads = max(1, torch.get_num_threads() // processes)  # the launcher would give each one thread
+    environment = {"OMP_NUM_THREADS": str(threads)} | dict(environment)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc-per-node", str(processes), "-m", MODULE, str(folder)]
     last: deque[str] = deque(["it said nothing"], maxlen=30)
@@ -152,10 +159,13 @@ def main(folder: Path) -> None:
     first, local = os.environ["RANK"] == "0", int(os.environ["LOCAL_RANK"])
     order = json.loads((folder / ORDER).read_text(encoding="utf-8"))
     spec = _share(Spec.model_validate_json(json.dumps(order["spec"])))
-    examples = [
-        Example(**each | {"messages": tuple(each["messages"]), "images": tuple(map(Path, each["images"]))})
-        for each in order["examples"]
-    ]
+    examples, probed = (
+        [
+            Example(**each | {"messages": tuple(each["messages"]), "images": tuple(map(Path, each["images"]))})
+            for each in order[part]
+        ]
+        for part in ("examples", "probed")
+    )
 
     def say(**event: Any) -> None:
         if first:
@@ -173,6 +183,8 @@ def main(folder: Path) -> None:
             lambda steps, live="": say(steps=steps, live=live),
             lambda step, values: say(step=step, values=dict(values)),
         )
+        if probed:
+            parity.keep_logits(base, probed, folder, write=first)
     except CannotGoOn as reason:  # in one of them; the launcher then ends the others
         (folder / PLAIN).write_text(str(reason), encoding="utf-8")
         raise SystemExit(1) from None

@@ -10,9 +10,9 @@ import torch
 from peft import PeftModel
 from peft.utils.integrations import dequantize_module_weight
 
+from prism.models import kernels
 from prism.models.dense import Int8Linear
 
-FAMILIES = ("qwen2", "qwen3", "llama")  # pre-norm, gated SiLU, rotary positions, full causal attention
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 STATIC_ROPE = ("default", "linear", "llama3")  # rotations that do not depend on the sequence length
 PREFILL = 32_768  # prompt tokens in one pass at most, which limits its memory
@@ -23,8 +23,8 @@ def unsupported(model: Any) -> str:
     config = model.config.get_text_config()
     if len(set(getattr(model, "hf_device_map", {}).values())) > 1:
         return "its layers lie on several GPUs"
-    if model.config.model_type not in FAMILIES:  # of a vision-language model, not of its text part
-        return f"{model.config.model_type} is none of {', '.join(FAMILIES)}"
+    if model.config.model_type not in kernels.FAMILIES:  # of a vision-language model, not of its text part
+        return f"{model.config.model_type} is none of {', '.join(kernels.FAMILIES)}"
     if set(getattr(config, "layer_types", None) or ["full_attention"]) != {"full_attention"}:
         return "some layers attend to a window only"
     if config.rope_parameters["rope_type"] not in STATIC_ROPE:
@@ -145,7 +145,7 @@ class Layer:
 
 
 def lay_out(layer: Any, heads: int, kv_heads: int, dtype: torch.dtype, merge: bool = True) -> Layer:
-    """The weights of a transformers decoder layer of one of the FAMILIES, its active adapters merged or kept apart.
+    """The weights of a transformers decoder layer of one of `kernels.FAMILIES`, its active adapters merged or kept apart.
 
     They are always kept apart from weights in 8 bits.
     """

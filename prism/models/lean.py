@@ -81,7 +81,7 @@ def _forward(causal: Any, flat: torch.nn.Parameter) -> Callable[..., Output]:
 
 
 class _Layer:
-    """A decoder layer of one of `layout.FAMILIES`; the last one goes on with the tokens whose next one counts."""
+    """A decoder layer of one of `kernels.FAMILIES`; the last one goes on with the tokens whose next one counts."""
 
     def __init__(self, layer: Any, flat: torch.nn.Parameter, last: bool) -> None:
         self.layer, self.attention, self.last = layer, layer.self_attn, last

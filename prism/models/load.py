@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ if cuda_devices() and importlib.util.find_spec("unsloth") and imports_unsloth():
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoProcessor,
@@ -34,7 +36,7 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
-from prism.models import packing
+from prism.models import kernels, packing, warming
 from prism.models.anatomy import placed
 from prism.models.chat import Chat, decide, set_padding, set_template
 
@@ -94,7 +96,9 @@ def load(spec: Spec, root: Path, say: Say = CONSOLE.say, name: str | None = None
     _require_gpu(spec, settings["device"])
     disable_progress_bar()
     try:
-        model = model if model is not None else _model(spec, name, source, settings)
+        if model is None:
+            with _warming(spec, source, settings):
+                model = _model(spec, name, source, settings)
         # Always use the published tokenizer; Unsloth may change its template and padding.
         processor = AutoProcessor.from_pretrained(source, trust_remote_code=False) if spec.image else None
         tokenizer = processor.tokenizer if processor else AutoTokenizer.from_pretrained(source, trust_remote_code=False)
@@ -173,6 +177,16 @@ def _model(spec: Spec, name: str, source: str, settings: dict[str, str]) -> Any:
             f"spec does not use Unsloth; run it alone: --prism-spec {spec.id}"
         )
     return model
+
+
+def _warming(spec: Spec, source: str, settings: dict[str, str]) -> AbstractContextManager[None]:
+    """Compiles the kernels of answers meanwhile, if there will be any."""
+    if settings["device"] != "cuda" or settings["library"] != "transformers" or spec.image or spec.sharded:
+        return nullcontext()
+    config = AutoConfig.from_pretrained(source, trust_remote_code=False).get_text_config()
+    if config.model_type not in kernels.FAMILIES or not kernels.built():
+        return nullcontext()
+    return warming.warming(config, getattr(torch, settings["dtype"]), spec.model.load_in_8bit)
 
 
 def _places(spec: Spec, device: str) -> dict[str, str | int] | str:

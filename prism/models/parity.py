@@ -27,10 +27,12 @@ from prism.rows.answers import read_predictions
 # After prism.models.load, which imports Unsloth if PRISM uses it.
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 
 from prism.models import decode, dense
 from prism.models.alone import Alone
 
+LOGITS = "logits.safetensors"  # in an adapter's folder until it is checked, if processes of their own trained it
 PROBES = 8  # questions whose logits are compared
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16: 0.05}  # largest allowed difference of a logit
 ASKED = 240  # held-out questions whose answers are compared
@@ -50,12 +52,20 @@ def untouched(base: Base, probed: Sequence[Example]) -> torch.Tensor | None:
     return _logits(base, base.model, probed[:PROBES]) if base.unloads_cleanly else None
 
 
+def keep_logits(base: Base, probed: Sequence[Example], folder: Path, write: bool) -> None:
+    """Have `check`, in the process that started this one, know how the adapter just trained answers; one process writes."""
+    logits = _logits(base, base.model, probed[:PROBES])
+    if write:
+        save_file({"logits": logits}, folder / LOGITS)
+
+
 def check(
     base: Base, folder: Path, probed: Sequence[Example], held_out: Sequence[Example], before: torch.Tensor | None = None
 ) -> dict[str, Any]:
     """Compare the stored adapter's logits on up to eight questions of `probed`, and its answers to 240 of `held_out`.
 
-    `base.model` has the adapter just trained (or none, for a finished adapter). The check modifies it, so load it again
+    `base.model` has the adapter just trained (or none, for a finished adapter, or if other processes trained it: they leave
+    logits in `folder`). The check modifies it, so load it again
     afterwards, unless `restored` is true: then it has no adapter and the same logits as `before`. Returns the largest
     differences of a logit, the shares of answers that differ if they were compared, and whether each `holds`;
     None was not measured. Raises ModelError if the stored adapter changes nothing or differs from the trained one, since
@@ -70,6 +80,9 @@ def check(
     if isinstance(base.model, PeftModel):
         trained_logits = _logits(worn, base.model, probes)
         base.model = base.model.unload()
+    elif (folder / LOGITS).is_file():
+        trained_logits = load_file(folder / LOGITS)["logits"]
+        (folder / LOGITS).unlink()
     base_logits = _logits(worn, base.model, probes)
     adapted = load_adapter(base, folder)
     reloaded_logits = _logits(worn, adapted, probes)

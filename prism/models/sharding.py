@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from prism.errors import SpecError
 from prism.models.identity import engine
 from prism.spec import Spec
@@ -47,6 +49,16 @@ def _unsupported(spec: Spec) -> str:
     if "bit" in (name := str(spec.sft.get("optim", ""))) or name.startswith("paged"):
         return f'optim = "{name}" takes no divided weights; write optim = "adamw_torch_fused"'
     return ""
+
+
+def keep_precision(trainer: Any) -> None:
+    """Have gradients added up, and the loss told, in single precision, as one process does; accelerate halves both."""
+    from torch.distributed.fsdp import MixedPrecisionPolicy
+
+    plugin = trainer.accelerator.state.fsdp_plugin
+    if plugin.mixed_precision_policy is not None:
+        computed = plugin.mixed_precision_policy.param_dtype
+        plugin.mixed_precision_policy = MixedPrecisionPolicy(param_dtype=computed, reduce_dtype=torch.float32)
 
 
 def gathered(model: Any) -> dict[str, Any]:

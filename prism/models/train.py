@@ -155,13 +155,14 @@ def train(
     """
     disable_progress_bars()  # of datasets; the plugin draws the progress bar
     config, run = sft_config(base.spec, folder, seed), partial(_train, base, examples, seed, folder, advance, log, kept)
-    most, why = captured.decide(base, config, examples, steps(base.spec, len(examples)))
-    if not most and base.model.device.type == "cpu":
+    plan = captured.decide(base, config, examples, steps(base.spec, len(examples)))
+    why = plan.why
+    if not plan.most and base.model.device.type == "cpu" and not base.spec.sharded:
         why = lean.unsupported(base, config)
-    path = "captured" if most else "plain" if why else "lean"
+    path = "captured" if plan.most else "plain" if why else "lean"
     if path != "plain":
         try:
-            return run(config, path, most) | {"engine": path}
+            return run(config, path, plan) | {"engine": path}
         except CannotGoOn as reason:
             if config.world_size > 1:  # all of them start again: `prism.models.launch`
                 raise
@@ -169,7 +170,7 @@ def train(
         resuming.discard_checkpoints(folder)
         CONSOLE.say(f"{base.spec.id}: training starts again without the {path} step: {why}")
         config = sft_config(base.spec, folder, seed)
-    return run(config, "plain", 0) | {"engine": "plain", "why": why}
+    return run(config, "plain", captured.Plan()) | {"engine": "plain", "why": why}
 
 
 def _train(
@@ -182,14 +183,15 @@ def _train(
     kept: Kept,
     config: SFTConfig,
     path: str,
-    most: int,
+    plan: captured.Plan,
 ) -> dict[str, Any]:
-    """As `train`, on one path; the captured step computes `most` tokens at once."""
+    """As `train`, on one path."""
+    most = plan.most
     if path != "plain":
         config.gradient_checkpointing = False
         config.loss_type = "chunked_nll"  # TRL's default, of which Unsloth makes "nll": the same loss
     notes: dict[str, Any] = base.chat.notes | (
-        {"most_tokens": most} if most else checkpointing.decide(base, config, examples)
+        {"most_tokens": most, "compiled": plan.compiled} if most else checkpointing.decide(base, config, examples)
     )
     checkpoint = resuming.checkpoint_of(base, folder / "trainer")
     model = add_adapter(base, seed, config.gradient_checkpointing)
@@ -208,6 +210,8 @@ def _train(
         raise SpecError(
             f"{base.spec.id}.toml [sft]: {str(error).splitlines()[0]}; correct or delete that option"
         ) from error
+    if base.spec.sharded:
+        sharding.keep_precision(trainer)
     trainer.remove_callback(PrinterCallback)  # the notes contain the losses; do not print them
     for writer, card in ((trainer, "create_model_card"), (model, "create_or_update_model_card")):
         setattr(writer, card, lambda *_, **__: None)  # of each checkpoint
@@ -226,7 +230,7 @@ def _train(
                     contexts.enter_context(dense.dense(model))
                 elif not plain_only():
                     contexts.enter_context(dense.dense_in_8_bits(base, model))
-                if base.model.device.type == "cuda" and (most or base.spec.sft.get("torch_compile")):
+                if base.model.device.type == "cuda" and (plan.compiled or base.spec.sft.get("torch_compile")):
                     contexts.enter_context(packing.compiled(model))
                 if most:
                     contexts.enter_context(
