@@ -42,7 +42,7 @@ def torch(held):
         device_count=lambda: 2,
         max_memory_allocated=lambda gpu=0: held[gpu],
         mem_get_info=lambda: (2**30, 2**31),
-        reset_peak_memory_stats=lambda: None,
+        reset_peak_memory_stats=lambda gpu: None,
         get_device_name=lambda: "a GPU",
         get_device_properties=lambda gpu: SimpleNamespace(uuid=gpu),
     )
@@ -56,6 +56,7 @@ def test_energy_is_of_the_gpus_that_were_used(monkeypatch, held, spent):
     with cost.stage() as notes:
         pass
     assert notes["energy_wh"] == pytest.approx(spent)
+    assert notes["peak_memory_gib"] == 1 / 2**30  # of the fullest GPU, wherever it is
     stages = {"baseline": notes, "tuned": {"seconds": 1.0, "peak_memory_gib": 1.0}}
     assert cost.summary(stages, [])["energy_wh"] == {"baseline": notes["energy_wh"]}
 
@@ -69,6 +70,13 @@ def test_a_full_gpu_is_told_in_whichever_words_it_comes(said):
         raise RuntimeError(said)
     with pytest.raises(RuntimeError, match="another"), cost.stage("spec: loading", "the model"):
         raise RuntimeError("another error")
+
+
+def test_the_peak_of_processes_of_its_own_counts(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", torch([1, 1]))
+    with cost.stage() as notes:
+        notes["peak_memory_gib"] = 2.0
+    assert notes["peak_memory_gib"] == 2.0
 
 
 @pytest.mark.parametrize("nvml", [None, Nvml(broken=True)], ids=["not installed", "no driver"])

@@ -47,8 +47,9 @@ def test_both_paths_receive_the_same_options(accumulated_rows, spec_file, tmp_pa
     spec_file.write_text(spec_file.read_text().replace("gradient_accumulation_steps = 1", accumulated))
     spec = load_spec(spec_file)
     given: dict = {}
-    monkeypatch.setattr(train, "SFTConfig", lambda **options: given.update(options))
-    train.sft_config(spec, tmp_path, seed=7)
+    made = types.SimpleNamespace(n_gpu=2)  # as where all GPUs stay visible
+    monkeypatch.setattr(train, "SFTConfig", lambda **options: given.update(options) or made)
+    assert train.sft_config(spec, tmp_path, seed=7)._n_gpu == 1
     assert given.keys() >= REPLACED | SCHEDULE
     batch = spec.sft["per_device_train_batch_size"] * (accumulated_rows or 1)
     assert given["per_device_train_batch_size"] * given["gradient_accumulation_steps"] == batch
@@ -304,14 +305,14 @@ def test_workers_have_a_gpu_each_and_a_dead_ones_is_used_again(monkeypatch, driv
 
 
 @pytest.mark.parametrize(("named", "first"), [("4,6", "4"), ("-1", "-1"), ("", ""), (None, "0")])
-def test_a_run_without_workers_takes_one_gpu(named, first, monkeypatch):
+def test_a_run_without_workers_takes_one_gpu(named, first, monkeypatch, tmp_path):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named or "")
     if named is None:
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     controller = types.SimpleNamespace(getoption=lambda *_: ["popen", "popen"])
     workers.pin(controller)
     assert workers.os.environ.get("CUDA_VISIBLE_DEVICES") == named
-    workers.pin(types.SimpleNamespace(getoption=lambda *_: None))
+    workers.pin(types.SimpleNamespace(getoption=lambda *_: None, rootpath=tmp_path))
     assert workers.os.environ["CUDA_VISIBLE_DEVICES"] == first
 
 
