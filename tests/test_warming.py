@@ -3,7 +3,7 @@
 import pytest
 from transformers import AutoConfig, LlamaConfig, Qwen2Config, Qwen3Config
 
-from prism.models import int8, kernels, load, warming
+from prism.models import attention, int8, kernels, load, warming
 from prism.models.identity import engine
 from prism.spec import load_spec
 from tests.conftest import ROOT
@@ -68,6 +68,10 @@ def test_nothing_is_compiled_again(monkeypatch):
         int8.products(x[:count], [(whole, scales)], 6.0)
     int8.products(x.repeat(50, 1), [(whole, scales)], 6.0)
     kernels.gated(torch.ones(5, 512, device="cuda", dtype=torch.bfloat16))
+    for rows in (attention.MANY, 3):
+        query = torch.ones(rows, 4, 64, device="cuda", dtype=torch.bfloat16)
+        cache = torch.ones(rows, 20, 2, 64, device="cuda", dtype=torch.bfloat16)
+        attention.attended(query, cache, cache, torch.full((rows,), 20, dtype=torch.int32, device="cuda"))
     assert compiled() == before
     assert sum(before.values()) > 10
 
@@ -76,7 +80,7 @@ def compiled():
     """How many forms of each of our kernels this process has compiled."""
     jit = {
         name: kernel
-        for module in (kernels, int8)
+        for module in (attention, kernels, int8)
         for name, kernel in vars(module).items()
         if hasattr(kernel, "device_caches")
     }

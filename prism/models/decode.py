@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from peft import PeftModel
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from prism.models import kernels
+from prism.models import attention, kernels
 from prism.models.beginnings import shared_beginning
 from prism.models.dense import side_by_side
 from prism.models.layout import PREFILL, Layer, head_dim, lay_out, uses_flash
@@ -73,8 +73,9 @@ class Decoder:
         self.flash = uses_flash(causal)
         self.row_starts = torch.arange(rows + 1, device=self.device, dtype=torch.int32) * length
         self.row_indices = torch.arange(rows + 1, device=self.device, dtype=torch.int32)
+        self.own = self.flash and attention.usable(self.heads, self.kv_heads, self.head_dim, self.dtype)
         # Without this grouping flash attention makes three copies to regroup one query a row.
-        self.group = self.heads // self.kv_heads if self.flash else 1
+        self.group = self.heads // self.kv_heads if self.flash and not self.own else 1
         self.group_starts = self.row_indices * self.group
         self.tokens = torch.zeros(rows, dtype=torch.long, device=self.device)
         self.used = torch.zeros(rows, dtype=torch.long, device=self.device)
@@ -99,8 +100,11 @@ class Decoder:
         sines[:, : self.head_dim // 2] *= -1
         return torch.stack([cosines, sines], 1).to(self.dtype)
 
-    def forward(self, tokens: torch.Tensor, span: Span) -> torch.Tensor:
-        """Run tokens through all layers, caching keys and values. Returns the last hidden states, (tokens, hidden)."""
+    def forward(self, tokens: torch.Tensor, span: Span, last: torch.Tensor | None = None) -> torch.Tensor:
+        """Run tokens through all layers, caching keys and values. Returns the last hidden states, (tokens, hidden).
+
+        Of the tokens `last` only, one of each row, if it is given: the others then need no more than a key and a value there.
+        """
         eps = self.config.rms_norm_eps
         x, update = _kept(F.embedding(tokens, self.embedding), span.taken), None
         alone = len(tokens) == span.count  # like `generate` with one prompt at a time
@@ -111,7 +115,9 @@ class Decoder:
             query = kernels.rotated(
                 qkv, layer.qk_norm, eps, self.rotation, span.rows, span.positions, *cache, span.grouped
             )
-            attended = _kept(self._attend(n, query, span).reshape(len(tokens), -1), span.taken)
+            if last is not None and layer is self.layers[-1]:
+                x, query, span = x[last], query[last], self._one_a_row(span, last)
+            attended = _kept(self._attend(n, query, span).reshape(len(x), -1), span.taken)
             x, normed = kernels.add_norm(x, _project(attended, layer, "out"), layer.before_mlp, eps, alone)
             update = _project(kernels.gated(_project(normed, layer, "gate_up")), layer, "down")
         return kernels.add_norm(x, update, self.norm, eps, alone)[1]
@@ -123,6 +129,8 @@ class Decoder:
         """
         keys = self.keys[n, span.first : span.first + span.count]
         values = self.values[n, span.first : span.first + span.count]
+        if self.own and span.longest == 1:
+            return attention.attended(query, keys, values, span.used)
         if self.flash:
             attended = torch.ops.aten._flash_attention_forward(
                 query.flatten(0, 1) if span.grouped else query,
@@ -175,6 +183,11 @@ class Decoder:
             longest=int(new.max()),
         )
 
+    def _one_a_row(self, span: Span, last: torch.Tensor) -> Span:
+        """The span of only the tokens `last` of a span, one of each row."""
+        starts = self.row_indices[: span.count + 1]
+        return replace(span, rows=span.rows[last], positions=span.positions[last], starts=starts, longest=1)
+
     def to_device(self, tensor: torch.Tensor) -> torch.Tensor:
         """Copy a CPU tensor to the device, from pinned memory, so that the copy does not wait for running kernels."""
         return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
@@ -186,7 +199,8 @@ class Decoder:
         The first `shared` tokens are equal in all prompts and are computed once.
         """
         if shared:
-            self.forward(self.to_device(torch.tensor(prompts[0][:shared])), self.span([shared], 0, 0))
+            span = self.span([shared], 0, 0)
+            self.forward(self.to_device(torch.tensor(prompts[0][:shared])), span, span.starts[1:].long() - 1)
             self.keys[:, : len(prompts), :shared] = self.keys[:, :1, :shared].clone()
             self.values[:, : len(prompts), :shared] = self.values[:, :1, :shared].clone()
         logits, first = [], 0
@@ -200,7 +214,7 @@ class Decoder:
                 tokens += len(prompt) - shared
             span = self.span([len(prompt) for prompt in batch], shared, first)
             flat = self.to_device(torch.frombuffer(array("q", chain.from_iterable(batch)), dtype=torch.long))
-            logits.append(self.logits(self.forward(flat, span)[span.starts[1:].long() - 1]))
+            logits.append(self.logits(self.forward(flat, span, span.starts[1:].long() - 1)))
             first += len(batch)
         return torch.cat(logits)
 
@@ -242,7 +256,7 @@ class Decoder:
             starts=self.group_starts,
             used=(positions + 1).to(torch.int32),
             longest=self.group,
-            grouped=self.flash,
+            grouped=self.flash and not self.own,
         )
         chosen = self.logits(self.forward(self.tokens, span)).argmax(-1)
         self.tokens.copy_(torch.where(self.ended, self.tokens, chosen))

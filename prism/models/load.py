@@ -36,7 +36,7 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
-from prism.models import kernels, packing, warming
+from prism.models import kernels, packing, sharding, warming
 from prism.models.anatomy import placed
 from prism.models.chat import Chat, decide, set_padding, set_template
 
@@ -153,18 +153,21 @@ def _model(spec: Spec, name: str, source: str, settings: dict[str, str]) -> Any:
             bnb_4bit_quant_type="nf4",  # the same choices as Unsloth's
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=dtype,
-            bnb_4bit_quant_storage=dtype if spec.sharded else None,  # FSDP divides only weights that look like floats
+            bnb_4bit_quant_storage=sharding.STORED if spec.sharded else None,
         )
     auto = AutoModelForImageTextToText if spec.image else AutoModelForCausalLM
-    loaded: Any = auto.from_pretrained(
-        source,
-        dtype=dtype,
-        quantization_config=quantization,
-        device_map=_places(spec, settings["device"]),
-        use_safetensors=True,
-        trust_remote_code=False,
-        output_loading_info=True,
-    )
+    places = _places(spec, settings["device"])
+    waits = quantization and settings["device"] == "cuda" and places == {"": "cpu"}
+    with sharding.quantizing_on_the_gpu() if waits else nullcontext():
+        loaded: Any = auto.from_pretrained(
+            source,
+            dtype=dtype,
+            quantization_config=quantization,
+            device_map=places,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
     model, found = loaded
     if missing := sorted(found["missing_keys"]):  # transformers draws them by chance, and only logs it
         raise ModelError(

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from prism.models import int8, kernels
+from prism.models import attention, int8, kernels
 
 AT_ONCE = 8  # threads; most of the work is done by processes of Triton's and without Python's lock
 ROWS = (32, 2_048)  # of a step of answers, and of a batch that is read: larger ones have larger tiles
@@ -47,6 +47,14 @@ def calls(config: Any, dtype: torch.dtype, in_8_bits: bool, device: str = "cuda"
     places, keys, values = new(2, dtype=torch.long), *new(2, 2, 16, kv_heads, dim, dtype=dtype)
     for grouped in (True, False):
         found.append(partial(kernels.rotated, qkv, norm, 1e-6, rotation, places, places, keys, values, grouped))
+    if dim in attention.BLOCKS and dtype != torch.float32:
+        for rows in (attention.MANY, 1):
+            query, cache, used = (
+                new(rows, heads, dim, dtype=dtype),
+                new(rows, 16, kv_heads, dim, dtype=dtype),
+                new(rows).int() + 1,
+            )
+            found.append(partial(attention.attended, query, cache, cache, used))
     if in_8_bits:
         for width in {hidden, wide, heads * dim}:
             whole, scales = new(64, width, dtype=torch.int8), new(64)
