@@ -23,10 +23,8 @@ try:
 except ImportError:  # CPU builds of torch do not install it
     triton = None
 
-BLOCKS = {
-    64: 128,
-    128: 64,
-}  # head_dim: keys of a block of flash attention's, but on GPUs of compute capability 8.6 and 8.9
+# head_dim: keys of a block of flash attention's, whose blocks are others on GPUs of compute capability 8.6 and 8.9
+BLOCKS = {64: 128, 128: 64}
 MANY = 512  # programs; fewer leave room for more blocks of each in flight
 TILE = 16  # queries that share a key, at most; the least that a tensor core takes
 
