@@ -8,13 +8,10 @@ prompts begin with once, and answers greedily from there.
 
 from __future__ import annotations
 
-import json
 import time
-from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +19,7 @@ from weakref import WeakKeyDictionary
 
 from prism.errors import DataError, SpecError
 from prism.models.load import Base
-from prism.rows import Example, Prediction
+from prism.rows import Example
 from prism.rows.answers import ANSWERS, finished_ids
 from prism.spec import Spec
 
@@ -36,6 +33,7 @@ from transformers.cache_utils import DynamicCache
 
 from prism.models import beginnings, cost, decode, dense, kernels, layout, reading, vision
 from prism.models.chat import conversations_ids
+from prism.models.writing import Writer
 
 BATCH_TOKENS = {"cpu": 4_096, "cuda": 65_536}  # padded prompt and answer tokens in one batch
 # Use `decode` from this many steps of `generate`: its set-up (copy weights, compare logits, capture a step) takes up to
@@ -152,7 +150,7 @@ def answers(
     prompts share their beginning, and its seconds do not count.
     Returns notes: the engine and why it was chosen; new tokens and seconds of this process, which may have resumed.
     """
-    start, tokens, elsewhere = time.perf_counter(), 0, 0.0
+    start, elsewhere = time.perf_counter(), 0.0
     done = finished_ids(folder / ANSWERS)
     advance(len(done))
     remaining = [example for example in examples if example.id not in done]
@@ -185,7 +183,10 @@ def answers(
         heard([remaining[i] for i in batch], following)
         elsewhere += time.perf_counter() - paused
 
-    with (folder / ANSWERS).open("a", encoding="utf-8") as file:
+    given = (tokenizer, config.eos_token_id, stops, base.chat.opened, observe, advance)
+    # A processor sets how its tokenizer pads, which no other thread may use meanwhile.
+    behind = base.processor is None
+    with (folder / ANSWERS).open("a", encoding="utf-8") as file, Writer(file, *given, behind) as writer:
         for batch, prompt, cache in batched:
             if decoder is not None:
                 prompts = [encoded[i] for i in batch]
@@ -202,26 +203,12 @@ def answers(
                 with _spec_options_only(model):
                     sequences = model.generate(**prompt, generation_config=config, stopping_criteria=criteria)
                 produced = sequences[:, width:].tolist()
-            for i, ids in zip(batch, produced, strict=True):
-                length = next((n for n, token in enumerate(ids) if token in config.eos_token_id), None)
-                answer_ids, whole = (ids, ids) if length is None else (ids[:length], ids[: length + 1])
-                text = tokenizer.decode(answer_ids, skip_special_tokens=True)
-                if (found := _find_stop(tokenizer, answer_ids, stops)) is not None:
-                    length, text = found
-                    answer_ids = whole = answer_ids[:length]
-                observe(remaining[i], whole)
-                tokens += len(answer_ids)
-                finish = "length" if length is None else "stop"
-                text = base.chat.opened + text  # so that a reader knows where the thought begins
-                line = asdict(Prediction(remaining[i].id, text, len(answer_ids), finish))
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
-            file.flush()
-            advance(len(batch))
+            writer.add([remaining[i] for i in batch], produced)
     pictures = sum(len(example.images) for example in remaining)
     return (
         base.chat.notes
         | notes
-        | {"tokens": tokens, "seconds": time.perf_counter() - start - elsewhere}
+        | {"tokens": writer.tokens, "seconds": time.perf_counter() - start - elsewhere}
         | ({"images": pictures} if pictures else {})
     )
 
@@ -240,25 +227,6 @@ def _stopping_criteria(has_stop: Callable[[list[list[int]]], list[bool]], width:
         return torch.tensor(has_stop(ids[:, width:].tolist()), device=ids.device)
 
     return StoppingCriteriaList([ended])
-
-
-def _find_stop(tokenizer: Any, ids: Sequence[int], stops: Sequence[str]) -> tuple[int, str] | None:
-    """The number of tokens up to the end of the first of `stops`, and the text before it; None if there is none.
-
-    Both engines may generate tokens after it, which are cut off.
-    """
-
-    def decoded(length: int) -> str:
-        return tokenizer.decode(ids[:length], skip_special_tokens=True)
-
-    def contains_stop(length: int) -> bool:
-        return any(stop in decoded(length) for stop in stops)
-
-    if not contains_stop(len(ids)):
-        return None
-    length = bisect_left(range(len(ids)), True, key=contains_stop)
-    text = decoded(length)
-    return length, text[: min(text.index(stop) for stop in stops if stop in text)]
 
 
 def token_budget(base: Base, model: Any, copies: int = 1) -> int:
