@@ -38,7 +38,7 @@ def test_each_row_reads_what_it_has(shape):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_it_is_flash_attentions_to_the_bit(shape, dtype):
     given = asked(*shape, dtype, [*range(1, 300)])
-    assert torch.equal(attention.attended(*given), attention.flash(*given))
+    assert torch.equal(attention.attended(*given), attention.grouped_flash(*given))
     assert attention.usable(*shape, dtype)
 
 

@@ -59,25 +59,46 @@ def attended(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, used
     return out
 
 
-def flash(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, used: torch.Tensor) -> torch.Tensor:
-    """As `attended`, by PyTorch's flash attention, to which query heads that share a key are tokens."""
+def flash(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    used: torch.Tensor,
+    starts: torch.Tensor,
+    row_starts: torch.Tensor,
+    longest: int,
+    causal: bool = False,
+) -> torch.Tensor:
+    """What queries of several tokens a row read, by PyTorch's flash attention. Returns (tokens, heads, head_dim) like `query`.
+
+    `keys`, `values` and `used` are those of `attended`. `starts` and `row_starts` (rows + 1, int32) are where the tokens of each
+    row begin in `query`, and in `keys`; `longest` is the most tokens of a row. If `causal`, the last token sees all that is used.
+    """
+    length, kv_heads, head_dim = keys.shape[1:]
+    found: torch.Tensor = torch.ops.aten._flash_attention_forward(
+        query,
+        keys.view(-1, kv_heads, head_dim),
+        values.view(-1, kv_heads, head_dim),
+        starts,
+        row_starts,
+        longest,
+        length,
+        0.0,  # dropout
+        causal,
+        False,  # debug mask
+        seqused_k=used,
+    )[0]
+    return found
+
+
+def grouped_flash(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, used: torch.Tensor) -> torch.Tensor:
+    """As `attended`, by `flash`, to which query heads that share a key are tokens."""
     rows, heads, head_dim = query.shape
     length, kv_heads = keys.shape[1:3]
     starts = torch.arange(rows + 1, device=query.device, dtype=torch.int32)
     grouped = query.view(rows, kv_heads, -1, head_dim).transpose(1, 2)
-    found = torch.ops.aten._flash_attention_forward(
-        grouped.flatten(0, 1),
-        keys.reshape(-1, kv_heads, head_dim),
-        values.reshape(-1, kv_heads, head_dim),
-        starts * (heads // kv_heads),
-        starts * length,
-        heads // kv_heads,
-        length,
-        0.0,  # dropout
-        False,  # causal
-        False,  # debug mask
-        seqused_k=used,
-    )[0]
+    group = heads // kv_heads
+    found = flash(grouped.flatten(0, 1), keys, values, used, starts * group, starts * length, group)
     return found.view(grouped.shape).transpose(1, 2).reshape(query.shape)
 
 
@@ -95,7 +116,7 @@ def usable(heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> bool
             own = attended(query, keys, values, used)
         except Exception:  # noqa: BLE001  # Triton's and its compilers' errors have no common base class
             return False
-        if not torch.equal(own, flash(query, keys, values, used)):
+        if not torch.equal(own, grouped_flash(query, keys, values, used)):
             return False
     return True
 

@@ -75,7 +75,8 @@ class Decoder:
         self.row_indices = torch.arange(rows + 1, device=self.device, dtype=torch.int32)
         self.own = self.flash and attention.usable(self.heads, self.kv_heads, self.head_dim, self.dtype)
         # Without this grouping flash attention makes three copies to regroup one query a row.
-        self.group = self.heads // self.kv_heads if self.flash and not self.own else 1
+        self.grouped = self.flash and not self.own
+        self.group = self.heads // self.kv_heads if self.grouped else 1
         self.group_starts = self.row_indices * self.group
         self.tokens = torch.zeros(rows, dtype=torch.long, device=self.device)
         self.used = torch.zeros(rows, dtype=torch.long, device=self.device)
@@ -100,10 +101,10 @@ class Decoder:
         sines[:, : self.head_dim // 2] *= -1
         return torch.stack([cosines, sines], 1).to(self.dtype)
 
-    def forward(self, tokens: torch.Tensor, span: Span, last: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, tokens: torch.Tensor, span: Span, last_only: bool = False) -> torch.Tensor:
         """Run tokens through all layers, caching keys and values. Returns the last hidden states, (tokens, hidden).
 
-        Of the tokens `last` only, one of each row, if it is given: the others then need no more than a key and a value there.
+        Of each row's last token only, (rows, hidden), if `last_only`: of the others the last layer then computes a key and a value.
         """
         eps = self.config.rms_norm_eps
         x, update = _kept(F.embedding(tokens, self.embedding), span.taken), None
@@ -115,7 +116,8 @@ class Decoder:
             query = kernels.rotated(
                 qkv, layer.qk_norm, eps, self.rotation, span.rows, span.positions, *cache, span.grouped
             )
-            if last is not None and layer is self.layers[-1]:
+            if last_only and layer is self.layers[-1]:
+                last = span.starts[1:].long() - 1
                 x, query, span = x[last], query[last], self._one_a_row(span, last)
             attended = _kept(self._attend(n, query, span).reshape(len(x), -1), span.taken)
             x, normed = kernels.add_norm(x, _project(attended, layer, "out"), layer.before_mlp, eps, alone)
@@ -132,19 +134,16 @@ class Decoder:
         if self.own and span.longest == 1:
             return attention.attended(query, keys, values, span.used)
         if self.flash:
-            attended = torch.ops.aten._flash_attention_forward(
+            attended = attention.flash(
                 query.flatten(0, 1) if span.grouped else query,
-                keys.view(-1, self.kv_heads, self.head_dim),
-                values.view(-1, self.kv_heads, self.head_dim),
+                keys,
+                values,
+                span.used,
                 span.starts,
                 self.row_starts[: span.count + 1],
                 span.longest,
-                self.length,
-                0.0,  # dropout
-                span.longest > 1 and not span.grouped,  # causal, aligned to the row's end
-                False,  # debug mask
-                seqused_k=span.used,
-            )[0]
+                causal=span.longest > 1 and not span.grouped,
+            )
             return attended.view(query.shape).transpose(1, 2) if span.grouped else attended
         row, column = (
             span.rows - span.first,
@@ -199,8 +198,8 @@ class Decoder:
         The first `shared` tokens are equal in all prompts and are computed once.
         """
         if shared:
-            span = self.span([shared], 0, 0)
-            self.forward(self.to_device(torch.tensor(prompts[0][:shared])), span, span.starts[1:].long() - 1)
+            beginning = self.to_device(torch.tensor(prompts[0][:shared]))
+            self.forward(beginning, self.span([shared], 0, 0), last_only=True)
             self.keys[:, : len(prompts), :shared] = self.keys[:, :1, :shared].clone()
             self.values[:, : len(prompts), :shared] = self.values[:, :1, :shared].clone()
         logits, first = [], 0
@@ -214,7 +213,7 @@ class Decoder:
                 tokens += len(prompt) - shared
             span = self.span([len(prompt) for prompt in batch], shared, first)
             flat = self.to_device(torch.frombuffer(array("q", chain.from_iterable(batch)), dtype=torch.long))
-            logits.append(self.logits(self.forward(flat, span, span.starts[1:].long() - 1)))
+            logits.append(self.logits(self.forward(flat, span, last_only=True)))
             first += len(batch)
         return torch.cat(logits)
 
@@ -256,7 +255,7 @@ class Decoder:
             starts=self.group_starts,
             used=(positions + 1).to(torch.int32),
             longest=self.group,
-            grouped=self.flash and not self.own,
+            grouped=self.grouped,
         )
         chosen = self.logits(self.forward(self.tokens, span)).argmax(-1)
         self.tokens.copy_(torch.where(self.ended, self.tokens, chosen))
