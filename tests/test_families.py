@@ -139,6 +139,7 @@ FAMILIES = {
         {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>"},
         (),  # its end of a turn is known from the template alone
         SLIDING,
+        captured=True,
     ),
     "phi-4-mini": Family(
         "Phi3",

@@ -30,9 +30,11 @@ def eighths(*shape):
 @pytest.mark.parametrize("width", [128, 200, 1536])
 @pytest.mark.parametrize("adds", [True, False])
 @pytest.mark.parametrize("alone", [True, False])
-def test_sum_and_norm(width, adds, alone, monkeypatch):
+@pytest.mark.parametrize("of_weight", [HALF, torch.float32])
+def test_sum_and_norm(width, adds, alone, of_weight, monkeypatch):
     torch.manual_seed(0)
-    given = eighths(5, width), eighths(5, width) if adds else None, torch.randn(width).to(DEVICE, HALF), 1e-6, alone
+    weight = torch.randn(width).to(DEVICE, of_weight)
+    given = eighths(5, width), eighths(5, width) if adds else None, weight, 1e-6, alone
     for one, other in both(monkeypatch, kernels.add_norm, *given):
         assert torch.equal(one, other)
 
@@ -52,7 +54,7 @@ def test_squares_are_added_up_in_pytorchs_order(width, kind, alone, monkeypatch)
 
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="a CPU adds up in an order of its own")
-@pytest.mark.parametrize("head_dim", [64, 128])
+@pytest.mark.parametrize("head_dim", [64, 128, 256])
 def test_squares_of_a_head_are_added_up_in_pytorchs_order(head_dim, monkeypatch):
     torch.manual_seed(0)
     qkv, norm = torch.randn(200, 8, head_dim, device=DEVICE), torch.randn(6, head_dim, device=DEVICE)
@@ -64,22 +66,30 @@ def test_squares_of_a_head_are_added_up_in_pytorchs_order(head_dim, monkeypatch)
 
 
 @pytest.mark.parametrize("width", [32, 48, 1536])
-def test_gate(width, monkeypatch):
+@pytest.mark.parametrize(
+    "gelu",
+    [
+        pytest.param(True, marks=pytest.mark.skipif(DEVICE == "cpu", reason="Triton's interpreter has no tanh")),
+        False,
+    ],
+    ids=["gelu", "silu"],
+)
+def test_gate(width, gelu, monkeypatch):
     """An exponential differs in its last place between libraries, which moves one result in thousands by a rounding."""
     torch.manual_seed(0)
-    (one, other), _ = both(monkeypatch, kernels.gated, torch.randn(5, 2 * width).to(DEVICE, HALF))
+    (one, other), _ = both(monkeypatch, kernels.gated, 2 * torch.randn(5, 2 * width).to(DEVICE, HALF), gelu)
     assert (one != other).float().mean() < 0.002
     assert torch.allclose(one, other, rtol=2**-7, atol=2**-14)
 
 
-@pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(4, 2, 16), (12, 2, 128), (6, 3, 48)])
-@pytest.mark.parametrize("norms", [True, False])
+@pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(4, 2, 16), (12, 2, 128), (6, 3, 48), (4, 1, 256)])
+@pytest.mark.parametrize("norms", [HALF, torch.float32, None], ids=["a half norm", "a float32 norm", "no norm"])
 @pytest.mark.parametrize("grouped", [True, False])
 def test_rotation_and_cache(heads, kv_heads, head_dim, norms, grouped, monkeypatch):
     torch.manual_seed(0)
     given = (
         eighths(6, heads + 2 * kv_heads, head_dim),
-        torch.randn(heads + kv_heads, head_dim).to(DEVICE, HALF) if norms else None,
+        torch.randn(heads + kv_heads, head_dim).to(DEVICE, norms) if norms else None,
         1e-6,
         torch.randn(20, 2, head_dim).to(DEVICE, HALF),
         torch.tensor([0, 0, 0, 1, 2, 2], device=DEVICE),

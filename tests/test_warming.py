@@ -1,7 +1,7 @@
 """What is compiled while a base is loaded is what it is then asked with."""
 
 import pytest
-from transformers import AutoConfig, LlamaConfig, Qwen2Config, Qwen3Config
+from transformers import AutoConfig, Gemma3TextConfig, LlamaConfig, Qwen2Config, Qwen3Config
 
 from prism.models import attention, int8, kernels, load, warming
 from prism.models.identity import engine
@@ -13,7 +13,12 @@ torch = pytest.importorskip("torch")
 SIZES = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 4, "num_key_value_heads": 2}
 
 
-@pytest.mark.parametrize("config", [Qwen2Config(**SIZES), Qwen3Config(**SIZES, head_dim=64), LlamaConfig(**SIZES)])
+GEMMA3 = Gemma3TextConfig(**SIZES, head_dim=256)
+
+
+@pytest.mark.parametrize(
+    "config", [Qwen2Config(**SIZES), Qwen3Config(**SIZES, head_dim=64), LlamaConfig(**SIZES), GEMMA3]
+)
 @pytest.mark.parametrize("in_8_bits", [True, False])
 def test_each_call_takes_the_shapes_of_a_family(config, in_8_bits):
     calls = warming.calls(config, torch.float32, in_8_bits, device="cpu")
@@ -74,6 +79,18 @@ def test_nothing_is_compiled_again(monkeypatch):
         attention.attended(query, cache, cache, torch.full((rows,), 20, dtype=torch.int32, device="cuda"))
     assert compiled() == before
     assert sum(before.values()) > 10
+    with warming.warming(GEMMA3, torch.bfloat16, in_8_bits=False):
+        pass
+    before = compiled()
+    kernels.add_norm(x, x, weight.float(), 1e-6)
+    kernels.add_norm(x, None, weight.float(), 1e-6)
+    kernels.gated(torch.ones(5, 512, device="cuda", dtype=torch.bfloat16), gelu=True)
+    qkv, places = torch.ones(5, 8, 256, device="cuda", dtype=torch.bfloat16), torch.arange(5, device="cuda")
+    rotation, cache = qkv[:, :2].contiguous(), torch.ones(5, 20, 2, 256, device="cuda", dtype=torch.bfloat16)
+    for grouped in (True, False):
+        norm = torch.ones(6, 256, device="cuda")
+        kernels.rotated(qkv, norm, 1e-6, rotation, places, places, cache, cache, grouped)
+    assert compiled() == before
 
 
 def compiled():

@@ -27,7 +27,7 @@ SMALLEST = {
 }
 OWN = ("processes", "questions")  # of a contender that trains; the rest is [sft]
 FOUR, EIGHT, HALF = {"load_in_4bit": True}, {"load_in_8bit": True}, {}
-SMALL_MODEL, LARGE_MODEL, SMALLEST_MODEL = "Qwen2.5-1.5B", "Qwen3-4B", "SmolLM2-135M"
+SMALL_MODEL, LARGE_MODEL, SMALLEST_MODEL, GEMMA = "Qwen2.5-1.5B", "Qwen3-4B", "SmolLM2-135M", "Gemma-3-1B"
 
 # name: (job, library, twin, [model] options, options of the job)
 CONTENDERS: dict[str, tuple[str, str, str, dict[str, Any], dict[str, Any]]] = {
@@ -126,6 +126,16 @@ CONTENDERS: dict[str, tuple[str, str, str, dict[str, Any], dict[str, Any]]] = {
     "PRISM: 4-bit base, adapter merged, captured step": ("answer", "prism", SMALL_MODEL, FOUR, {}),
     "PRISM: bf16 base, captured step": ("answer", "prism", SMALL_MODEL, HALF, {"many": 10_000}),
     "PRISM: the same, one question a prompt": ("answer", "prism", SMALL_MODEL, HALF, {"questions": 1}),
+    "PRISM: bf16 Gemma 3 1B, captured step": ("answer", "prism", GEMMA, HALF, {}),
+    "PRISM: bf16 Gemma 3 1B, prompts beyond its window": ("answer", "prism", GEMMA, HALF, {"questions": 60}),
+    "plain transformers: bf16 Gemma 3 1B, batch 512": ("answer", "plain", GEMMA, HALF, {"batch": 512}),
+    "plain transformers: bf16 Gemma 3 1B, batch 128, beyond its window": (
+        "answer",
+        "plain",
+        GEMMA,
+        HALF,
+        {"batch": 128, "questions": 60},
+    ),
     "plain transformers: bf16, batch 512": ("answer", "plain", SMALL_MODEL, HALF, {"batch": 512}),
     "plain transformers: bf16, batch 512, one question": (
         "answer",

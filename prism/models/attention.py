@@ -14,6 +14,7 @@ from functools import cache
 
 import numpy
 import torch
+import torch.nn.functional as F
 
 from prism.models import kernels
 
@@ -68,13 +69,19 @@ def flash(
     row_starts: torch.Tensor,
     longest: int,
     causal: bool = False,
+    scale: float | None = None,
+    window: int = 0,
 ) -> torch.Tensor:
     """What queries of several tokens a row read, by PyTorch's flash attention. Returns (tokens, heads, head_dim) like `query`.
 
     `keys`, `values` and `used` are those of `attended`. `starts` and `row_starts` (rows + 1, int32) are where the tokens of each
-    row begin in `query`, and in `keys`; `longest` is the most tokens of a row. If `causal`, the last token sees all that is used.
+    row begin in `query`, and in `keys`; `longest` is the most tokens of a row. If `causal`, the last token sees all that is used;
+    else each does. Of that, with a `window`, a token sees as many of the last ones, itself included.
     """
     length, kv_heads, head_dim = keys.shape[1:]
+    if window and not causal:  # one token a row, or several that stand at the same place
+        row_starts = row_starts + F.pad((used - window).clamp(min=0), (0, 1))
+        used = used.clamp(max=window)
     found: torch.Tensor = torch.ops.aten._flash_attention_forward(
         query,
         keys.view(-1, kv_heads, head_dim),
@@ -86,9 +93,41 @@ def flash(
         0.0,  # dropout
         causal,
         False,  # debug mask
+        scale=scale,
+        window_size_left=window - 1 if window and causal else None,
+        window_size_right=0 if window and causal else None,
         seqused_k=used,
     )[0]
     return found
+
+
+def padded(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    row: torch.Tensor,
+    column: torch.Tensor,
+    positions: torch.Tensor,
+    longest: int,
+    scale: float | None = None,
+    window: int = 0,
+) -> torch.Tensor:
+    """What `flash` gives, where it does not run: each token, the `column`th of a `row`, sees what stands up to its position."""
+    heads, head_dim = query.shape[1:]
+    rows, length, kv_heads = keys.shape[:3]
+    spread = query.new_zeros(rows, longest, heads, head_dim)
+    spread[row, column] = query
+    stands = torch.zeros(rows, longest, dtype=torch.long, device=query.device)
+    stands[row, column] = positions
+    behind = stands[:, None, :, None] - torch.arange(length, device=query.device)
+    found = F.scaled_dot_product_attention(
+        spread.transpose(1, 2),
+        keys.transpose(1, 2).repeat_interleave(heads // kv_heads, 1),
+        values.transpose(1, 2).repeat_interleave(heads // kv_heads, 1),
+        attn_mask=(behind >= 0) & (behind < window) if window else behind >= 0,
+        scale=scale,
+    )
+    return found.transpose(1, 2)[row, column]
 
 
 def grouped_flash(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, used: torch.Tensor) -> torch.Tensor:

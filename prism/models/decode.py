@@ -23,12 +23,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from peft import PeftModel
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from prism.models import attention, kernels
+from prism.models import attention, families, kernels
 from prism.models.beginnings import shared_beginning
 from prism.models.dense import side_by_side
-from prism.models.layout import PREFILL, Layer, head_dim, lay_out, uses_flash
+from prism.models.layout import PREFILL, Layer, lay_out, norm_weight, uses_flash
 
 MAX_ROWS = 512  # rows in a batch; more gain nothing once matrix products dominate a step
 CHECK_EVERY = 8  # steps between later checks whether every row has ended; each check waits for the GPU
@@ -57,15 +56,21 @@ class Decoder:
 
     def __init__(self, model: Any, rows: int, length: int, merge: bool = True, together: int = PREFILL) -> None:
         causal: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-        self.config, self.dtype, self.device = causal.config, causal.dtype, causal.device
-        config = self.config
+        self.config, self.dtype, self.device = causal.config.get_text_config(), causal.dtype, causal.device
+        config, text = self.config, families.text_part(causal)
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
-        self.head_dim = head_dim(config)
+        self.head_dim = families.head_dim(config)
         self.embedding = causal.get_input_embeddings().weight.detach()
+        self.embed_scale = getattr(causal.get_input_embeddings(), "embed_scale", None)  # Gemma's only
         self.head = causal.get_output_embeddings().weight.detach()
-        self.norm = causal.model.norm.weight.detach()
-        self.layers = [lay_out(layer, self.heads, self.kv_heads, self.dtype, merge) for layer in causal.model.layers]
-        self.rotation = self._rotation(length)
+        self.norm, self.gelu = norm_weight(text.norm), families.activation(config) != "silu"
+        self.layers = [lay_out(layer, self.heads, self.kv_heads, self.dtype, merge) for layer in text.layers]
+        kinds = families.layer_types(config)
+        rotations = {kind: families.rotation(config, kind, length, self.dtype, self.device) for kind in set(kinds)}
+        self.rotations = [rotations[kind] for kind in kinds]
+        self.windows = [families.window(config, kind, length) for kind in kinds]
+        scalar = getattr(config, "query_pre_attn_scalar", None)
+        self.scale = scalar**-0.5 if scalar else None  # of attention's scores, if not head_dim ** -0.5
         self.rows, self.length, self.together = rows, length, together
         shape = (config.num_hidden_layers, rows, length, self.kv_heads, self.head_dim)
         self.keys = torch.zeros(shape, dtype=self.dtype, device=self.device)
@@ -73,7 +78,8 @@ class Decoder:
         self.flash = uses_flash(causal)
         self.row_starts = torch.arange(rows + 1, device=self.device, dtype=torch.int32) * length
         self.row_indices = torch.arange(rows + 1, device=self.device, dtype=torch.int32)
-        self.own = self.flash and attention.usable(self.heads, self.kv_heads, self.head_dim, self.dtype)
+        plain = not any(self.windows) and self.scale is None
+        self.own = self.flash and plain and attention.usable(self.heads, self.kv_heads, self.head_dim, self.dtype)
         # Without this grouping flash attention makes three copies to regroup one query a row.
         self.grouped = self.flash and not self.own
         self.group = self.heads // self.kv_heads if self.grouped else 1
@@ -84,44 +90,35 @@ class Decoder:
         self.ends = torch.zeros(0, dtype=torch.long, device=self.device)
         self.graph: torch.cuda.CUDAGraph | None = None
 
-    def _rotation(self, length: int) -> torch.Tensor:
-        """Cosine and sine of each position, (length, 2, head_dim), as transformers computes them.
-
-        The first half of the sines is negated, so that the rotation is x · cos + roll(x, head_dim / 2) · sin.
-        """
-        rope = self.config.rope_parameters
-        if rope["rope_type"] == "default":
-            exponents = torch.arange(0, self.head_dim, 2, dtype=torch.float) / self.head_dim
-            frequencies, scale = 1.0 / rope["rope_theta"] ** exponents, 1.0
-        else:
-            frequencies, scale = ROPE_INIT_FUNCTIONS[rope["rope_type"]](self.config, None)
-        angles = torch.outer(torch.arange(length, dtype=torch.float), frequencies.cpu()).repeat(1, 2)
-        angles = angles.to(self.device)  # a GPU's cosines differ from a CPU's in the last digit
-        cosines, sines = angles.cos() * scale, angles.sin() * scale
-        sines[:, : self.head_dim // 2] *= -1
-        return torch.stack([cosines, sines], 1).to(self.dtype)
-
     def forward(self, tokens: torch.Tensor, span: Span, last_only: bool = False) -> torch.Tensor:
         """Run tokens through all layers, caching keys and values. Returns the last hidden states, (tokens, hidden).
 
         Of each row's last token only, (rows, hidden), if `last_only`: of the others the last layer then computes a key and a value.
         """
         eps = self.config.rms_norm_eps
-        x, update = _kept(F.embedding(tokens, self.embedding), span.taken), None
+        x, update = F.embedding(tokens, self.embedding), None
+        if self.embed_scale is not None:
+            x = x * self.embed_scale.to(x.dtype)
+        x = _kept(x, span.taken)
         alone = len(tokens) == span.count  # like `generate` with one prompt at a time
         for n, layer in enumerate(self.layers):
             x, normed = kernels.add_norm(x, update, layer.before_attention, eps, alone)
             qkv = _project(normed, layer, "qkv", layer.qkv_bias).view(len(tokens), -1, self.head_dim)
             cache = self.keys[n], self.values[n]
             query = kernels.rotated(
-                qkv, layer.qk_norm, eps, self.rotation, span.rows, span.positions, *cache, span.grouped
+                qkv, layer.qk_norm, eps, self.rotations[n], span.rows, span.positions, *cache, span.grouped
             )
             if last_only and layer is self.layers[-1]:
                 last = span.starts[1:].long() - 1
                 x, query, span = x[last], query[last], self._one_a_row(span, last)
             attended = _kept(self._attend(n, query, span).reshape(len(x), -1), span.taken)
-            x, normed = kernels.add_norm(x, _project(attended, layer, "out"), layer.before_mlp, eps, alone)
-            update = _project(kernels.gated(_project(normed, layer, "gate_up")), layer, "down")
+            update = _project(attended, layer, "out")
+            if layer.after_attention is not None:
+                update = kernels.add_norm(update, None, layer.after_attention, eps, alone)[1]
+            x, normed = kernels.add_norm(x, update, layer.before_mlp, eps, alone)
+            update = _project(kernels.gated(_project(normed, layer, "gate_up"), self.gelu), layer, "down")
+            if layer.after_mlp is not None:
+                update = kernels.add_norm(update, None, layer.after_mlp, eps, alone)[1]
         return kernels.add_norm(x, update, self.norm, eps, alone)[1]
 
     def _attend(self, n: int, query: torch.Tensor, span: Span) -> torch.Tensor:
@@ -143,25 +140,15 @@ class Decoder:
                 self.row_starts[: span.count + 1],
                 span.longest,
                 causal=span.longest > 1 and not span.grouped,
+                scale=self.scale,
+                window=self.windows[n],
             )
             return attended.view(query.shape).transpose(1, 2) if span.grouped else attended
-        row, column = (
-            span.rows - span.first,
-            torch.arange(len(query), device=self.device) - span.starts[:-1][span.rows - span.first],
+        row = span.rows - span.first
+        column = torch.arange(len(query), device=self.device) - span.starts[:-1][row]
+        return attention.padded(
+            query, keys, values, row, column, span.positions, span.longest, self.scale, self.windows[n]
         )
-        padded = query.new_zeros(span.count, span.longest, self.heads, self.head_dim)
-        padded[row, column] = query
-        positions = torch.zeros(span.count, span.longest, dtype=torch.long, device=self.device)
-        positions[row, column] = span.positions
-        mask = torch.arange(self.length, device=self.device) <= positions[:, None, :, None]
-        group = self.heads // self.kv_heads
-        attended = F.scaled_dot_product_attention(
-            padded.transpose(1, 2),
-            keys.transpose(1, 2).repeat_interleave(group, 1),
-            values.transpose(1, 2).repeat_interleave(group, 1),
-            attn_mask=mask,
-        )
-        return attended.transpose(1, 2)[row, column]
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         return F.linear(hidden, self.head)

@@ -16,13 +16,13 @@ import torch.nn.functional as F
 try:
     import triton
     import triton.language as tl
+    from triton.language.extra import libdevice
 except ImportError:  # CPU builds of torch do not install it
     triton = None
 
-FAMILIES = ("qwen2", "qwen3", "llama")  # pre-norm, gated SiLU, rotary positions, full causal attention
 NO_FUSION = {"enable_fp_fusion": False}  # a fused multiply-add rounds once instead of twice
 BLOCK = 1024  # elements per program of `_gated`
-MAX_HEAD_DIM = 128
+MAX_HEAD_DIM = 256
 WARP_WIDTHS = range(128, 8161)  # for which PyTorch's norm uses one warp a row if there are many rows
 
 
@@ -33,7 +33,7 @@ def built() -> bool:
         return False
     try:
         x = torch.zeros(2, device="cuda")
-        _gated[(1,)](x, x, 1, BLOCK, **NO_FUSION)
+        _gated[(1,)](x, x, 1, False, BLOCK, **NO_FUSION)
     except Exception:  # noqa: BLE001  # Triton's and its compilers' errors have no common base class
         return False
     return True
@@ -46,7 +46,8 @@ def fused(x: torch.Tensor) -> bool:
 
 def _normed(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     wide = x.float()
-    return weight * (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
+    wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+    return weight * wide.to(x.dtype) if weight.dtype == x.dtype else (wide * weight).to(x.dtype)
 
 
 def add_norm(
@@ -54,6 +55,7 @@ def add_norm(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The residual stream `x` plus `more`, and its RMS norm times `weight`; both (tokens, hidden) like `x`.
 
+    A norm is rounded before it is multiplied by a weight of the dtype of `x`, and after it by one in float32, as Gemma's is.
     PyTorch sums a single row with more threads than each of many rows. `alone` sums every row like a single one.
     """
     width = x.shape[1]
@@ -80,14 +82,17 @@ def add_norm(
     return summed, normed
 
 
-def gated(gate_up: torch.Tensor) -> torch.Tensor:
-    """SiLU of each row's first half times its second half: (tokens, 2 × intermediate) to (tokens, intermediate)."""
+def gated(gate_up: torch.Tensor, gelu: bool = False) -> torch.Tensor:
+    """SiLU of each row's first half times its second half: (tokens, 2 × intermediate) to (tokens, intermediate).
+
+    Or GELU, as it is approximated by a hyperbolic tangent.
+    """
     if not fused(gate_up):
         gate, up = gate_up.chunk(2, -1)
-        return F.silu(gate) * up
+        return (F.gelu(gate, approximate="tanh") if gelu else F.silu(gate)) * up
     tokens, width = len(gate_up), gate_up.shape[1] // 2
     out = gate_up.new_empty(tokens, width)
-    _gated[(tokens, triton.cdiv(width, BLOCK))](gate_up, out, width, BLOCK, **NO_FUSION)
+    _gated[(tokens, triton.cdiv(width, BLOCK))](gate_up, out, width, gelu, BLOCK, **NO_FUSION)
     return out
 
 
@@ -102,9 +107,10 @@ def rotated(
     values: torch.Tensor,
     grouped: bool = False,
 ) -> torch.Tensor:
-    """Rotate queries and keys to their positions (after Qwen3's norm of each head) and cache keys and values.
+    """Rotate queries and keys to their positions (after Qwen3's or Gemma's norm of each head) and cache keys and values.
 
-    `qkv` is (tokens, query + key + value heads, head_dim), `norm` (query + key heads, head_dim) or None, `rotation`
+    `qkv` is (tokens, query + key + value heads, head_dim), `norm` (query + key heads, head_dim) or None, multiplied as by
+    `add_norm`, `rotation`
     (positions, 2, head_dim), the first half of its sines negated, `keys` and `values` (rows, length, heads, head_dim).
     Returns the queries, (tokens, heads, head_dim), or, if `grouped`, (tokens, heads a key, key heads, head_dim).
     """
@@ -145,6 +151,7 @@ def rotated(
         grouped,
         head_dim,
         heads_per_program,
+        128 if head_dim <= 128 else MAX_HEAD_DIM,
         num_warps=1 if heads_per_program == 1 else 4,
         **NO_FUSION,
     )
@@ -209,19 +216,26 @@ if triton:
         for start in tl.static_range(0, width, 128):
             offsets = start + tl.arange(0, 128)[None, :]
             value = tl.load(summed + row + offsets, offsets < width, 0.0).to(tl.float32)
-            value = (value * scale).to(dtype).to(tl.float32)
+            value *= scale
+            if weight.dtype.element_ty == dtype:
+                value = value.to(dtype).to(tl.float32)
             value *= tl.load(weight + offsets, offsets < width, 0.0).to(tl.float32)
             tl.store(normed + row + offsets, value.to(dtype), offsets < width)
 
     @triton.jit
-    def _gated(gate_up, out, width, block: tl.constexpr):
+    def _gated(gate_up, out, width, gelu: tl.constexpr, block: tl.constexpr):
         row = tl.program_id(0).to(tl.int64)
         offsets = tl.program_id(1) * block + tl.arange(0, block)
         inside = offsets < width
         gate = tl.load(gate_up + row * 2 * width + offsets, inside, 0.0).to(tl.float32)
         up = tl.load(gate_up + row * 2 * width + width + offsets, inside, 0.0).to(tl.float32)
-        silu = (gate / (1 + tl.exp(-gate))).to(out.dtype.element_ty).to(tl.float32)
-        tl.store(out + row * width + offsets, (silu * up).to(out.dtype.element_ty), inside)
+        if gelu:
+            inner = 0.7978845608028654 * tl.fma(0.044715, gate * gate * gate, gate)  # nvcc fuses it in PyTorch's
+            opened = 0.5 * gate * (1 + libdevice.tanh(inner))
+        else:
+            opened = gate / (1 + tl.exp(-gate))
+        opened = opened.to(out.dtype.element_ty).to(tl.float32)
+        tl.store(out + row * width + offsets, (opened * up).to(out.dtype.element_ty), inside)
 
     @triton.jit
     def _rotated(
@@ -243,12 +257,13 @@ if triton:
         grouped: tl.constexpr,
         head_dim: tl.constexpr,
         heads_per_program: tl.constexpr,
+        block: tl.constexpr,
     ):
         token = tl.program_id(0).to(tl.int64)
         position = tl.load(positions + token)
         dtype = query.dtype.element_ty
         head = tl.program_id(1) * heads_per_program + tl.arange(0, heads_per_program)[:, None]
-        offsets = tl.arange(0, 128)[None, :]
+        offsets = tl.arange(0, block)[None, :]
         partners = (offsets + head_dim // 2) % head_dim  # each dimension's partner in the rotation
         inside = (head < heads + 2 * kv_heads) & (offsets < head_dim)
         is_rotated = inside & (head < heads + kv_heads)
@@ -256,8 +271,15 @@ if triton:
         loaded = tl.load(source + offsets, inside, 0.0)
         own, partner = loaded.to(tl.float32), tl.load(source + partners, is_rotated, 0.0).to(tl.float32)
         if norms:
-            if head_dim >= 128:
+            if head_dim == 128:
                 squares = own * own
+            elif head_dim > 128:  # four accumulators a lane
+                squares = tl.zeros((heads_per_program, 128), tl.float32)
+                lane = tl.arange(0, 128)[None, :]
+                for start in tl.static_range(0, head_dim, 128):
+                    part = tl.load(source + start + lane, start + lane < head_dim, 0.0).to(tl.float32)
+                    squares += part * part
+                squares = tl.sum(tl.reshape(squares, (heads_per_program, 32, 4)), 2)
             else:  # for smaller heads each of PyTorch's lanes takes every 32nd element
                 squares = tl.zeros((heads_per_program, 32), tl.float32)
                 lane = tl.arange(0, 32)[None, :]
@@ -265,10 +287,11 @@ if triton:
                     part = tl.load(source + start + lane, start + lane < head_dim, 0.0).to(tl.float32)
                     squares += part * part
             scale = tl.rsqrt(tl.sum(squares, 1) * inverse_head_dim + eps)[:, None]
-            own = (own * scale).to(dtype).to(tl.float32)
+            own, partner = own * scale, partner * scale
+            if norm.dtype.element_ty == dtype:
+                own, partner = own.to(dtype).to(tl.float32), partner.to(dtype).to(tl.float32)
             weight = tl.load(norm + head * head_dim + offsets, is_rotated, 0.0).to(tl.float32)
             own = (own * weight).to(dtype).to(tl.float32)
-            partner = (partner * scale).to(dtype).to(tl.float32)
             weight = tl.load(norm + head * head_dim + partners, is_rotated, 0.0).to(tl.float32)
             partner = (partner * weight).to(dtype).to(tl.float32)
         angle = rotation + position * 2 * head_dim + offsets

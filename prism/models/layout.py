@@ -10,11 +10,11 @@ import torch
 from peft import PeftModel
 from peft.utils.integrations import dequantize_module_weight
 
-from prism.models import kernels
+from prism.models import families
 from prism.models.dense import Int8Linear
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-STATIC_ROPE = ("default", "linear", "llama3")  # rotations that do not depend on the sequence length
+OF_IMAGES = ("model.vision_tower.", "model.multi_modal_projector.")  # parts that text does not pass
 PREFILL = 32_768  # prompt tokens in one pass at most, which limits its memory
 
 
@@ -23,12 +23,10 @@ def unsupported(model: Any) -> str:
     config = model.config.get_text_config()
     if len(set(getattr(model, "hf_device_map", {}).values())) > 1:
         return "its layers lie on several GPUs"
-    if model.config.model_type not in kernels.FAMILIES:  # of a vision-language model, not of its text part
-        return f"{model.config.model_type} is none of {', '.join(kernels.FAMILIES)}"
-    if set(getattr(config, "layer_types", None) or ["full_attention"]) != {"full_attention"}:
-        return "some layers attend to a window only"
-    if config.rope_parameters["rope_type"] not in STATIC_ROPE:
-        return f"its rotary positions ({config.rope_parameters['rope_type']}) change with the length"
+    if model.config is not config and model.config.model_type not in families.WITH_TOWER:
+        return f"{model.config.model_type} is none of {', '.join(families.ANSWERED)}"
+    if reason := families.unsupported(config):
+        return reason
     if uses_flash(model) and torch.cuda.get_device_capability(model.device) < (8, 0):
         return "flash attention needs a GPU of compute capability 8.0"
     return _unsupported_adapter(model) if isinstance(model, PeftModel) else ""
@@ -46,11 +44,11 @@ def _unsupported_adapter(model: PeftModel) -> str:
         return f"its adapter was made with {unsupported_options[0]}"
     adapted = (
         name
-        for name, part in model.named_modules()
+        for name, part in model.get_base_model().named_modules()
         if getattr(part, "lora_A", None) or getattr(part, "lora_embedding_A", None)
     )
-    others = [name for name in adapted if name.rpartition(".")[2] not in PROJECTIONS]
-    return f"its adapter changes {others[0].removeprefix('base_model.model.')}" if others else ""
+    others = [name for name in adapted if name.rpartition(".")[2] not in PROJECTIONS and not name.startswith(OF_IMAGES)]
+    return f"its adapter changes {others[0]}" if others else ""
 
 
 def cache_bytes(model: Any) -> int:
@@ -58,14 +56,14 @@ def cache_bytes(model: Any) -> int:
     config = model.config.get_text_config()
     if not hasattr(config, "num_key_value_heads"):
         return 0
-    width = config.num_key_value_heads * head_dim(config)
+    width = config.num_key_value_heads * families.head_dim(config)
     return 2 * config.num_hidden_layers * width * model.dtype.itemsize
 
 
 def weight_bytes(model: Any) -> int:
     """Bytes of the projections that `Decoder` copies, unless they have 8 bits; it shares embeddings and norms with the model."""
     config = model.config.get_text_config()
-    width, heads = config.hidden_size, head_dim(config)
+    width, heads = config.hidden_size, families.head_dim(config)
     attention = 2 * (config.num_attention_heads + config.num_key_value_heads) * heads * width
     return config.num_hidden_layers * (attention + 3 * width * config.intermediate_size) * model.dtype.itemsize
 
@@ -76,8 +74,10 @@ def pass_bytes(model: Any, tokens: int) -> int:
     return tokens * (3 * config.intermediate_size + 6 * config.hidden_size) * model.dtype.itemsize
 
 
-def head_dim(config: Any) -> int:
-    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+def norm_weight(norm: Any) -> torch.Tensor:
+    """What `prism.models.kernels` multiplies a norm by. Gemma's are 1 + weight, in float32."""
+    weight: torch.Tensor = norm.weight.detach()
+    return 1 + weight.float() if type(norm).__name__.startswith("Gemma") else weight
 
 
 def _weight(projection: Any, merge: bool) -> torch.Tensor:
@@ -136,16 +136,18 @@ class Layer:
     before_attention: torch.Tensor  # (hidden)
     qkv: Weight  # (query + key + value heads × head_dim, hidden)
     qkv_bias: torch.Tensor | None  # none beside layers in 8 bits, which have their own
-    qk_norm: torch.Tensor | None  # (query + key heads, head_dim); Qwen3 only
+    qk_norm: torch.Tensor | None  # (query + key heads, head_dim); Qwen3 and Gemma 3 only
     out: Weight  # (hidden, query heads × head_dim)
+    after_attention: torch.Tensor | None  # Gemma only
     before_mlp: torch.Tensor
     gate_up: Weight  # (2 × intermediate, hidden)
     down: Weight  # (hidden, intermediate)
+    after_mlp: torch.Tensor | None  # Gemma only
     apart: dict[str, Difference | None]  # by the field of a projection: adapters that are not merged into it
 
 
 def lay_out(layer: Any, heads: int, kv_heads: int, dtype: torch.dtype, merge: bool = True) -> Layer:
-    """The weights of a transformers decoder layer of one of `kernels.FAMILIES`, its active adapters merged or kept apart.
+    """The weights of a transformers decoder layer of one of `families.ANSWERED`, its active adapters merged or kept apart.
 
     They are always kept apart from weights in 8 bits.
     """
@@ -169,16 +171,20 @@ def lay_out(layer: Any, heads: int, kv_heads: int, dtype: torch.dtype, merge: bo
 
     norms = None
     if hasattr(attention, "q_norm"):
-        norms = torch.stack([attention.q_norm.weight] * heads + [attention.k_norm.weight] * kv_heads).detach()
+        norms = torch.stack([norm_weight(attention.q_norm)] * heads + [norm_weight(attention.k_norm)] * kv_heads)
     biases = [getattr(projection, "base_layer", projection).bias for projection in inputs["qkv"]]
+    after = norm_weight(layer.post_attention_layernorm)
+    four = hasattr(layer, "post_feedforward_layernorm")  # else that norm is the one before the MLP
     return Layer(
-        before_attention=layer.input_layernorm.weight.detach(),
+        before_attention=norm_weight(layer.input_layernorm),
         qkv=concatenated("qkv"),
         qkv_bias=None if biases[0] is None or all(eight["qkv"]) else torch.cat(biases).detach().to(dtype),
         qk_norm=norms,
         out=concatenated("out"),
-        before_mlp=layer.post_attention_layernorm.weight.detach(),
+        after_attention=after if four else None,
+        before_mlp=norm_weight(layer.pre_feedforward_layernorm) if four else after,
         gate_up=concatenated("gate_up"),
         down=concatenated("down"),
+        after_mlp=norm_weight(layer.post_feedforward_layernorm) if four else None,
         apart={name: apart(name) for name in inputs},
     )

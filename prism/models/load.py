@@ -36,7 +36,7 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
-from prism.models import kernels, packing, sharding, warming
+from prism.models import families, kernels, packing, sharding, warming
 from prism.models.anatomy import placed
 from prism.models.chat import Chat, decide, set_padding, set_template
 
@@ -187,7 +187,7 @@ def _warming(spec: Spec, source: str, settings: dict[str, str]) -> AbstractConte
     if settings["device"] != "cuda" or settings["library"] != "transformers" or spec.image or spec.sharded:
         return nullcontext()
     config = AutoConfig.from_pretrained(source, trust_remote_code=False).get_text_config()
-    if config.model_type not in kernels.FAMILIES or not kernels.built():
+    if families.unsupported(config) or not kernels.built():
         return nullcontext()
     return warming.warming(config, getattr(torch, settings["dtype"]), spec.model.load_in_8bit)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from prism.models import attention, int8, kernels
+from prism.models import attention, families, int8, kernels
 
 AT_ONCE = 8  # threads; most of the work is done by processes of Triton's and without Python's lock
 ROWS = (32, 2_048)  # of a step of answers, and of a batch that is read: larger ones have larger tiles
@@ -35,14 +35,15 @@ def calls(config: Any, dtype: torch.dtype, in_8_bits: bool, device: str = "cuda"
     """A call of each kernel with each combination of what Triton compiles apart, on a few rows of zeros."""
     hidden, wide = config.hidden_size, config.intermediate_size
     heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
-    dim = getattr(config, "head_dim", None) or hidden // heads
+    dim, gemma = families.head_dim(config), config.model_type == "gemma3_text"
     new = partial(torch.zeros, device=device)
-    x, weight = new(2, hidden, dtype=dtype), new(hidden, dtype=dtype)
+    of_norms = torch.float32 if gemma else dtype
+    x, weight = new(2, hidden, dtype=dtype), new(hidden, dtype=of_norms)
     found: list[Callable[[], object]] = [
         partial(kernels.add_norm, x, more, weight, 1e-6, alone) for more in (x, None) for alone in (True, False)
     ]
-    found.append(partial(kernels.gated, new(2, 2 * wide, dtype=dtype)))
-    norm = new(heads + kv_heads, dim, dtype=dtype) if config.model_type == "qwen3" else None
+    found.append(partial(kernels.gated, new(2, 2 * wide, dtype=dtype), families.activation(config) != "silu"))
+    norm = new(heads + kv_heads, dim, dtype=of_norms) if gemma or config.model_type == "qwen3" else None
     qkv, rotation = new(2, heads + 2 * kv_heads, dim, dtype=dtype), new(16, 2, dim, dtype=dtype)
     places, keys, values = new(2, dtype=torch.long), *new(2, 2, 16, kv_heads, dim, dtype=dtype)
     for grouped in (True, False):
