@@ -53,18 +53,18 @@ LINEAR = {
     "sliding_attention": {"rope_type": "default", "rope_theta": 10_000.0},
     "full_attention": {"rope_type": "linear", "rope_theta": 1_000_000.0, "factor": 8.0},
 }
-GEMMA3 = Gemma3TextConfig(
-    **SIZES, **WINDOWS, head_dim=16, query_pre_attn_scalar=24, pad_token_id=None, rope_parameters=LINEAR
-)
+GEMMA3 = {"head_dim": 16, "query_pre_attn_scalar": 24, "pad_token_id": None, "rope_parameters": LINEAR}
 TOWER = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28}
 MODELS = {
     "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SIZES)),
     "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SIZES, head_dim=16)),
     "qwen2, windows": lambda: Qwen2ForCausalLM(Qwen2Config(**SIZES, **WINDOWS, use_sliding_window=True)),
     "llama3": lambda: LlamaForCausalLM(LlamaConfig(**SIZES, rope_parameters=LLAMA3)),
-    "gemma3": lambda: Gemma3ForCausalLM(GEMMA3),
+    "gemma3": lambda: Gemma3ForCausalLM(Gemma3TextConfig(**SIZES, **WINDOWS, **GEMMA3)),
     "gemma3 with a tower": lambda: Gemma3ForConditionalGeneration(
-        Gemma3Config(text_config=GEMMA3.to_dict(), vision_config=TOWER, image_token_id=89, mm_tokens_per_image=4)
+        Gemma3Config(
+            text_config=SIZES | WINDOWS | GEMMA3, vision_config=TOWER, image_token_id=89, mm_tokens_per_image=4
+        )
     ),
 }
 LENGTHS = (23, 9, 17, 8)
