@@ -6,6 +6,7 @@ The tiny base answers noise: it shows that things run, resume and fail well, and
 import json
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"  # read when the libraries are imported: no test reaches a hub
@@ -14,6 +15,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # tiny matrices: threads would only wait fo
 import pytest
 
 from prism.devices import cuda_devices
+from tests.forked import Forks
 
 if not cuda_devices():
     os.environ["TRITON_INTERPRET"] = "1"  # read as triton is imported: the kernels run on a CPU
@@ -173,8 +175,15 @@ def write_rows(path: Path, rows: list[dict]) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def forks():
+    started = Forks()
+    yield started
+    started.close()
+
+
 @pytest.fixture
-def checkout(pytester, tiny, rows, monkeypatch):
+def checkout(pytester, tiny, rows, monkeypatch, forks):
     """A folder with the real conftest, the real phase-1 benchmark and one spec on the tiny base, and a store of its own."""
     shutil.copy(ROOT / "conftest.py", pytester.path)
     (pytester.path / "benchmarks" / "specs" / "phase1").mkdir(parents=True)
@@ -187,7 +196,15 @@ def checkout(pytester, tiny, rows, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("PRISM_HOME", str(pytester.path / "home"))
     monkeypatch.delenv("COLUMNS", raising=False)  # lines are as long as where there is no terminal
+    forked = partial(forks.popen, pytester.popen)
+    monkeypatch.setattr(pytester, "popen", forked)
     return pytester
+
+
+@pytest.fixture
+def new_interpreter(checkout, monkeypatch):
+    """The runs of a test import everything themselves."""
+    monkeypatch.setattr(checkout, "popen", checkout.popen.args[0])
 
 
 def replace_phase1(checkout, benchmark: str, spec: str) -> None:

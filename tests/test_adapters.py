@@ -398,6 +398,7 @@ def test_a_finished_adapter_is_measured_without_a_word_on_its_training(owner):
         assert claim not in page
 
 
+@pytest.mark.usefixtures("new_interpreter")
 def test_a_finished_adapter_is_measured_without_the_library_that_trains(owner, monkeypatch):
     monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
     out = measure(owner, "-s")  # pytest captures what imports say

@@ -59,6 +59,7 @@ def test_the_table_sums_up_to_the_whole_time():
     assert clock.table([Result("phase1", "old", "", "nano", (), {}, {})]) is None
 
 
+@pytest.mark.usefixtures("new_interpreter")
 def test_a_run_tells_where_its_time_went_and_a_cached_one_imports_no_library_that_computes(checkout, monkeypatch):
     run = ("benchmarks", "-m", "phase1", "--prism-profile", "nano")
     checkout.runpytest_subprocess(*run)

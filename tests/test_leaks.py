@@ -272,6 +272,7 @@ def test_score_without_leaked_samples_is_the_score_of_the_others():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("new_interpreter")
 def test_a_run_reports_its_leaks_and_a_repetition_looks_for_none(checkout):
     """In the details, the reports and the samples; a cached run does not even import datasketch."""
     conftest = checkout.path / "conftest.py"

@@ -121,6 +121,7 @@ def test_faults_fail_with_one_sentence_and_no_report(checkout, old, new, sentenc
     assert "is older" not in out.stdout.str(), "there is no other report"
 
 
+@pytest.mark.usefixtures("new_interpreter")
 def test_a_run_and_its_cached_repetition(checkout):
     """Baseline, training, tuned answers, verdicts, report; then the same without loading a model library."""
     (checkout.path / "conftest.py").write_text(

@@ -102,6 +102,7 @@ def test_a_reference_that_holds_it_is_compared_by_it():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("new_interpreter")
 def test_a_run_scores_it_and_a_repetition_embeds_nothing(checkout, embedder):
     conftest = checkout.path / "conftest.py"
     said = "import sys\ndef pytest_unconfigure(): print('torch imported:', 'torch' in sys.modules)\n"

@@ -2,8 +2,6 @@
 
 import json
 import signal
-import subprocess
-import sys
 import warnings
 from dataclasses import replace
 
@@ -48,30 +46,36 @@ def spec_file(tiny, rows, tmp_path):
     return write_spec(tmp_path, SPEC.format(data=data, model=tiny))
 
 
-def work(what, spec_file, folder, limit=0):
-    folder.mkdir(exist_ok=True)
-    command = [sys.executable, "-c", WORKER, what, str(spec_file), str(folder), str(limit)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT, check=False)
+@pytest.fixture
+def work(spec_file, forks, tmp_path):
+    worker = tmp_path / "worker.py"
+    worker.write_text(WORKER)
+
+    def run(what, folder, limit=0):
+        folder.mkdir(exist_ok=True)
+        return forks.run([worker, what, spec_file, folder, limit], folder, timeout=300)
+
+    return run
 
 
 # Of 24 steps in two epochs, every third one leaves a checkpoint: killed in the first, after its end, and in the second.
 @pytest.mark.parametrize(
     ("strategy", "kills"), [("random", [17]), ("group_by_length", [5, 14, 17]), ("sequential", [17])]
 )
-def test_killed_training_resumes_to_the_same_bits(spec_file, tmp_path, strategy, kills):
+def test_killed_training_resumes_to_the_same_bits(spec_file, work, tmp_path, strategy, kills):
     text = spec_file.read_text().replace("use_cpu = true", f'use_cpu = true\ntrain_sampling_strategy = "{strategy}"')
     spec_file.write_text(text)
-    whole = work("train", spec_file, tmp_path / "whole")
+    whole = work("train", tmp_path / "whole")
     assert whole.returncode == 0, whole.stderr
     for kill in kills:
         folder = tmp_path / f"killed-{kill}"
-        assert work("train", spec_file, folder, limit=kill).returncode == -signal.SIGKILL
+        assert work("train", folder, limit=kill).returncode == -signal.SIGKILL
         newest = resuming.last_checkpoint(folder / "trainer")
         assert newest is not None
         half = newest.with_name(f"checkpoint-{kill - 1}")  # as if the kill had come while a later one was written
         half.mkdir()
         (half / "adapter_model.safetensors").write_bytes(b"half")
-        resumed = work("train", spec_file, folder)
+        resumed = work("train", folder)
         assert resumed.returncode == 0, resumed.stderr
         assert resumed.stdout.splitlines()[-1] == newest.name.rpartition("-")[2] == str((kill - 1) // 3 * 3)
         for name in ("adapter_model.safetensors", "adapter_config.json"):
@@ -110,14 +114,14 @@ def test_options_that_keep_a_training_from_resuming(spec_file, tmp_path, key):
         train.check(spec, tmp_path)
 
 
-def test_killed_generation_resumes_after_its_last_batch(spec_file, tmp_path):
-    assert work("answers", spec_file, tmp_path / "whole").returncode == 0
-    assert work("answers", spec_file, tmp_path / "killed", limit=12).returncode == -signal.SIGKILL
+def test_killed_generation_resumes_after_its_last_batch(work, tmp_path):
+    assert work("answers", tmp_path / "whole").returncode == 0
+    assert work("answers", tmp_path / "killed", limit=12).returncode == -signal.SIGKILL
     path = tmp_path / "killed" / generate.ANSWERS
     kept = path.read_text()
     assert 0 < kept.count("\n") < 40
     path.write_text(kept + '{"id": "cut off he')
-    assert work("answers", spec_file, tmp_path / "killed").returncode == 0
+    assert work("answers", tmp_path / "killed").returncode == 0
     assert path.read_text().startswith(kept)
     assert path.read_text() == (tmp_path / "whole" / generate.ANSWERS).read_text()
 

@@ -65,6 +65,7 @@ def loaded(spec_file, tmp_path):
     return load.load(spec, tmp_path), *examples_of(spec, tmp_path, pictures=tmp_path / "store")
 
 
+@pytest.mark.usefixtures("new_interpreter")
 def test_a_run_asks_again_with_other_pictures_and_gates_what_needs_the_right_one(checkout, tiny_vision, pictures):
     replace_phase1(checkout, "test_phase5_medical_vqa.py", spec_text(tiny_vision, pictures))
     heavy = "import sys\ndef pytest_unconfigure(): print('heavy:', sorted({'torch', 'sklearn'} & set(sys.modules)))\n"
