@@ -110,9 +110,9 @@ def rotated(
     """Rotate queries and keys to their positions (after Qwen3's or Gemma's norm of each head) and cache keys and values.
 
     `qkv` is (tokens, query + key + value heads, head_dim), `norm` (query + key heads, head_dim) or None, multiplied as by
-    `add_norm`, `rotation`
-    (positions, 2, head_dim), the first half of its sines negated, `keys` and `values` (rows, length, heads, head_dim).
-    Returns the queries, (tokens, heads, head_dim), or, if `grouped`, (tokens, heads a key, key heads, head_dim).
+    `add_norm`, `rotation` (positions, 2, head_dim), the first half of its sines negated, `keys` and `values` (rows, length,
+    heads, head_dim). Returns the queries, (tokens, heads, head_dim), or, if `grouped`, (tokens, heads a key, key heads,
+    head_dim).
     """
     tokens, all_heads, head_dim = qkv.shape
     kv_heads = keys.shape[2]

@@ -16,11 +16,6 @@ from prism.models import families, packing
 from prism.models.identity import plain_only
 from prism.models.load import Base
 
-families.TRAINED = (
-    "qwen2",
-    "qwen3",
-    "llama",
-)  # two norms a layer, rounded before their weights; causal attention to all tokens
 KNOWN = {
     "r",
     "lora_alpha",
