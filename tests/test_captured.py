@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import AutoTokenizer, Gemma3ForCausalLM, Gemma3TextConfig
 
 from prism.errors import SpecError
 from prism.models import ahead, captured, dense, flat, identity, load, packing, train
@@ -60,6 +61,41 @@ def test_the_losses_and_the_adapter_are_the_plain_paths(recipe, tmp_path, on_cpu
     found = trained(recipe, tmp_path / "captured", **options)
     assert (found[0]["engine"], found[0]["most_tokens"]) == ("captured", most)
     same(found, plain)
+
+
+@pytest.fixture
+def gemma(tiny, rows, tmp_path):
+    """A recipe for a Gemma 3 whose norms and embeddings are not what they are drawn as, of two kinds of layers."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 16, "vocab_size": 400}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "layer_types": ["sliding_attention", "full_attention"]}
+    ids = {"bos_token_id": None, "eos_token_id": 2, "pad_token_id": 0, "max_position_embeddings": 512}
+    made = Gemma3ForCausalLM(Gemma3TextConfig(**sizes, **heads, **ids, sliding_window=100))
+    for weight in made.parameters():
+        torch.nn.init.normal_(weight, std=0.1)
+    made.save_pretrained(tmp_path / "gemma")
+    AutoTokenizer.from_pretrained(tiny).save_pretrained(tmp_path / "gemma")
+    data = write_rows(tmp_path / "rows.jsonl", rows)
+    return load_spec(write_spec(tmp_path, SPEC.format(data=data, model=tmp_path / "gemma")))
+
+
+def test_gemma_trains_as_on_the_plain_path(gemma, tmp_path, on_cpu):
+    plain = trained(gemma, tmp_path / "plain")
+    on_cpu(16_384)
+    found = trained(gemma, tmp_path / "captured")
+    assert found[0]["engine"] == "captured"
+    same(found, plain)
+
+
+@pytest.mark.parametrize(("sees", "why"), [(100, ""), (40, "some layers attend to a window of 40 tokens only")])
+def test_a_window_shorter_than_a_row_is_for_the_plain_path(gemma, sees, why, monkeypatch):
+    """Of rows that may have 128 tokens and have fewer."""
+    base = load.load(gemma, ROOT)
+    base.model.config.sliding_window = sees
+    monkeypatch.setattr(captured, "unsupported", lambda *_: "")
+    monkeypatch.setattr(captured, "room", lambda *_: 16_384)
+    plan = captured.decide(base, train.sft_config(gemma, ROOT, 42), examples_of(gemma, ROOT)[0], 500)
+    assert (plan.most, plan.why) == (0 if why else 16_384, why)
 
 
 def test_half_precision_moves_the_losses_by_roundings(recipe, tmp_path, on_cpu):

@@ -56,7 +56,7 @@ class Plan:
 
 def decide(base: Base, config: SFTConfig, examples: Sequence[Example], steps: int) -> Plan:
     """Whether the captured step trains an adapter in so many steps, and how."""
-    if reason := unsupported(base, config, steps):
+    if reason := unsupported(base, config, steps) or _windows(base, config, examples):
         return Plan(why=reason)
     compiled = bool(base.spec.sft.get("torch_compile")) or _repays_compiling(base, config, examples, steps)
     most = room(base, compiled)
@@ -66,6 +66,15 @@ def decide(base: Base, config: SFTConfig, examples: Sequence[Example], steps: in
     if most < min(longest, config.max_length or longest):
         return Plan(why=f"the memory holds {most:,} tokens at once and the longest row has {longest:,}")
     return Plan(most, compiled)
+
+
+def _windows(base: Base, config: SFTConfig, examples: Sequence[Example]) -> str:
+    """Why samples cannot be kept apart by `packing.attend`, which knows no window of attention; empty if none is as short as a row."""
+    model = base.model.config
+    if config.max_length and not packing.unsupported(model, config.max_length):
+        return ""
+    longest = max(window.lengths(base, examples, answered=True))
+    return packing.unsupported(model, min(longest, config.max_length or longest))
 
 
 def _repays_compiling(base: Base, config: SFTConfig, examples: Sequence[Example], steps: int) -> bool:

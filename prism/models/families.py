@@ -8,8 +8,8 @@ import torch
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 # RMS norms before attention and a gated MLP, rounded before their weights, rotary positions, causal attention
-TRAINED = ("qwen2", "qwen3", "llama")  # also by `captured` and `lean`
-ANSWERED = (*TRAINED, "gemma3_text")  # by `decode`; Gemma has norms after attention and MLP, too, rounded once
+LEAN = ("qwen2", "qwen3", "llama")
+FAMILIES = (*LEAN, "gemma3_text")  # also by `captured` and `decode`; Gemma has four norms a layer, rounded once
 WITH_TOWER = {"gemma3"}  # whose text passes no part of the tower for images
 ACTIVATIONS = ("silu", "gelu_pytorch_tanh")
 LAYER_TYPES = {"full_attention", "sliding_attention"}
@@ -18,19 +18,26 @@ STATIC_ROPE = ("default", "linear", "llama3")  # rotations that do not depend on
 
 def unsupported(config: Any) -> str:
     """Why `decode` does not support a text model; empty if it does."""
-    if config.model_type not in ANSWERED:
-        return f"{config.model_type} is none of {', '.join(ANSWERED)}"
+    if reason := unknown(config):
+        return reason
     if others := sorted(set(layer_types(config)) - LAYER_TYPES):
         return f"some of its layers are of another kind ({others[0]})"
     if (used := activation(config)) not in ACTIVATIONS:
         return f"its activation ({used}) is none of {', '.join(ACTIVATIONS)}"
+    for kind in layer_types(config):
+        if (rope := rope_of(config, kind)["rope_type"]) not in STATIC_ROPE:
+            return f"its rotary positions ({rope}) change with the length"
+    return ""
+
+
+def unknown(config: Any, known: tuple[str, ...] = FAMILIES) -> str:
+    """Why a text model is none of the `known` families, or computes what these do not; empty if it is one."""
+    if config.model_type not in known:
+        return f"{config.model_type} is none of {', '.join(known)}"
     if any(getattr(config, key, None) for key in ("attn_logit_softcapping", "final_logit_softcapping")):
         return "it caps logits"
     if getattr(config, "use_bidirectional_attention", False):
         return "its tokens see later ones"
-    for kind in layer_types(config):
-        if (rope := rope_of(config, kind)["rope_type"]) not in STATIC_ROPE:
-            return f"its rotary positions ({rope}) change with the length"
     return ""
 
 

@@ -24,7 +24,7 @@ def unsupported(model: Any) -> str:
     if len(set(getattr(model, "hf_device_map", {}).values())) > 1:
         return "its layers lie on several GPUs"
     if model.config is not config and model.config.model_type not in families.WITH_TOWER:
-        return f"{model.config.model_type} is none of {', '.join(families.ANSWERED)}"
+        return f"{model.config.model_type} is none of {', '.join(families.FAMILIES)}"
     if reason := families.unsupported(config):
         return reason
     if uses_flash(model) and torch.cuda.get_device_capability(model.device) < (8, 0):
@@ -147,7 +147,7 @@ class Layer:
 
 
 def lay_out(layer: Any, heads: int, kv_heads: int, dtype: torch.dtype, merge: bool = True) -> Layer:
-    """The weights of a transformers decoder layer of one of `families.ANSWERED`, its active adapters merged or kept apart.
+    """The weights of a transformers decoder layer of one of `families.FAMILIES`, its active adapters merged or kept apart.
 
     They are always kept apart from weights in 8 bits.
     """

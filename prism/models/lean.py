@@ -19,7 +19,7 @@ from peft import PeftModel
 from peft.tuners.lora import Linear
 from trl import SFTConfig
 
-from prism.models import beginnings, families, layout
+from prism.models import beginnings, families, layout, packing
 from prism.models.ahead import laid_out
 from prism.models.flat import flattened, set_optimizer, trained
 from prism.models.load import Base
@@ -39,8 +39,11 @@ def unsupported(base: Base, config: SFTConfig) -> str:
         return "several processes share it"
     if reason := another_recipe(base, config):
         return reason
-    used = families.activation(base.model.config)
-    return "" if used == "silu" else f"its activation is {used}"
+    model = base.model.config
+    if (used := families.activation(model)) != "silu":
+        return f"its activation is {used}"
+    longest = config.max_length or model.max_position_embeddings
+    return families.unknown(model, families.LEAN) or packing.unsupported(model, longest)
 
 
 @contextmanager
@@ -84,7 +87,7 @@ def _forward(causal: Any, flat: torch.nn.Parameter) -> Callable[..., Output]:
 
 
 class _Layer:
-    """A decoder layer of one of `families.TRAINED`; the last one goes on with the tokens whose next one counts."""
+    """A decoder layer of one of `families.LEAN`; the last one goes on with the tokens whose next one counts."""
 
     def __init__(self, layer: Any, flat: torch.nn.Parameter, last: bool) -> None:
         self.layer, self.attention, self.last = layer, layer.self_attn, last

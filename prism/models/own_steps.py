@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from trl import SFTConfig
 
-from prism.models import families, packing
+from prism.models import families
 from prism.models.identity import plain_only
 from prism.models.load import Base
 
@@ -58,11 +58,11 @@ def another_recipe(base: Base, config: SFTConfig) -> str:
 def unknown_model(causal: Any) -> str:
     """Why a model's loss is not what is computed here; empty if it is."""
     config = causal.config.get_text_config()
-    if config.model_type not in families.TRAINED or causal.config is not config:
-        return f"{causal.config.model_type} is none of {', '.join(families.TRAINED)}"
+    if causal.config is not config:
+        return f"{causal.config.model_type} is none of {', '.join(families.FAMILIES)}"
     if getattr(config, "attention_dropout", 0):
         return "its attention drops out"
-    return packing.unsupported(config, config.max_position_embeddings)
+    return families.unknown(config)
 
 
 def require_finite(sums: torch.Tensor) -> None:
