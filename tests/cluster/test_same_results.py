@@ -45,6 +45,7 @@ def test_local_workers_one_node_and_two_nodes_give_the_same_bytes(checkout, spec
     assert all(each == said["local"] for each in said.values())
 
 
+@pytest.mark.usefixtures("new_interpreter")
 def test_baselines_are_made_once_and_what_is_cached_needs_no_ray(checkout, specs, two_nodes):
     specs(**TWO)
     out = run(checkout, "--prism-cluster", two_nodes.address)
