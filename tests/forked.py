@@ -1,4 +1,4 @@
-"""Processes of Python that have the model libraries imported: forks of one that imported them once.
+"""Runs of pytest in processes that have the model libraries imported: forks of one that imported them once.
 
 To import them takes longer than the tiny model takes to train, and most tests of whole runs are not about that. Those that
 are, or that change what an import reads, use a new interpreter.
@@ -22,39 +22,21 @@ class Forks:
     def __init__(self) -> None:
         self.parent: subprocess.Popen | None = None
 
-    def start(self, arguments, folder, path, stdout, stderr) -> "Run":
-        """Run Python with `-m MODULE …` or `FILE …` in a folder, with this environment but for PYTHONPATH."""
-        if self.parent is None:
-            command = [sys.executable, "-m", "tests.forked"]
-            self.parent = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
-        asked = {
-            "arguments": [*map(str, arguments)],
-            "folder": str(folder),
-            "environment": {**os.environ, "PYTHONPATH": path},
-            "files": [str(stdout), str(stderr)],
-        }
-        self.parent.stdin.write(json.dumps(asked).encode() + b"\n")
-        return Run(self.parent, int(self.parent.stdout.readline()))
-
     def popen(self, otherwise, command, stdin=None, stdout=None, stderr=None, **options):
         """In place of `pytester.popen`, which is `otherwise` and starts what is not `python -mpytest`."""
         if command[:2] != (sys.executable, "-mpytest"):
             return otherwise(command, stdin=stdin, stdout=stdout, stderr=stderr, **options)
-        path = os.pathsep.join([os.getcwd(), os.environ["PYTHONPATH"]])
-        return self.start(["-m", "pytest", *command[2:]], os.getcwd(), path, stdout.name, stderr.name)
-
-    def run(self, arguments, folder: Path, timeout: float) -> subprocess.CompletedProcess:
-        """As `subprocess.run` with text, from the project's root; what it prints is kept in a folder."""
-        out, err = folder / "stdout", folder / "stderr"
-        out.touch()
-        err.touch()
-        started = self.start(arguments, ROOT, str(ROOT), out, err)
-        try:
-            code = started.wait(timeout)
-        except subprocess.TimeoutExpired:
-            started.kill()
-            raise
-        return subprocess.CompletedProcess(arguments, code, out.read_text(), err.read_text())
+        if self.parent is None:
+            own = [sys.executable, "-m", "tests.forked"]
+            self.parent = subprocess.Popen(own, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+        asked = {
+            "arguments": command[2:],
+            "folder": os.getcwd(),
+            "environment": {**os.environ, "PYTHONPATH": os.pathsep.join([os.getcwd(), os.environ["PYTHONPATH"]])},
+            "files": [stdout.name, stderr.name],
+        }
+        self.parent.stdin.write(json.dumps(asked).encode() + b"\n")
+        return Run(self.parent, int(self.parent.stdout.readline()))
 
     def close(self) -> None:
         if self.parent is not None:
@@ -100,7 +82,7 @@ def main() -> None:
 
 
 def become(asked) -> None:
-    """Be the process that a new interpreter would have been."""
+    """Be the process that `python -m pytest` would have been."""
     for number, name in enumerate([os.devnull, *asked["files"]]):
         opened = os.open(name, os.O_RDWR)
         os.dup2(opened, number)
@@ -109,10 +91,8 @@ def become(asked) -> None:
     os.environ.update(asked["environment"])
     os.chdir(asked["folder"])
     sys.path[:0] = asked["environment"]["PYTHONPATH"].split(os.pathsep)
-    module = asked["arguments"][0] == "-m"
-    sys.argv = asked["arguments"][module:]
-    run = runpy.run_module if module else runpy.run_path
-    run(sys.argv[0], run_name="__main__")
+    sys.argv = ["pytest", *asked["arguments"]]
+    runpy.run_module("pytest", run_name="__main__")
 
 
 if __name__ == "__main__":

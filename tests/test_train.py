@@ -1,7 +1,6 @@
 """Training and generation: the same bits each time, after a kill too, and answers that do not hang on the batch."""
 
 import json
-import signal
 import warnings
 from dataclasses import replace
 
@@ -14,30 +13,7 @@ from prism.models import generate, likelihoods, load, parity, resuming, train
 from prism.spec import load_spec
 from prism.store import file_digest
 from tests.conftest import ROOT, SPEC, examples_of, write_rows, write_spec
-
-WORKER = """
-import os, signal, sys
-from pathlib import Path
-from prism.models import generate, load, train
-from prism.rows.examples import load_examples
-from prism.spec import load_spec
-from prism.tasks import load_task
-what, spec_file, folder, limit = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
-spec = load_spec(spec_file)
-training, held_out = load_examples(spec, load_task(spec), Path.cwd())
-base = load.load(spec, Path.cwd())
-done = 0
-def advance(n, said=""):
-    global done
-    done += n
-    if limit and done >= limit:
-        os.kill(os.getpid(), signal.SIGKILL)
-if what == "train":
-    print(train.train(base, training, 42, folder, advance)["resumed_at"])
-else:
-    generate.BATCH_TOKENS["cpu"] = 400
-    generate.answers(base, base.model, held_out, folder, advance)
-"""
+from tests.faults.killing import ended, kill
 
 
 @pytest.fixture
@@ -46,38 +22,50 @@ def spec_file(tiny, rows, tmp_path):
     return write_spec(tmp_path, SPEC.format(data=data, model=tiny))
 
 
-@pytest.fixture
-def work(spec_file, forks, tmp_path):
-    worker = tmp_path / "worker.py"
-    worker.write_text(WORKER)
+def work(what, spec_file, folder, limit=0):
+    """Train or answer in a fork that is killed after `limit` steps or answers; whether it came to its end."""
+    folder.mkdir(exist_ok=True)
 
-    def run(what, folder, limit=0):
-        folder.mkdir(exist_ok=True)
-        return forks.run([worker, what, spec_file, folder, limit], folder, timeout=300)
+    def life():
+        spec, done = load_spec(spec_file), 0
+        training, held_out = examples_of(spec, ROOT)
+        base = load.load(spec, ROOT)
 
-    return run
+        def advance(more, said=""):
+            nonlocal done
+            done += more
+            if limit and done >= limit:
+                kill()
+
+        if what == "train":
+            resumed_at = train.train(base, training, 42, folder, advance)["resumed_at"]
+            (folder / "resumed_at").write_text(str(resumed_at))
+        else:
+            generate.BATCH_TOKENS["cpu"] = 400
+            generate.answers(base, base.model, held_out, folder, advance)
+
+    return ended(life)
 
 
 # Of 24 steps in two epochs, every third one leaves a checkpoint: killed in the first, after its end, and in the second.
 @pytest.mark.parametrize(
     ("strategy", "kills"), [("random", [17]), ("group_by_length", [5, 14, 17]), ("sequential", [17])]
 )
-def test_killed_training_resumes_to_the_same_bits(spec_file, work, tmp_path, strategy, kills):
+def test_killed_training_resumes_to_the_same_bits(spec_file, tmp_path, strategy, kills):
     text = spec_file.read_text().replace("use_cpu = true", f'use_cpu = true\ntrain_sampling_strategy = "{strategy}"')
     spec_file.write_text(text)
-    whole = work("train", tmp_path / "whole")
-    assert whole.returncode == 0, whole.stderr
-    for kill in kills:
-        folder = tmp_path / f"killed-{kill}"
-        assert work("train", folder, limit=kill).returncode == -signal.SIGKILL
+    assert work("train", spec_file, tmp_path / "whole")
+    for last in kills:
+        folder = tmp_path / f"killed-{last}"
+        assert not work("train", spec_file, folder, limit=last)
         newest = resuming.last_checkpoint(folder / "trainer")
         assert newest is not None
-        half = newest.with_name(f"checkpoint-{kill - 1}")  # as if the kill had come while a later one was written
+        half = newest.with_name(f"checkpoint-{last - 1}")  # as if the kill had come while a later one was written
         half.mkdir()
         (half / "adapter_model.safetensors").write_bytes(b"half")
-        resumed = work("train", folder)
-        assert resumed.returncode == 0, resumed.stderr
-        assert resumed.stdout.splitlines()[-1] == newest.name.rpartition("-")[2] == str((kill - 1) // 3 * 3)
+        assert work("train", spec_file, folder)
+        resumed_at = (folder / "resumed_at").read_text()
+        assert resumed_at == newest.name.rpartition("-")[2] == str((last - 1) // 3 * 3)
         for name in ("adapter_model.safetensors", "adapter_config.json"):
             assert file_digest(folder / name) == file_digest(tmp_path / "whole" / name)
 
@@ -114,14 +102,14 @@ def test_options_that_keep_a_training_from_resuming(spec_file, tmp_path, key):
         train.check(spec, tmp_path)
 
 
-def test_killed_generation_resumes_after_its_last_batch(work, tmp_path):
-    assert work("answers", tmp_path / "whole").returncode == 0
-    assert work("answers", tmp_path / "killed", limit=12).returncode == -signal.SIGKILL
+def test_killed_generation_resumes_after_its_last_batch(spec_file, tmp_path):
+    assert work("answers", spec_file, tmp_path / "whole")
+    assert not work("answers", spec_file, tmp_path / "killed", limit=12)
     path = tmp_path / "killed" / generate.ANSWERS
     kept = path.read_text()
     assert 0 < kept.count("\n") < 40
     path.write_text(kept + '{"id": "cut off he')
-    assert work("answers", tmp_path / "killed").returncode == 0
+    assert work("answers", spec_file, tmp_path / "killed")
     assert path.read_text().startswith(kept)
     assert path.read_text() == (tmp_path / "whole" / generate.ANSWERS).read_text()
 

@@ -21,7 +21,7 @@ import torch
 from peft import PeftModel
 from trl import SFTConfig
 
-from prism.models import cost, layout, packing, window
+from prism.models import cost, families, layout, packing, window
 from prism.models.ahead import Behind, Rows, batches_stay, laid_out
 from prism.models.checkpointing import activation_bytes
 from prism.models.flat import OwnMean, flattened, renew, set_optimizer, trained
@@ -56,25 +56,18 @@ class Plan:
 
 def decide(base: Base, config: SFTConfig, examples: Sequence[Example], steps: int) -> Plan:
     """Whether the captured step trains an adapter in so many steps, and how."""
-    if reason := unsupported(base, config, steps) or _windows(base, config, examples):
+    if reason := unsupported(base, config, steps):
         return Plan(why=reason)
     compiled = bool(base.spec.sft.get("torch_compile")) or _repays_compiling(base, config, examples, steps)
-    most = room(base, compiled)
-    if config.max_length and config.max_length <= most:  # to which longer rows are cut
+    most, model, limit = room(base, compiled), base.model.config, config.max_length  # to which longer rows are cut
+    if limit and limit <= most and not packing.unsupported(model, limit):
         return Plan(most, compiled)
     longest = max(window.lengths(base, examples, answered=True))
-    if most < min(longest, config.max_length or longest):
+    if reason := packing.unsupported(model, min(longest, limit or longest)):
+        return Plan(why=reason)
+    if most < min(longest, limit or longest):
         return Plan(why=f"the memory holds {most:,} tokens at once and the longest row has {longest:,}")
     return Plan(most, compiled)
-
-
-def _windows(base: Base, config: SFTConfig, examples: Sequence[Example]) -> str:
-    """Why samples cannot be kept apart by `packing.attend`, which knows no window of attention; empty if none is as short as a row."""
-    model = base.model.config
-    if config.max_length and not packing.unsupported(model, config.max_length):
-        return ""
-    longest = max(window.lengths(base, examples, answered=True))
-    return packing.unsupported(model, min(longest, config.max_length or longest))
 
 
 def _repays_compiling(base: Base, config: SFTConfig, examples: Sequence[Example], steps: int) -> bool:
@@ -98,7 +91,7 @@ def unsupported(base: Base, config: SFTConfig, steps: int) -> str:
         return f"{steps} steps do not repay compiling"
     if not config.bf16:
         return "[sft] bf16 is off"
-    return another_recipe(base, config)
+    return another_recipe(base, config, families.FAMILIES)
 
 
 def room(base: Base, compiled: bool) -> int:

@@ -18,19 +18,19 @@ STATIC_ROPE = ("default", "linear", "llama3")  # rotations that do not depend on
 
 def unsupported(config: Any) -> str:
     """Why `decode` does not support a text model; empty if it does."""
-    if reason := unknown(config):
+    if reason := unknown(config, FAMILIES):
         return reason
     if others := sorted(set(layer_types(config)) - LAYER_TYPES):
         return f"some of its layers are of another kind ({others[0]})"
     if (used := activation(config)) not in ACTIVATIONS:
         return f"its activation ({used}) is none of {', '.join(ACTIVATIONS)}"
     for kind in layer_types(config):
-        if (rope := rope_of(config, kind)["rope_type"]) not in STATIC_ROPE:
+        if (rope := _rope(config, kind)["rope_type"]) not in STATIC_ROPE:
             return f"its rotary positions ({rope}) change with the length"
     return ""
 
 
-def unknown(config: Any, known: tuple[str, ...] = FAMILIES) -> str:
+def unknown(config: Any, known: tuple[str, ...]) -> str:
     """Why a text model is none of the `known` families, or computes what these do not; empty if it is one."""
     if config.model_type not in known:
         return f"{config.model_type} is none of {', '.join(known)}"
@@ -65,7 +65,7 @@ def window(config: Any, kind: str, length: int) -> int:
     return config.sliding_window if kind == "sliding_attention" and config.sliding_window < length else 0
 
 
-def rope_of(config: Any, kind: str) -> dict[str, Any]:
+def _rope(config: Any, kind: str) -> dict[str, Any]:
     """What rotates heads in layers of a kind; Gemma 3 has one for each."""
     found: dict[str, Any] = config.rope_parameters.get(kind, config.rope_parameters)
     return found
@@ -76,7 +76,7 @@ def rotation(config: Any, kind: str, length: int, dtype: torch.dtype, device: to
 
     The first half of the sines is negated, so that the rotation is x · cos + roll(x, head_dim / 2) · sin.
     """
-    rope, width = rope_of(config, kind), head_dim(config)
+    rope, width = _rope(config, kind), head_dim(config)
     if rope["rope_type"] == "default":
         exponents = torch.arange(0, width, 2, dtype=torch.float) / width
         frequencies, scale = 1.0 / rope["rope_theta"] ** exponents, 1.0

@@ -37,13 +37,12 @@ def unsupported(base: Base, config: SFTConfig) -> str:
         return "its weights are quantized"
     if config.world_size > 1:
         return "several processes share it"
-    if reason := another_recipe(base, config):
+    if reason := another_recipe(base, config, families.LEAN):
         return reason
     model = base.model.config
     if (used := families.activation(model)) != "silu":
         return f"its activation is {used}"
-    longest = config.max_length or model.max_position_embeddings
-    return families.unknown(model, families.LEAN) or packing.unsupported(model, longest)
+    return packing.unsupported(model, config.max_length or model.max_position_embeddings)
 
 
 @contextmanager

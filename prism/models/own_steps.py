@@ -35,8 +35,11 @@ class CannotGoOn(Exception):  # it reports no error: the plain path trains inste
     """Why a step cannot go on, as a phrase."""
 
 
-def another_recipe(base: Base, config: SFTConfig) -> str:
-    """Why only the libraries themselves train an adapter, on whatever device; empty if there is no reason."""
+def another_recipe(base: Base, config: SFTConfig, known: tuple[str, ...]) -> str:
+    """Why only the libraries themselves train an adapter, on whatever device; empty if there is no reason.
+
+    `known` are the families of `prism.models.families` whose loss a step computes.
+    """
     lora = base.spec.lora
     if plain_only():
         return "--prism-engine plain"
@@ -44,7 +47,7 @@ def another_recipe(base: Base, config: SFTConfig) -> str:
         return "[sft] gradient_checkpointing is set"
     if base.library != "transformers":
         return "Unsloth trains it"
-    if reason := unknown_model(base.model):
+    if reason := unknown_model(base.model, known):
         return reason
     if config.use_liger_kernel or config.loss_type not in (None, "nll", "chunked_nll"):
         return "[sft] chooses another loss"
@@ -55,14 +58,14 @@ def another_recipe(base: Base, config: SFTConfig) -> str:
     return ""
 
 
-def unknown_model(causal: Any) -> str:
+def unknown_model(causal: Any, known: tuple[str, ...]) -> str:
     """Why a model's loss is not what is computed here; empty if it is."""
     config = causal.config.get_text_config()
     if causal.config is not config:
-        return f"{causal.config.model_type} is none of {', '.join(families.FAMILIES)}"
+        return f"{causal.config.model_type} is none of {', '.join(known)}"
     if getattr(config, "attention_dropout", 0):
         return "its attention drops out"
-    return families.unknown(config)
+    return families.unknown(config, known)
 
 
 def require_finite(sums: torch.Tensor) -> None:
